@@ -1,0 +1,1 @@
+"""Revisions of schema `migrator`; the wheel carries them as `migrator.revisions`."""

@@ -1,0 +1,101 @@
+"""Child processes that can't outlive us.
+
+Floor 4. Promise: however this process ends, SIGKILL included, its children end too (the kernel tells them:
+PR_SET_PDEATHSIG), and a group that is stopped is stopped whole. Linux only, as the embedded servers are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def dies_with_parent(signal_number: int) -> Callable[[], None]:
+    """Return a preexec function: the child gets that signal when the thread that started it ends."""
+
+    def arm() -> None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal_number)
+
+    return arm
+
+
+def free_port() -> int:
+    """Return a TCP port of loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def spawn(
+    command: Sequence[str | Path],
+    log: Path,
+    *,
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
+    death_signal: int = signal.SIGTERM,
+) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own, its output appended to `log`."""
+    with log.open("ab") as out:
+        return subprocess.Popen(  # noqa: S603 - the commands are ours
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=env,
+            cwd=cwd,
+            start_new_session=True,
+            preexec_fn=dies_with_parent(death_signal),  # noqa: PLW1509 - only a prctl; no thread is involved
+        )
+
+
+def stop(process: subprocess.Popen[bytes], *, first: int = signal.SIGTERM, patience_seconds: float = 15) -> None:
+    """End a process and whatever is left of its group; SIGKILL after `patience_seconds`."""
+    if process.poll() is None:
+        process.send_signal(first)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience_seconds)
+    kill_group(process)
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL a process and its whole group, and reap it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    process.wait()
+
+
+def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, *, seconds: float) -> None:
+    """Wait for a condition while the process lives.
+
+    Raises: RuntimeError, with the end of the log, when it ends or the time is over.
+    """
+    deadline = time.monotonic() + seconds
+    while not ready():
+        ended = process.poll() is not None
+        if ended or time.monotonic() > deadline:
+            tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
+            why = f"ended with {process.returncode}" if ended else f"was not ready after {seconds:.0f} s"
+            raise RuntimeError(f"{process.args!r} {why}:\n{tail}")
+        time.sleep(0.02)
+
+
+def accepts(port: int) -> bool:
+    """Say whether something listens on that port of loopback."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), 0.2):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,1 @@
+"""Floor 0: sums over vectors and rankings."""

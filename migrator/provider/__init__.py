@@ -1,0 +1,1 @@
+"""Floor 1: the OpenAI-compatible endpoint: requests, answers, refusals."""

@@ -1,0 +1,100 @@
+"""Settings of this process, from the environment or `.env`; secrets come from nowhere else.
+
+Floor 0. Promise: no secret is ever read from the spec file or a flag, and none is shown: a URL is printed
+without its password (P11).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from urllib.parse import urlsplit, urlunsplit
+
+from dotenv import dotenv_values
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from migrator.errors import OperatorError
+
+
+@dataclass(eq=False)
+class SettingMissing(OperatorError):
+    """A setting that this command needs is not there."""
+
+    setting: str
+    purpose: str
+
+    runbook = "first-migration"
+    happened = "{setting} is not set ({purpose})."
+    state = "Nothing was changed."
+    next = "Set it in the environment or in .env, then run `migrator doctor`."
+
+
+@dataclass(eq=False)
+class SettingInvalid(OperatorError):
+    """A setting is there and can't be used."""
+
+    setting: str
+    problem: str
+
+    runbook = "first-migration"
+    happened = "{setting} can't be used: {problem}."
+    state = "Nothing was changed."
+    next = "Mend it in the environment or in .env, then run `migrator doctor`."
+
+
+class Settings(BaseSettings):
+    """What the environment says. Lease and concurrency have working defaults; the URLs have none."""
+
+    model_config = SettingsConfigDict(env_prefix="MIGRATOR_", env_file=".env", extra="ignore")
+
+    database_url: str | None = None
+    broker_url: str = "redis://127.0.0.1:6379/0"
+    #: Seconds until a silent worker loses its batch; renewed every third of it (celery practice: 30 s
+    #: outlasts a slow request, and a killed worker's batch is taken back within a minute).
+    lease_seconds: float = Field(default=30.0, ge=1, le=600)
+    #: Provider requests in flight per worker process. httpx slows down above 32 connections a client.
+    concurrency: int = Field(default=4, ge=1, le=32)
+
+    def required_database_url(self) -> str:
+        """Return the database's URL.
+
+        Raises: SettingMissing, SettingInvalid.
+        """
+        if not self.database_url:
+            raise SettingMissing("MIGRATOR_DATABASE_URL", "postgresql://user:password@host:5432/database")
+        scheme = urlsplit(self.database_url).scheme
+        if scheme not in {"postgresql", "postgres"}:
+            raise SettingInvalid("MIGRATOR_DATABASE_URL", "it must begin with postgresql://")
+        return self.database_url
+
+
+def load() -> Settings:
+    """Read the settings of this process.
+
+    Raises: SettingInvalid, naming the first variable that can't be used.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = "MIGRATOR_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise SettingInvalid(name, first["msg"]) from None
+
+
+def api_key(variable: str) -> str | None:
+    """Return the provider's key from the environment or `.env`; None where it is missing or empty."""
+    return os.environ.get(variable) or dotenv_values(".env").get(variable) or None
+
+
+def without_password(url: str) -> str:
+    """Return a URL that may be printed: the password is replaced, everything else stays."""
+    try:
+        parts = urlsplit(url)
+        if parts.password is None:
+            return url
+        host = parts.hostname or ""
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "(unreadable URL)"
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}{port}"))

@@ -1,0 +1,341 @@
+"""The spec: one TOML file per migration, made to be reviewed and committed.
+
+Floor 0. Promise: every problem is reported at once, each with its place and its mend; a spec that loads has
+no unknown key, no wrong type and no impossible combination. It is frozen at `start`: `dump` and `restore`
+are how it lives on in the database.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from migrator import scope
+from migrator.errors import OperatorError
+from migrator.generation import Generation, Side
+from migrator.template import Template
+from migrator.windows import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a spec: where, what, and how to mend it."""
+
+    place: str
+    what: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.what}; {self.mend}"
+
+
+@dataclass(eq=False)
+class SpecInvalid(OperatorError):
+    """The spec can't be used; `problems` holds every reason, a line each."""
+
+    path: str
+    problems: list[Problem]
+
+    runbook = "first-migration"
+    state = "Nothing was changed."
+    next = "Mend the file, then run `migrator plan {path}`."
+
+    def sentences(self) -> tuple[str, str, str]:
+        """Return the three sentences, the first with a line per problem."""
+        count = len(self.problems)
+        lines = "".join(f"\n  - {problem}" for problem in self.problems)
+        happened = f"{self.path} has {count} problem{'s'[: count != 1]}:{lines}\n"
+        return happened, self.state, self.next.format(path=self.path)
+
+
+def _base_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("it must begin with https:// (or http://) and name a host")
+    if parts.username or parts.password:
+        raise ValueError("it holds a user or a password; keys come from the environment only")
+    path = parts.path.rstrip("/")
+    for ending in ("/chat/completions", "/embeddings"):
+        if path.endswith(ending):
+            raise ValueError(f"leave {ending} off; requests go to BASE/embeddings")
+    return url.rstrip("/")
+
+
+def _template(text: str) -> str:
+    Template.parse(text)
+    return text
+
+
+def _where(sql: str) -> str:
+    scope.read(sql)
+    return sql
+
+
+def _window(value: object) -> tuple[str, ...]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise ValueError('write it as "22:00-06:00 Asia/Shanghai", or a list of such texts')
+    return tuple(str(Window.parse(text)) for text in texts)
+
+
+def _price(value: object) -> tuple[float, float]:
+    ends = [value, value] if isinstance(value, int | float) else value
+    if (
+        not isinstance(ends, list | tuple)
+        or len(ends) != 2  # noqa: PLR2004 - a range has two ends
+        or not all(isinstance(end, int | float) and not isinstance(end, bool) for end in ends)
+        or not 0 <= ends[0] <= ends[1]
+    ):
+        raise ValueError("it must be one number, or [low, high] with low <= high")
+    return (float(ends[0]), float(ends[1]))
+
+
+def _unique(names: list[str]) -> list[str]:
+    if len(set(names)) != len(names):
+        raise ValueError("a column is named twice")
+    return names
+
+
+_Number = Annotated[float, Field(strict=False)]
+_Column = Annotated[str, Field(pattern=r"^[^\x00]{1,63}$", description="a column's name as the catalog has it")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class TargetSpec(_Part):
+    """[target]: the live table and what in it is moved."""
+
+    table: Annotated[str, Field(pattern=r"^[^.\x00]{1,63}(\.[^.\x00]{1,63})?$", description='"schema.table"')]
+    column: _Column
+    text: Annotated[str, AfterValidator(_template), Field(description='a template such as "{title}\\n\\n{body}"')]
+    key: Annotated[list[str], AfterValidator(_unique), Field(min_length=1, max_length=8)] | None = None
+    where: Annotated[str, AfterValidator(_where)] | None = None
+    only_embedded: bool = False
+
+    @property
+    def schema_name(self) -> str:
+        """The table's schema; `public` where the spec names none."""
+        return self.table.split(".")[0] if "." in self.table else "public"
+
+    @property
+    def table_name(self) -> str:
+        """The table's own name."""
+        return self.table.split(".")[-1]
+
+    @property
+    def template(self) -> Template:
+        """The text template, parsed."""
+        return Template.parse(self.text)
+
+    @property
+    def scope(self) -> scope.Scope | None:
+        """The `where`, taken apart; None where every row is in scope."""
+        return None if self.where is None else scope.read(self.where)
+
+
+_Dims = Annotated[int, Field(ge=1, le=16000, description="a whole number, as in 1024")]
+_Name = Annotated[str, Field(pattern=r"^[^\s@'\"\\]{1,200}$", description='a model id, as in "qwen/text-embedding-v4"')]
+_Url = Annotated[str, AfterValidator(_base_url)]
+_KeyName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="the NAME of a variable, never a key")]
+_Price = Annotated[
+    tuple[float, float],
+    BeforeValidator(_price),
+    Field(description="US dollars per million tokens: one number, or [low, high]"),
+]
+
+
+class ModelSpec(_Part):
+    """[to], and [from] after `from_model` has filled it from [to]: how texts become vectors."""
+
+    model: _Name
+    dimensions: _Dims
+    base_url: _Url
+    api_key_env: _KeyName = "THE_ROUTER_API_KEY"
+    profile: str | None = None
+    column_type: Literal["vector", "halfvec"] | None = None
+    price_usd_per_mtok: _Price
+
+    @property
+    def generation(self) -> Generation:
+        """MODEL@DIMS."""
+        return Generation(self.model, self.dimensions)
+
+
+class OldModelSpec(_Part):
+    """[from] as it is written: model and dimensions, the rest defaulting to [to]'s."""
+
+    model: _Name
+    dimensions: _Dims
+    base_url: _Url | None = None
+    api_key_env: _KeyName | None = None
+    profile: str | None = None
+    column_type: Literal["vector", "halfvec"] | None = None
+    price_usd_per_mtok: _Price | None = None
+
+
+class LimitsSpec(_Part):
+    """[limits]: what may be spent, how fast and when. All but `too_long` can be changed live."""
+
+    max_cost_usd: Annotated[_Number, Field(ge=0, description="US dollars that may be spent in all, as in 50.0")]
+    requests_per_minute: Annotated[int, Field(ge=1)] | None = None
+    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
+    window: Annotated[tuple[str, ...], BeforeValidator(_window)] = ()
+    too_long: Literal["quarantine", "truncate", "fail"] = "quarantine"
+
+
+class GatesSpec(_Part):
+    """[gates]: what must hold before cutover."""
+
+    queries: str | None = None
+    #: Rows re-embedded by the assignment gate; 300 clean ones bound the bad share below 1 % at 95 %.
+    assignment_sample: Annotated[int, Field(ge=1, le=100_000)] = 300
+    #: Cosine that a re-embedded row must reach with the stored vector.
+    assignment_min_cosine: Annotated[_Number, Field(gt=0, le=1)] = 0.999
+    #: Quarantined rows vanish from search at cutover (H24): the largest share that may pass.
+    max_quarantined_share: Annotated[_Number, Field(ge=0, le=1)] = 0.01
+
+
+class Spec(_Part):
+    """A whole spec."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,47}$", description='lower case, as in "docs"')]
+    target: TargetSpec
+    from_: Annotated[OldModelSpec, Field(alias="from")]
+    to: ModelSpec
+    limits: LimitsSpec
+    gates: GatesSpec = GatesSpec()
+
+    def model_of(self, side: Side) -> ModelSpec:
+        """Return how texts are embedded on that side, [from] filled up from [to]."""
+        if side is Side.TO:
+            return self.to
+        own = {key: value for key, value in self.from_.model_dump().items() if value is not None}
+        return self.to.model_copy(update={"column_type": None, **own})
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """The hours in which work may be done; none means always."""
+        return tuple(Window.parse(text) for text in self.limits.window)
+
+    def generation(self, side: Side) -> Generation:
+        """Return MODEL@DIMS of that side."""
+        return self.model_of(side).generation
+
+    def dump(self) -> dict[str, Any]:
+        """Return what is frozen in the database; `restore` reads it back."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def load(path: Path) -> Spec:
+    """Read a spec file.
+
+    Raises: SpecInvalid, with every problem at once.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        problem = Problem("file", f"it can't be read ({error.strerror})", "check the path")
+        raise SpecInvalid(str(path), [problem]) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        problem = Problem("file", f"it is no TOML ({error})", "mend the line it names")
+        raise SpecInvalid(str(path), [problem]) from None
+    return parse(data, str(path))
+
+
+def restore(data: dict[str, Any]) -> Spec:
+    """Read back what `dump` wrote."""
+    return parse(data, "the stored spec")
+
+
+def parse(data: dict[str, Any], path: str) -> Spec:
+    """Check a spec's data.
+
+    Raises: SpecInvalid, with every problem at once.
+    """
+    problems = _impossible(data)
+    try:
+        spec = Spec.model_validate(data)
+    except ValidationError as error:
+        problems = [_problem(detail) for detail in error.errors(include_url=False)] + problems
+    if problems:
+        raise SpecInvalid(path, _once(problems))
+    return spec
+
+
+def _impossible(data: dict[str, Any]) -> list[Problem]:
+    """Find combinations that no single key shows; tolerant, since the keys may be wrong themselves."""
+    problems = []
+    old, new = data.get("from"), data.get("to")
+    if isinstance(old, dict) and isinstance(new, dict):
+        same = all(old.get(key) is not None and old.get(key) == new.get(key) for key in ("model", "dimensions"))
+        if same:
+            problems.append(Problem("[to] model", "it is the same generation as [from]", "name the model to move to"))
+    target = data.get("target")
+    if isinstance(target, dict) and isinstance(target.get("text"), str):
+        column = target.get("column")
+        if isinstance(column, str) and f"{{{column}}}" in target["text"]:
+            problems.append(Problem("[target] text", f"it embeds the vector column {column}", "name text columns only"))
+    return problems
+
+
+def _problem(detail: Any) -> Problem:
+    """Turn one of pydantic's findings into ours. Values are never quoted: one might be a pasted key."""
+    location = [str(part) for part in detail["loc"] if not str(part).startswith(("function-", "constrained-"))]
+    place = f"[{location[0]}] {location[1]}" if len(location) > 1 else (location[0] if location else "file")
+    kind, field = detail["type"], _field(location)
+    hint = getattr(field, "description", None)
+    if kind == "missing":
+        return Problem(place, "it is missing", f"add it: {hint}" if hint else "add it")
+    if kind == "extra_forbidden":
+        known = _keys(location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1)
+        return Problem(
+            place,
+            "there is no such key",
+            f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}",
+        )
+    what = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if kind == "string_pattern_mismatch":
+        what = "it is not of the form that is needed"
+    return Problem(place, what, f"write {hint}" if hint else "see the sample spec in the README")
+
+
+def _part(location: list[str]) -> type[BaseModel] | None:
+    if not location:
+        return Spec
+    parts: dict[str, type[BaseModel]] = {
+        "target": TargetSpec,
+        "from": OldModelSpec,
+        "to": ModelSpec,
+        "limits": LimitsSpec,
+        "gates": GatesSpec,
+    }
+    return parts.get(location[0])
+
+
+def _field(location: list[str]) -> Any:
+    if len(location) == 1:
+        return Spec.model_fields.get(location[0])
+    part = _part(location)
+    return part.model_fields.get(location[1]) if part is not None and len(location) > 1 else None
+
+
+def _keys(location: list[str]) -> list[str]:
+    part = _part(location)
+    return [field.alias or name for name, field in part.model_fields.items()] if part is not None else []
+
+
+def _once(problems: list[Problem]) -> list[Problem]:
+    """Keep the first problem of each place: a union of types reports one finding per type."""
+    seen: dict[str, Problem] = {}
+    for problem in problems:
+        seen.setdefault(problem.place, problem)
+    return list(seen.values())

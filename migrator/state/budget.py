@@ -1,0 +1,207 @@
+"""The budget: what may be spent, what is reserved, what was spent, and what may have been billed for nothing.
+
+Floor 1. Promise (P7): reserved + spent + possibly billed never passes `max_usd`, over all workers, restarts, retries
+and purposes. One row per migration carries the sum, and one guarded UPDATE adds to it; a request that did not get
+its reservation is not sent. A reservation is an upper bound at the highest price. It ends in one of three ways:
+settled (with the tokens that the provider reported, in the transaction that writes the vectors), refunded (the
+provider certainly did not work for it), or possibly billed (nobody can know), and then it stays counted for good.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+
+from sqlalchemy import case, delete, func, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from migrator.errors import AtRest
+from migrator.state.tables import budgets, ledger, reservations
+
+
+class Purpose(StrEnum):
+    """What a paid request was for."""
+
+    BACKFILL = "backfill"
+    CATCH_UP = "catch-up"
+    VALIDATION = "validation"
+    ROLLBACK_DEBT = "rollback-debt"
+    PROBE = "probe"
+
+
+@dataclass(eq=False)
+class CapReached(AtRest):
+    """The next request could pass the cap."""
+
+    name: str
+    max_usd: Decimal
+
+    runbook = "budget-reached"
+    happened = "{name} reached its cap of {max_usd:.2f} USD: one more request could pass it."
+    state = "It is at rest; every vector paid for is kept, and nothing more is spent."
+    next = "Run `migrator limits {name} --max-cost X`, then `migrator resume {name}`."
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """Tokens, and what they cost in US dollars."""
+
+    tokens: int
+    usd: Decimal
+
+
+def price(tokens: int, usd_per_mtok: float) -> Bill:
+    """Return what that many tokens cost, exact in the price's own decimal digits."""
+    return Bill(tokens, Decimal(tokens) * Decimal(str(usd_per_mtok)) / Decimal(1_000_000))
+
+
+async def open_budget(connection: AsyncConnection, migration_id: int, max_usd: float) -> None:
+    """Give a migration its budget, or keep the one it has."""
+    statement = upsert(budgets).values(migration_id=migration_id, max_usd=Decimal(str(max_usd)))
+    await connection.execute(statement.on_conflict_do_nothing())
+
+
+async def set_cap(connection: AsyncConnection, migration_id: int, max_usd: float) -> None:
+    """Move the cap, also below what is committed: then nothing more is reserved."""
+    await connection.execute(
+        update(budgets).where(budgets.c.migration_id == migration_id).values(max_usd=Decimal(str(max_usd)))
+    )
+
+
+async def reserve(
+    connection: AsyncConnection,
+    migration_id: int,
+    *,
+    request_id: str,
+    purpose: Purpose,
+    bound: Bill,
+    lease: str,
+) -> bool:
+    """Book an upper bound before the call; False when the cap does not allow it."""
+    statement = (
+        update(budgets)
+        .where(budgets.c.migration_id == migration_id, budgets.c.committed_usd + bound.usd <= budgets.c.max_usd)
+        .values(committed_usd=budgets.c.committed_usd + bound.usd)
+    )
+    if (await connection.execute(statement)).rowcount != 1:
+        return False
+    await connection.execute(
+        insert(reservations).values(
+            id=request_id,
+            migration_id=migration_id,
+            purpose=purpose,
+            tokens=bound.tokens,
+            usd=bound.usd,
+            lease=lease,
+        )
+    )
+    return True
+
+
+async def settle(connection: AsyncConnection, request_id: str, actual: Bill) -> None:
+    """Replace a reservation by what the provider reported."""
+    statement = (
+        delete(reservations)
+        .where(reservations.c.id == request_id)
+        .returning(reservations.c.migration_id, reservations.c.purpose, reservations.c.usd)
+    )
+    row = (await connection.execute(statement)).one_or_none()
+    if row is None:
+        return
+    await connection.execute(
+        update(budgets)
+        .where(budgets.c.migration_id == row.migration_id)
+        .values(committed_usd=budgets.c.committed_usd - row.usd + actual.usd)
+    )
+    added = upsert(ledger).values(
+        migration_id=row.migration_id,
+        purpose=row.purpose,
+        requests=1,
+        spent_tokens=actual.tokens,
+        spent_usd=actual.usd,
+    )
+    await connection.execute(
+        added.on_conflict_do_update(
+            index_elements=["migration_id", "purpose"],
+            set_={
+                "requests": ledger.c.requests + added.excluded.requests,
+                "spent_tokens": ledger.c.spent_tokens + added.excluded.spent_tokens,
+                "spent_usd": ledger.c.spent_usd + added.excluded.spent_usd,
+            },
+        )
+    )
+
+
+async def refund(connection: AsyncConnection, request_id: str) -> None:
+    """Undo a reservation for which the provider certainly did not work."""
+    statement = (
+        delete(reservations)
+        .where(reservations.c.id == request_id, reservations.c.possibly_billed.is_(False))
+        .returning(reservations.c.migration_id, reservations.c.usd)
+    )
+    row = (await connection.execute(statement)).one_or_none()
+    if row is not None:
+        await connection.execute(
+            update(budgets)
+            .where(budgets.c.migration_id == row.migration_id)
+            .values(committed_usd=budgets.c.committed_usd - row.usd)
+        )
+
+
+async def write_off(connection: AsyncConnection, *, request_id: str | None = None, lease: str | None = None) -> int:
+    """Keep reservations counted for good, since nobody can know whether they were billed; returns how many."""
+    which = reservations.c.id == request_id if request_id is not None else reservations.c.lease == lease
+    statement = update(reservations).where(which).values(possibly_billed=True)
+    return (await connection.execute(statement)).rowcount
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Where a migration's money stands. All in US dollars but `tokens` and `possibly_billed_tokens`."""
+
+    max_usd: Decimal
+    committed_usd: Decimal
+    spent_usd: Decimal
+    reserved_usd: Decimal
+    possibly_billed_usd: Decimal
+    spent_tokens: int
+    possibly_billed_tokens: int
+
+
+async def account(connection: AsyncConnection, migration_id: int) -> Account:
+    """Read where the money stands."""
+    limits = (await connection.execute(select(budgets).where(budgets.c.migration_id == migration_id))).one_or_none()
+    spent = (
+        await connection.execute(
+            select(
+                func.coalesce(func.sum(ledger.c.spent_usd), 0),
+                func.coalesce(func.sum(ledger.c.spent_tokens), 0),
+            ).where(ledger.c.migration_id == migration_id)
+        )
+    ).one()
+    held = (
+        await connection.execute(
+            select(
+                func.coalesce(func.sum(case((reservations.c.possibly_billed, 0), else_=reservations.c.usd)), 0),
+                func.coalesce(func.sum(case((reservations.c.possibly_billed, reservations.c.usd), else_=0)), 0),
+                func.coalesce(func.sum(case((reservations.c.possibly_billed, reservations.c.tokens), else_=0)), 0),
+            ).where(reservations.c.migration_id == migration_id)
+        )
+    ).one()
+    return Account(
+        max_usd=limits.max_usd if limits else Decimal(0),
+        committed_usd=limits.committed_usd if limits else Decimal(0),
+        spent_usd=Decimal(spent[0]),
+        reserved_usd=Decimal(held[0]),
+        possibly_billed_usd=Decimal(held[1]),
+        spent_tokens=int(spent[1]),
+        possibly_billed_tokens=int(held[2]),
+    )
+
+
+async def by_purpose(connection: AsyncConnection, migration_id: int) -> dict[str, Bill]:
+    """Return what was spent, by purpose."""
+    query = select(ledger).where(ledger.c.migration_id == migration_id).order_by(ledger.c.purpose)
+    return {row.purpose: Bill(int(row.spent_tokens), row.spent_usd) for row in await connection.execute(query)}

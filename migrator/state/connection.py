@@ -1,0 +1,227 @@
+"""The one way into the database: SQLAlchemy for our tables, its psycopg connection for theirs.
+
+Floor 1. Promise: every transaction of ours sees all rows or fails (row_security off, H22), resolves names from
+pg_catalog only, and never waits on a lock longer than it was told to. The settings are transaction-local, so they
+hold behind a transaction pooler as well. No transaction is ever open while the provider is called (P4): callers
+open one, do one thing, and leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from migrator.errors import Defect, OperatorError, TransientError
+
+#: Our own row locks are held for milliseconds; a wait this long means that something is wrong.
+LOCK_TIMEOUT_SECONDS = 5.0
+#: Connecting takes milliseconds; behind a dead route it would take minutes.
+CONNECT_TIMEOUT_SECONDS = 5
+
+
+@dataclass(eq=False)
+class DatabaseUnreachable(TransientError):
+    """No connection could be made."""
+
+    where: str
+    why: str
+
+    runbook = "database-unreachable"
+    happened = "The database at {where} can't be reached: {why}."
+    state = "Nothing was changed; what workers have in hand stays leased and is taken up again."
+    next = "Check the server and MIGRATOR_DATABASE_URL, then run `migrator doctor`."
+
+
+@dataclass(eq=False)
+class DatabaseRefused(OperatorError):
+    """The server answered and did not let us in."""
+
+    where: str
+    why: str
+
+    runbook = "database-unreachable"
+    happened = "The database at {where} refused the connection: {why}."
+    state = "Nothing was changed."
+    next = "Check user, password and database name in MIGRATOR_DATABASE_URL, then run `migrator doctor`."
+
+
+@dataclass(eq=False)
+class DatabaseGone(TransientError):
+    """A connection broke in the middle."""
+
+    why: str
+
+    runbook = "database-unreachable"
+    happened = "The connection to the database was lost ({why})."
+    state = "An open transaction was rolled back by the server; everything committed stays."
+    next = "Run the same command again, or `migrator status`."
+
+
+@dataclass(eq=False)
+class LockBusy(TransientError):
+    """A lock was not to be had in time."""
+
+    what: str
+
+    runbook = "lock-timeout"
+    happened = "A lock could not be had in time ({what})."
+    state = "The transaction was rolled back; nothing was changed by it."
+    next = "Run the same command again; `migrator status` shows what stands now."
+
+
+@dataclass(eq=False)
+class PrivilegeMissing(OperatorError):
+    """The database user may not do what is needed."""
+
+    what: str
+
+    runbook = "first-migration"
+    happened = "The database user lacks a privilege: {what}."
+    state = "The transaction was rolled back; nothing was changed by it."
+    next = "Run `migrator doctor` for what to grant, as the table's owner or a superuser."
+
+
+def make_engine(url: str, application_name: str, *, pool_size: int = 4) -> AsyncEngine:
+    """Make an engine. Nothing connects before it is used, so that a worker may make it after its fork."""
+    scheme, rest = url.split("://", 1)
+    del scheme
+    return create_async_engine(
+        f"postgresql+psycopg://{rest}",
+        pool_size=pool_size,
+        max_overflow=4,
+        pool_pre_ping=True,
+        hide_parameters=True,  # parameters are row texts and keys (P11)
+        connect_args={
+            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            "application_name": application_name,
+            "prepare_threshold": None,  # named statements do not survive a transaction pooler
+        },
+    )
+
+
+@asynccontextmanager
+async def transaction(
+    engine: AsyncEngine,
+    *,
+    read_only: bool = False,
+    lock_timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
+    statement_timeout_seconds: float = 0,
+) -> AsyncIterator[AsyncConnection]:
+    """Open one transaction with our settings; commits at the end, rolls back on any error.
+
+    Raises: DatabaseUnreachable, DatabaseRefused, DatabaseGone, LockBusy, PrivilegeMissing; never a driver's error
+    that might quote a row.
+    """
+    with translated(engine.url.render_as_string(hide_password=True)):
+        async with engine.connect() as connection, connection.begin():
+            await connection.execute(
+                text(
+                    "SELECT set_config('row_security', 'off', true), set_config('search_path', 'pg_catalog', true),"
+                    " set_config('lock_timeout', :lock, true), set_config('statement_timeout', :statement, true),"
+                    " set_config('transaction_read_only', :read_only, true)"
+                ),
+                {
+                    "lock": f"{lock_timeout_seconds * 1000:.0f}ms",
+                    "statement": f"{statement_timeout_seconds * 1000:.0f}ms",
+                    "read_only": "on" if read_only else "off",
+                },
+            )
+            yield connection
+
+
+async def driver(connection: AsyncConnection) -> psycopg.AsyncConnection[Any]:
+    """Return the psycopg connection under a SQLAlchemy one: the same transaction, for the operator's own table."""
+    raw = (await connection.get_raw_connection()).driver_connection
+    assert isinstance(raw, psycopg.AsyncConnection)  # noqa: S101 - the engine's URL says psycopg
+    return raw
+
+
+class translated:  # noqa: N801 - reads as a word in `with translated(...)`
+    """Turn a driver's errors into ours, which hold no values of rows."""
+
+    def __init__(self, where: str) -> None:
+        self._where = _place(where)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            return
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        if isinstance(cause, psycopg.Error):
+            raise as_ours(cause, self._where) from None
+        if isinstance(cause, OSError):
+            raise DatabaseUnreachable(self._where, type(cause).__name__) from None
+
+
+def as_ours(error: psycopg.Error, where: str) -> Exception:
+    """Map a psycopg error by its SQLSTATE; messages are ours, since the server's may quote a row (P11)."""
+    state = error.sqlstate
+    if state is None or state.startswith("08"):
+        return _without_state(error, where)
+    made: dict[str, Callable[[], Exception]] = {
+        "3D000": lambda: DatabaseRefused(where, _first_line(error)),  # no such database
+        "42501": lambda: PrivilegeMissing(_first_line(error)),
+        **dict.fromkeys(_GONE, lambda: DatabaseGone(state)),
+        **dict.fromkeys(_BUSY, lambda: LockBusy(f"SQLSTATE {state}")),
+        **dict.fromkeys(_FULL, lambda: DatabaseUnreachable(where, _first_line(error))),
+    }
+    if state.startswith("28"):  # authorisation
+        return DatabaseRefused(where, _first_line(error))
+    if state in made:
+        return made[state]()
+    return Defect(f"PostgreSQL answered SQLSTATE {state} ({type(error).__name__}) to a statement of ours")
+
+
+#: SQLSTATEs: terminated by an administrator, crash shutdown, starting up.
+_GONE = ("57P01", "57P02", "57P03")
+#: Lock not available, deadlock, idle in transaction, cancelled, transaction timeout, serialization.
+_BUSY = ("55P03", "40P01", "25P03", "57014", "25P04", "40001")
+#: Disk full, out of memory, too many connections.
+_FULL = ("53100", "53200", "53300")
+
+
+def _without_state(error: psycopg.Error, where: str) -> Exception:
+    """Tell a failure to connect by its words: it carries no SQLSTATE."""
+    line = _first_line(error)
+    if isinstance(error, psycopg.OperationalError):
+        refused = ("authentication failed", "no password supplied", "does not exist", "no pg_hba.conf entry")
+        for words in refused:
+            if words in str(error):
+                return DatabaseRefused(where, words)
+        if "connection failed" in str(error) or "connection timeout" in str(error):
+            return DatabaseUnreachable(where, _connect_reason(error))
+        return DatabaseGone(line)
+    return Defect(f"{type(error).__name__} from the database driver")
+
+
+def _connect_reason(error: psycopg.Error) -> str:
+    for words in (
+        "Connection refused",
+        "timeout",
+        "could not translate host name",
+        "Name or service not known",
+    ):
+        if words in str(error):
+            return words.lower()
+    return _first_line(error)
+
+
+def _first_line(error: psycopg.Error) -> str:
+    """Return the primary message only: DETAIL and CONTEXT may quote a row."""
+    primary = error.diag.message_primary
+    return (primary or str(error)).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+def _place(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.hostname or 'the local socket'}:{parts.port or 5432}{parts.path}"

@@ -1,0 +1,74 @@
+"""`dirty`: hints from the capture trigger that a row may lack one side's vector.
+
+Floor 1. Promise: an id is deleted only by whoever read it, in the transaction that made the hint untrue (or found it
+untrue), and never an id that came later. Ten edits of one row are ten ids and one embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from migrator.generation import Side
+from migrator.state.tables import dirty
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """Ids read at one moment, by key, oldest key first."""
+
+    by_key: dict[tuple[str, ...], list[int]]
+
+    def __bool__(self) -> bool:
+        return bool(self.by_key)
+
+    def ids(self, keys: Sequence[tuple[str, ...]]) -> list[int]:
+        """Return the ids of those keys."""
+        return [each for key in keys for each in self.by_key.get(key, [])]
+
+
+async def read(connection: AsyncConnection, migration_id: int, side: Side, *, limit: int) -> Hints:
+    """Read the oldest hints, deduplicated by key."""
+    query = (
+        select(dirty.c.id, dirty.c.key)
+        .where(dirty.c.migration_id == migration_id, dirty.c.side == side)
+        .order_by(dirty.c.id)
+        .limit(limit)
+    )
+    by_key: dict[tuple[str, ...], list[int]] = {}
+    for row in await connection.execute(query):
+        by_key.setdefault(tuple(row.key), []).append(row.id)
+    return Hints(by_key)
+
+
+async def settle(connection: AsyncConnection, ids: Sequence[int]) -> None:
+    """Delete exactly these ids."""
+    if ids:
+        await connection.execute(delete(dirty).where(dirty.c.id.in_(ids)))
+
+
+async def mark(connection: AsyncConnection, migration_id: int, side: Side, keys: Sequence[tuple[str, ...]]) -> None:
+    """Add hints ourselves (a quarantined row that is to be tried again)."""
+    if keys:
+        rows = [{"migration_id": migration_id, "side": side.value, "key": list(key)} for key in keys]
+        await connection.execute(insert(dirty), rows)
+
+
+async def count(connection: AsyncConnection, migration_id: int, side: Side) -> tuple[int, float]:
+    """Return how many keys are dirty, and the age of the oldest hint in seconds."""
+    age = func.coalesce(func.extract("epoch", func.clock_timestamp() - func.min(dirty.c.at)), 0)
+    query = select(func.count(dirty.c.key.distinct()), age).where(
+        dirty.c.migration_id == migration_id, dirty.c.side == side
+    )
+    keys, oldest = (await connection.execute(query)).one()
+    return int(keys), float(oldest)
+
+
+async def forget(connection: AsyncConnection, migration_id: int, side: Side | None = None) -> None:
+    """Delete every hint of a migration, or of one side of it."""
+    statement = delete(dirty).where(dirty.c.migration_id == migration_id)
+    await connection.execute(statement if side is None else statement.where(dirty.c.side == side))

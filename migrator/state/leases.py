@@ -1,0 +1,243 @@
+"""Leases: a worker's time-limited, renewable right to a batch or a duty, with a fencing token.
+
+Floor 1. Promise: at most one holder's writes count. Every claim raises the fence by one, and whatever a worker
+commits is guarded by the fence it claimed with; a worker that slept past its lease finds its fence outdated and
+its transaction rolled back. Time is the database's alone. A claim with a stale ticket costs one index look-up.
+
+Batches (windows of pages) and duties (work for the whole migration that one holder does at a time) have the same
+lease columns, so there is one way to claim, renew, give back and rescue.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Table, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql import ColumnElement
+
+from migrator.errors import TransientError
+from migrator.generation import Side
+from migrator.state import tables
+
+#: Seconds for which a ticket handed to the broker is trusted to be under way; then `tick` gives it again.
+#: Long enough for a queue of two batches per slot, short enough that a flushed broker is made good in two minutes.
+TICKET_SECONDS = 120
+
+
+class Duty(StrEnum):
+    """Work that one holder at a time does for a whole migration."""
+
+    CATCH_UP_TO = "catch-up-to"  #: Fill the new generation's vectors of rows written meanwhile.
+    CATCH_UP_FROM = "catch-up-from"  #: The same for the old generation's.
+    PROVE = "prove"  #: One statement over the table: is any row left?
+    INDEX = "index"  #: Build the shadow column's indexes.
+    VALIDATE = "validate"  #: Measure the gates.
+    ATTEND = "attend"  #: An attended step (start, cutover, rollback, cleanup) in somebody's terminal.
+
+    @classmethod
+    def catch_up(cls, side: Side) -> Duty:
+        """Return the catch-up duty of that side."""
+        return cls.CATCH_UP_TO if side is Side.TO else cls.CATCH_UP_FROM
+
+
+class Kind(StrEnum):
+    """What a lease is for; the first word of a ticket."""
+
+    BATCH = "batch"
+    DUTY = "duty"
+
+    @property
+    def table(self) -> Table:
+        """The table whose rows are leased."""
+        return {Kind.BATCH: tables.batches, Kind.DUTY: tables.duties}[self]
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A hint for whoever is free: this row, if its fence is still that. All that ever goes through a broker."""
+
+    migration_id: int
+    kind: Kind
+    row_id: int
+    fence: int
+    #: For people: what Flower shows as task id and arguments.
+    label: str
+    arguments: str
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A held right. `str()` is what reservations are booked under."""
+
+    kind: Kind
+    row_id: int
+    fence: int
+    holder: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.row_id}#{self.fence}"
+
+
+@dataclass(eq=False)
+class LeaseLost(TransientError):
+    """The lease ran out or was taken by somebody else; what was being done must not be committed."""
+
+    lease: str
+
+    runbook = "worker-died"
+    happened = "The lease {lease} was lost: it ran out, or somebody else took it."
+    state = "The transaction was rolled back; whoever holds the lease now does the work again."
+    next = "Nothing needs to be done; `migrator batches` shows who has what."
+
+
+def _until(seconds: float) -> ColumnElement[Any]:
+    return func.clock_timestamp() + timedelta(seconds=seconds)
+
+
+async def claim(connection: AsyncConnection, ticket: Ticket, *, holder: str, seconds: float) -> Lease | None:
+    """Take the right to a pending row whose fence is the ticket's; None for a stale ticket."""
+    table = ticket.kind.table
+    statement = (
+        update(table)
+        .where(
+            table.c.id == ticket.row_id,
+            table.c.fence == ticket.fence,
+            table.c.status == "pending",
+            or_(table.c.not_before.is_(None), table.c.not_before <= func.clock_timestamp()),
+        )
+        .values(
+            status="leased",
+            holder=holder,
+            lease_until=_until(seconds),
+            fence=table.c.fence + 1,
+            attempts=table.c.attempts + 1,
+            ticket_until=None,
+            not_before=None,
+        )
+        .returning(table.c.fence)
+    )
+    row = (await connection.execute(statement)).one_or_none()
+    return None if row is None else Lease(ticket.kind, ticket.row_id, row.fence, holder, seconds)
+
+
+async def hold(connection: AsyncConnection, lease: Lease) -> None:
+    """Renew a lease; the first thing that every writing transaction does, and what fences it.
+
+    Raises: LeaseLost.
+    """
+    table = lease.kind.table
+    statement = _held(table, lease).values(lease_until=_until(lease.seconds))
+    if (await connection.execute(statement)).rowcount != 1:
+        raise LeaseLost(str(lease))
+
+
+async def finish(connection: AsyncConnection, lease: Lease, **values: Any) -> None:
+    """Mark the work done, in the transaction that commits its last piece.
+
+    Raises: LeaseLost.
+    """
+    table = lease.kind.table
+    done = {"status": "done", "holder": None, "lease_until": None, "failure": None, **values}
+    if (await connection.execute(_held(table, lease).values(**done))).rowcount != 1:
+        raise LeaseLost(str(lease))
+
+
+async def give_back(
+    connection: AsyncConnection,
+    lease: Lease,
+    *,
+    after_seconds: float = 0,
+    failure: str | None = None,
+    counts_as_attempt: bool = True,
+) -> bool:
+    """Put the work back for anybody, not before `after_seconds`; False when the lease was lost meanwhile."""
+    table = lease.kind.table
+    statement = _held(table, lease).values(
+        status="pending",
+        holder=None,
+        lease_until=None,
+        not_before=_until(after_seconds) if after_seconds else None,
+        failure=failure,
+        attempts=table.c.attempts - (0 if counts_as_attempt else 1),
+    )
+    return (await connection.execute(statement)).rowcount == 1
+
+
+def _held(table: Table, lease: Lease) -> Any:
+    return update(table).where(table.c.id == lease.row_id, table.c.fence == lease.fence, table.c.status == "leased")
+
+
+async def rescue(connection: AsyncConnection, migration_id: int) -> list[Lease]:
+    """Take back every lease of a migration that ran out; returns them, so that their money can be written off."""
+    rescued = []
+    for kind in Kind:
+        table = kind.table
+        statement = (
+            update(table)
+            .where(
+                table.c.migration_id == migration_id,
+                table.c.status == "leased",
+                table.c.lease_until < func.clock_timestamp(),
+            )
+            .values(status="pending", holder=None, lease_until=None, failure="the worker fell silent")
+            .returning(table.c.id, table.c.fence)
+        )
+        rescued += [Lease(kind, row.id, row.fence, "", 0) for row in await connection.execute(statement)]
+    return rescued
+
+
+async def offer_duty(connection: AsyncConnection, migration_id: int, duty: Duty) -> int:
+    """Make a duty pending unless somebody holds it; returns its row's id."""
+    statement = upsert(tables.duties).values(migration_id=migration_id, duty=duty)
+    statement = statement.on_conflict_do_update(
+        index_elements=["migration_id", "duty"],
+        set_={"status": "pending", "attempts": 0},
+        where=tables.duties.c.status.in_(["done", "failed"]),
+    )
+    await connection.execute(statement)
+    query = select(tables.duties.c.id).where(tables.duties.c.migration_id == migration_id, tables.duties.c.duty == duty)
+    return int((await connection.execute(query)).scalar_one())
+
+
+async def attend(connection: AsyncConnection, migration_id: int, *, holder: str, seconds: float) -> Lease | None:
+    """Take the migration's own lease for a step in somebody's terminal; None when somebody else has it."""
+    await connection.execute(
+        upsert(tables.duties).values(migration_id=migration_id, duty=Duty.ATTEND).on_conflict_do_nothing()
+    )
+    table = tables.duties
+    statement = (
+        update(table)
+        .where(
+            table.c.migration_id == migration_id,
+            table.c.duty == Duty.ATTEND,
+            or_(table.c.status != "leased", table.c.lease_until < func.clock_timestamp()),
+        )
+        .values(status="leased", holder=holder, lease_until=_until(seconds), fence=table.c.fence + 1, attempts=1)
+        .returning(table.c.id, table.c.fence)
+    )
+    row = (await connection.execute(statement)).one_or_none()
+    return None if row is None else Lease(Kind.DUTY, row.id, row.fence, holder, seconds)
+
+
+async def duty_row(connection: AsyncConnection, migration_id: int, duty: Duty) -> Any:
+    """Return a duty's row, or None where it was never offered."""
+    query = select(tables.duties).where(tables.duties.c.migration_id == migration_id, tables.duties.c.duty == duty)
+    return (await connection.execute(query)).one_or_none()
+
+
+async def void(connection: AsyncConnection, migration_id: int) -> None:
+    """End every lease and every ticket of a migration: fences rise, so nothing under way can be committed."""
+    for kind in Kind:
+        table = kind.table
+        await connection.execute(
+            update(table)
+            .where(table.c.migration_id == migration_id, table.c.status.in_(["leased", "pending"]))
+            .values(status="failed", holder=None, lease_until=None, ticket_until=None, fence=table.c.fence + 1)
+        )

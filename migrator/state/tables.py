@@ -1,0 +1,368 @@
+"""The tables of schema `migrator`, in the target's own database, so that vectors and checkpoint commit together.
+
+Floor 1. Promise: what must never be false is a constraint here, each with a comment on what it prevents.
+`migrations/` makes the same tables (a test compares them). Times are the database's, statuses are text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Float,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    Numeric,
+    String,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from migrator.generation import Side
+from migrator.lifecycle import FINAL, OPEN, PAUSABLE, MigrationStatus
+
+SCHEMA = "migrator"
+#: Raised when the meaning of a stored row changes; an older or newer tool then refuses it by name.
+FORMAT_VERSION = 1
+
+metadata = MetaData(
+    schema=SCHEMA,
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "ck": "%(table_name)s_%(constraint_name)s",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+    },
+)
+
+_Time = DateTime(timezone=True)
+_Usd = Numeric(20, 10)
+_now = text("now()")
+#: Rows of these tables are updated in place for days: room on the page keeps the updates HOT, and vacuum comes
+#: after 1,000 dead rows whatever the table's size.
+_BUSY: dict[str, Any] = {
+    "postgresql_with": {
+        "fillfactor": 50,
+        "autovacuum_vacuum_scale_factor": 0.01,
+        "autovacuum_vacuum_threshold": 1000,
+    }
+}
+
+
+def _one_of(column: str, values: Iterable[str]) -> str:
+    words = ", ".join(f"'{value}'" for value in sorted(values))
+    return f"{column} IN ({words})"
+
+
+def _lease_columns() -> list[Column[Any]]:
+    """Return the columns of a right to work, limited in time: the same for batches and duties (`state.leases`)."""
+    return [
+        Column("status", Text, nullable=False, server_default="pending"),
+        Column("holder", Text),
+        Column("lease_until", _Time),
+        #: A ticket for it was given to the broker and need not be given again before then.
+        Column("ticket_until", _Time),
+        #: Grows by one with every claim; whoever holds an older number holds nothing.
+        Column("fence", BigInteger, nullable=False, server_default="0"),
+        Column("attempts", Integer, nullable=False, server_default="0"),
+        Column("not_before", _Time),
+        Column("failure", Text),
+    ]
+
+
+def _lease_checks() -> list[CheckConstraint]:
+    return [
+        CheckConstraint(_one_of("status", ["pending", "leased", "done", "failed"]), name="status_known"),
+        # Prevents a lease that nobody holds, and a holder whose right never ends.
+        CheckConstraint(
+            "(status = 'leased') = (holder IS NOT NULL) AND (holder IS NULL) = (lease_until IS NULL)",
+            name="leased_iff_held",
+        ),
+    ]
+
+
+migrations = Table(
+    "migrations",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("target_schema", Text, nullable=False),
+    Column("target_table", Text, nullable=False),
+    Column("target_column", Text, nullable=False),
+    Column("shadow_column", Text, nullable=False),
+    Column("key_columns", ARRAY(Text), nullable=False),
+    Column("key_types", ARRAY(Text), nullable=False),
+    Column("spec", JSONB, nullable=False),
+    Column("plan", JSONB, nullable=False),
+    #: What the catalog said about the target when it was planned: {part: text}.
+    Column("fingerprint", JSONB, nullable=False),
+    Column("from_generation", Text, nullable=False),
+    Column("to_generation", Text, nullable=False),
+    #: Which generation the column of the target's own name holds. Moves in the swap's own transaction.
+    Column("live_side", Text, nullable=False, server_default=Side.FROM.value),
+    #: Swaps so far. A writer that resolved its column under another epoch must not write (H4).
+    Column("epoch", Integer, nullable=False, server_default="0"),
+    Column("status", Text, nullable=False),
+    Column("paused_from", Text),
+    Column("reason", Text),
+    Column("since", _Time, nullable=False, server_default=_now),
+    Column("format_version", Integer, nullable=False),
+    Column("requests_per_minute", Integer),
+    Column("tokens_per_minute", Integer),
+    Column("windows", ARRAY(Text), nullable=False, server_default="{}"),
+    #: What keeps the work from going faster at the moment, in one line; null when nothing does.
+    Column("binding", Text),
+    Column("binding_at", _Time),
+    Column("pass_number", Integer, nullable=False, server_default="0"),
+    #: Counted by the last proof, in the same statement that proved: rows of the table, and with a vector.
+    Column("proved_rows", BigInteger),
+    Column("proved_embedded", BigInteger),
+    Column("proved_at", _Time),
+    #: Snapshots older than this transaction id may not see every vector (cutover waits for them).
+    Column("proved_xid", BigInteger),
+    #: pg_stat counters when the backfill began: {updates, hot_updates}.
+    Column("write_baseline", JSONB),
+    Column("started_at", _Time),
+    Column("finished_at", _Time),
+    Column("created_at", _Time, nullable=False, server_default=_now),
+    CheckConstraint(_one_of("status", MigrationStatus), name="status_known"),
+    CheckConstraint(_one_of("live_side", Side), name="live_side_known"),
+    # Prevents a pause that `resume` could not lead back from.
+    CheckConstraint(
+        "(status = 'paused') = (paused_from IS NOT NULL)"
+        f" AND (paused_from IS NULL OR {_one_of('paused_from', PAUSABLE)})",
+        name="paused_from_iff_paused",
+    ),
+    # Prevents readers being told of a generation that the status contradicts.
+    CheckConstraint(
+        "status NOT IN ('planned', 'backfilling', 'indexing', 'validating', 'ready', 'rolled_back', 'cancelled')"
+        f" OR live_side = '{Side.FROM.value}'",
+        name="old_is_live_before_cutover",
+    ),
+    CheckConstraint(f"status <> 'completed' OR live_side = '{Side.TO.value}'", name="new_is_live_after_cutover"),
+    CheckConstraint(
+        f"({_one_of('status', FINAL)}) = (finished_at IS NOT NULL)",
+        name="finished_iff_final",
+    ),
+    CheckConstraint("cardinality(key_columns) = cardinality(key_types)", name="key_columns_typed"),
+    CheckConstraint("from_generation <> to_generation", name="generations_differ"),
+)
+
+# Prevents two migrations from writing the same column: one open migration per target column.
+Index(
+    "migrations_one_open_per_target",
+    migrations.c.target_schema,
+    migrations.c.target_table,
+    migrations.c.target_column,
+    unique=True,
+    postgresql_where=text(_one_of("status", OPEN)),
+)
+
+transitions = Table(
+    "transitions",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("migration_id", ForeignKey(migrations.c.id), nullable=False, index=True),
+    Column("from_status", Text),
+    #: Equal to from_status in a note: something worth telling that moved nothing (a failed cutover try).
+    Column("to_status", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("at", _Time, nullable=False, server_default=text("clock_timestamp()")),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("migration_id", ForeignKey(migrations.c.id), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("pass_number", Integer, nullable=False),
+    #: The heap the pages belong to: a partition's own oid, and its relfilenode when the window was planned.
+    Column("relation_oid", BigInteger, nullable=False),
+    Column("relation_file", BigInteger, nullable=False),
+    Column("first_page", BigInteger, nullable=False),
+    Column("last_page", BigInteger, nullable=False),
+    *_lease_columns(),
+    Column("rows_written", BigInteger, nullable=False, server_default="0"),
+    Column("rows_skipped", BigInteger, nullable=False, server_default="0"),
+    Column("rows_quarantined", BigInteger, nullable=False, server_default="0"),
+    Column("tokens", BigInteger, nullable=False, server_default="0"),
+    Column("finished_at", _Time),
+    *_lease_checks(),
+    CheckConstraint("0 <= first_page AND first_page <= last_page", name="window_not_empty"),
+    CheckConstraint("(status = 'done') = (finished_at IS NOT NULL)", name="finished_iff_done"),
+    Index("batches_number", "migration_id", "number", unique=True),
+    Index("batches_pending", "migration_id", "id", postgresql_where=text("status = 'pending'")),
+    Index("batches_leased", "lease_until", postgresql_where=text("status = 'leased'")),
+    Index("batches_finished", "migration_id", "finished_at", postgresql_where=text("status = 'done'")),
+    **_BUSY,
+)
+
+duties = Table(
+    "duties",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("migration_id", ForeignKey(migrations.c.id), nullable=False),
+    #: Work that one holder at a time does for the whole migration (see `state.leases.Duty`).
+    Column("duty", Text, nullable=False),
+    *_lease_columns(),
+    *_lease_checks(),
+    Index("duties_one_each", "migration_id", "duty", unique=True),
+    **_BUSY,
+)
+
+#: Append-only, and without a foreign key or a unique key, so that the application's INSERT into it, made by the
+#: capture trigger, can never conflict, wait or fail. A row is a hint: "this key may lack that side's vector".
+dirty = Table(
+    "dirty",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("migration_id", BigInteger, nullable=False),
+    Column("side", String(4), nullable=False),
+    Column("key", ARRAY(Text), nullable=False),
+    Column("at", _Time, nullable=False, server_default=text("clock_timestamp()")),
+    postgresql_with={
+        "autovacuum_vacuum_scale_factor": 0.01,
+        "autovacuum_vacuum_threshold": 1000,
+    },
+)
+
+#: Vectors that a session of the other generation wrote to the live column: append-only like `dirty`.
+strays = Table(
+    "strays",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("migration_id", BigInteger, nullable=False),
+    Column("application", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("at", _Time, nullable=False, server_default=text("clock_timestamp()")),
+)
+
+dispositions = Table(
+    "dispositions",
+    metadata,
+    Column("migration_id", ForeignKey(migrations.c.id), primary_key=True),
+    Column("key", ARRAY(Text), primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="1"),
+    Column("at", _Time, nullable=False, server_default=_now),
+    CheckConstraint(_one_of("kind", ["skipped", "quarantined", "truncated"]), name="kind_known"),
+)
+
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("migration_id", ForeignKey(migrations.c.id), primary_key=True),
+    Column("max_usd", _Usd, nullable=False),
+    #: Reserved + spent + possibly billed, over all purposes: the sum that never passes max_usd (P7).
+    Column("committed_usd", _Usd, nullable=False, server_default="0"),
+    # Prevents a refund that was never charged.
+    CheckConstraint("committed_usd >= 0", name="never_negative"),
+    **_BUSY,
+)
+
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("migration_id", ForeignKey(migrations.c.id), primary_key=True),
+    Column("purpose", Text, primary_key=True),
+    Column("requests", BigInteger, nullable=False, server_default="0"),
+    Column("spent_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("spent_usd", _Usd, nullable=False, server_default="0"),
+    **_BUSY,
+)
+
+reservations = Table(
+    "reservations",
+    metadata,
+    #: Sent to the provider as X-Request-Id, so that its bill and ours can be laid side by side.
+    Column("id", Text, primary_key=True),
+    Column("migration_id", ForeignKey(migrations.c.id), nullable=False, index=True),
+    Column("purpose", Text, nullable=False),
+    #: An upper bound of what the request can cost, at the highest price.
+    Column("tokens", BigInteger, nullable=False),
+    Column("usd", _Usd, nullable=False),
+    #: Whose request it is ("batch:17#3": kind, id, fence); a rescue of that lease makes it possibly billed.
+    Column("lease", Text, nullable=False, index=True),
+    #: True once its outcome can't be known any more: it stays counted for good.
+    Column("possibly_billed", Boolean, nullable=False, server_default=text("false")),
+    Column("at", _Time, nullable=False, server_default=_now),
+    **_BUSY,
+)
+
+paces = Table(
+    "paces",
+    metadata,
+    #: Host, key and model in one digest: what the provider counts its limits by (H28).
+    Column("account", Text, primary_key=True),
+    #: The theoretical arrival times of a generic cell rate algorithm, one per limit.
+    Column("requests_at", _Time, nullable=False),
+    Column("tokens_at", _Time, nullable=False),
+    Column("pause_until", _Time, nullable=False),
+    Column("pause_reason", Text),
+    #: Limits learnt from the provider's own refusals; null until it spoke.
+    Column("max_texts", Integer),
+    **_BUSY,
+)
+
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("migration_id", ForeignKey(migrations.c.id), nullable=False, index=True),
+    Column("gate", Text, nullable=False),
+    Column("passed", Boolean, nullable=False),
+    Column("figure", Float, nullable=False),
+    Column("threshold", Float, nullable=False),
+    Column("sample", BigInteger, nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    #: The swap count it was measured under; another epoch makes it stale.
+    Column("epoch", Integer, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("waived_by", Text),
+    Column("waiver", Text),
+    Column("seconds", Float, nullable=False),
+    Column("at", _Time, nullable=False, server_default=text("clock_timestamp()")),
+    CheckConstraint("(waived_by IS NULL) = (waiver IS NULL)", name="waiver_signed"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("queues", ARRAY(Text), nullable=False),
+    Column("version", Text, nullable=False),
+    #: Names of the key variables that are set there; never their values.
+    Column("keys_present", ARRAY(Text), nullable=False),
+    Column("last_seen", _Time, nullable=False, server_default=_now),
+)
+
+#: For `status` and LISTEN only: readers' functions carry the generation as a constant (H10).
+live = Table(
+    "live",
+    metadata,
+    Column("target_schema", Text, primary_key=True),
+    Column("target_table", Text, primary_key=True),
+    Column("target_column", Text, primary_key=True),
+    Column("generation", Text, nullable=False),
+    Column("migration_id", ForeignKey(migrations.c.id), nullable=False),
+    Column("since", _Time, nullable=False, server_default=_now),
+)

@@ -1,0 +1,1 @@
+"""Floor 1: what we know of and do to the operator's table."""

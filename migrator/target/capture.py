@@ -1,0 +1,151 @@
+"""The capture trigger and the writers' fence: how live writes are seen, and why no column ever mixes generations.
+
+Floor 1. Promise (P1, P5, H1-H3, H6, H7, H20, H21): every write of the application, by any statement, in any session,
+leaves the live column with vectors of one generation only, and leaves no stale vector without a hint in `dirty`. The
+rules stand in capture.sql. The functions hold the live generation as a constant: the swap replaces them in its own
+transaction, so a session that waited for its lock meets the new rules.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import sql
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from migrator import scope
+from migrator.generation import Generation, Side
+from migrator.state.migrations import Migration
+from migrator.target.relation import Target
+from migrator.target.statements import compose, run
+
+_FILE = "capture.sql"
+#: Function (and part of its name) -> trigger. BEFORE triggers fire in name order, so ours sort last.
+TRIGGERS = {
+    "update": "zzzz_capture__migrator",
+    "insert": "zzzz_capture_insert__migrator",
+    "inserted": "zzzz_divert__migrator",
+}
+#: On partitioned tables only.
+PARTITION_TRIGGERS = {"insert_statement": "zzzz_statement__migrator"}
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """What the functions of one migration are made from. `vector_schema` is where pgvector lives."""
+
+    target: Target
+    migration_id: int
+    from_generation: Generation
+    to_generation: Generation
+    vector_schema: str
+    partitioned: bool = False
+
+    @classmethod
+    def of(cls, migration: Migration) -> Capture:
+        """Return the capture of a stored migration."""
+        return cls(
+            target=Target.of(migration),
+            migration_id=migration.id,
+            from_generation=migration.from_generation,
+            to_generation=migration.to_generation,
+            vector_schema=migration.plan["vector_schema"],
+        )
+
+    @property
+    def triggers(self) -> dict[str, str]:
+        """Function -> trigger, as this table needs them."""
+        return TRIGGERS | (PARTITION_TRIGGERS if self.partitioned else {})
+
+    def function(self, name: str) -> sql.Identifier:
+        """Return the name of one of our trigger functions."""
+        return sql.Identifier("migrator", f"on_{name}_{self.migration_id}")
+
+    def functions(self, live_side: Side) -> list[sql.Composed]:
+        """Return CREATE OR REPLACE of every function, for that side being live."""
+        parts = self._parts(live_side)
+        mark: sql.Composable = sql.SQL("")
+        if self.partitioned:
+            mark = sql.SQL("{};\n").format(compose(_FILE, "mark_move", parts))
+        made = []
+        for name in self.triggers:
+            own = {**parts, "function": self.function(name), "mark_move": mark}
+            made.append(compose(_FILE, f"on_{name}", own))
+        return made
+
+    def _parts(self, live_side: Side) -> dict[str, sql.Composable]:
+        target = self.target
+        generations = {Side.FROM: str(self.from_generation), Side.TO: str(self.to_generation)}
+        from_column = target.column_of(Side.FROM, live_side)
+        key_is_new = [sql.SQL("t.{0} = NEW.{0}").format(sql.Identifier(name)) for name in target.key_columns]
+        return {
+            "table": target.table_id,
+            "live": sql.Identifier(target.column),
+            "shadow": sql.Identifier(target.shadow),
+            "live_generation": sql.Literal(generations[live_side]),
+            "from_generation": sql.Literal(generations[Side.FROM]),
+            "to_generation": sql.Literal(generations[Side.TO]),
+            "live_side": sql.Literal(live_side.value),
+            "shadow_side": sql.Literal(live_side.other.value),
+            "migration_id": sql.Literal(self.migration_id),
+            "vector_schema": sql.Identifier(self.vector_schema),
+            "old_text": target.text_of("OLD"),
+            "new_text": target.text_of("NEW"),
+            "old_key": target.key_of("OLD"),
+            "new_key": target.key_of("NEW"),
+            "key_is_new": sql.SQL(" AND ").join(key_is_new),
+            "old_in_scope": target.in_scope("OLD", from_column),
+            "new_in_scope": target.in_scope("NEW", from_column),
+        }
+
+    def when(self, columns: frozenset[str]) -> sql.Composable:
+        """Return the update trigger's WHEN: key, template, the columns that `where` names, and the vector (H21)."""
+        target = self.target
+        named = scope.read(target.where).words & columns if target.where else frozenset[str]()
+        watched = dict.fromkeys([*target.key_columns, *target.template.columns, *sorted(named)])
+        differ = [
+            sql.SQL('OLD.{0}::text COLLATE "C" IS DISTINCT FROM NEW.{0}::text COLLATE "C"').format(sql.Identifier(name))
+            for name in watched
+        ]
+        vector = sql.SQL("(OLD.{0} IS NULL) <> (NEW.{0} IS NULL) OR OLD.{0} OPERATOR({1}.<>) NEW.{0}").format(
+            sql.Identifier(target.column), sql.Identifier(self.vector_schema)
+        )
+        return sql.SQL(" OR ").join([*differ, vector])
+
+
+def _trigger(capture: Capture, name: str, columns: frozenset[str]) -> list[sql.Composed]:
+    parts: dict[str, Any] = {
+        "trigger": sql.Identifier(capture.triggers[name]),
+        "table": capture.target.table_id,
+        "function": capture.function(name),
+    }
+    if name == "update":
+        parts["when"] = capture.when(columns)
+    return [compose(_FILE, f"trigger_{name}", parts), compose(_FILE, "enable_always", parts)]
+
+
+async def install(connection: AsyncConnection, capture: Capture, columns: frozenset[str]) -> None:
+    """Create functions and triggers, in expand's transaction. `columns` are the table's."""
+    for statement in capture.functions(Side.FROM):
+        await run(connection, statement)
+    for name in capture.triggers:
+        await run(connection, compose(_FILE, "keep_private", {"function": capture.function(name)}))
+        for statement in _trigger(capture, name, columns):
+            await run(connection, statement)
+
+
+def swapped(capture: Capture, live_side: Side, columns: frozenset[str]) -> list[sql.Composed]:
+    """Return what the swap runs, after the names have changed, so that the rules follow: `live_side` is live then."""
+    return [*capture.functions(live_side), *_trigger(capture, "update", columns)]
+
+
+def removal(capture: Capture) -> list[sql.Composed]:
+    """Return the statements that take triggers and functions away again."""
+    table = capture.target.table_id
+    triggers = [
+        compose(_FILE, "drop_trigger", {"trigger": sql.Identifier(trigger), "table": table})
+        for trigger in capture.triggers.values()
+    ]
+    functions = [compose(_FILE, "drop_function", {"function": capture.function(name)}) for name in capture.triggers]
+    return triggers + functions

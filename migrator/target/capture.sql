@@ -1,0 +1,191 @@
+-- How live writes are seen, and how every vector ends up in the column of its own generation.
+--
+-- Words: the live column has the target's own name; the other column is the shadow. A session's generation is what it
+-- declared (SET migrator.generation), the old one where it declared nothing. A session is native when its generation
+-- is the live column's, foreign otherwise. What a native session does to the live column is its own business, as it was
+-- before the migration. All else is ours: a vector that a new text makes stale becomes NULL and dirty.
+
+-- name: on_update
+-- BEFORE UPDATE. Source of the rules: hazards H1-H3, H6, H7, H20, H21.
+-- locks: none of its own; one plain INSERT into migrator.dirty.   idempotent: yes.
+CREATE OR REPLACE FUNCTION {function}() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $capture$
+DECLARE
+  live_generation CONSTANT text := {live_generation};
+  declared text := coalesce(nullif(current_setting('migrator.generation', true), ''), {from_generation});
+  native boolean := declared = live_generation;
+  wrote boolean := coalesce(NEW.{live} OPERATOR({vector_schema}.<>) OLD.{live},
+                            (NEW.{live} IS NULL) <> (OLD.{live} IS NULL));
+  text_differs boolean := {new_text} COLLATE "C" <> {old_text} COLLATE "C";
+  key_differs boolean := {new_key} <> {old_key};
+  was_in_scope boolean;
+  is_in_scope boolean;
+BEGIN
+  -- Our own second half of a diverted INSERT.
+  IF current_setting('migrator.internal', true) = 'divert' THEN
+    RETURN NEW;
+  END IF;
+  IF declared NOT IN ({from_generation}, {to_generation}) THEN
+    RAISE EXCEPTION 'migrator.generation is "%", and %.% knows only % and %', declared,
+        TG_TABLE_SCHEMA, TG_TABLE_NAME, {from_generation}, {to_generation}
+      USING ERRCODE = 'invalid_parameter_value', HINT = 'Mend the declaration, or RESET migrator.generation.';
+  END IF;
+  -- A row that replication or a restore applies with both vectors is complete (H6).
+  IF current_setting('session_replication_role') = 'replica' AND NEW.{shadow} IS NOT NULL
+     AND (OLD.{shadow} IS NULL OR NEW.{shadow} OPERATOR({vector_schema}.<>) OLD.{shadow}) THEN
+    RETURN NEW;
+  END IF;
+  -- The row's vector of the other generation, handed back by whoever read it before a swap, is an echo (H3).
+  IF wrote AND NEW.{live} OPERATOR({vector_schema}.=) OLD.{shadow} THEN
+    NEW.{live} := OLD.{live};
+    wrote := false;
+  END IF;
+  was_in_scope := {old_in_scope};
+  IF wrote AND NOT native THEN
+    NEW.{shadow} := NEW.{live};
+    NEW.{live} := OLD.{live};
+    INSERT INTO migrator.strays (migration_id, application, role)
+    VALUES ({migration_id}, coalesce(current_setting('application_name', true), ''), session_user);
+  ELSIF text_differs THEN
+    NEW.{shadow} := NULL;
+  END IF;
+  IF text_differs AND NOT native THEN
+    NEW.{live} := NULL;
+  END IF;
+  is_in_scope := {new_in_scope};
+  -- A row that leaves the scope keeps no new vector as long as nobody searches it; one that enters gets one.
+  IF was_in_scope AND NOT is_in_scope AND live_generation = {from_generation} THEN
+    NEW.{shadow} := NULL;
+  END IF;
+  IF is_in_scope AND (text_differs OR key_differs OR NOT was_in_scope OR (wrote AND NOT native)) THEN
+    IF NEW.{shadow} IS NULL THEN
+      INSERT INTO migrator.dirty (migration_id, side, key) VALUES ({migration_id}, {shadow_side}, {new_key});
+    END IF;
+    IF NEW.{live} IS NULL AND NOT native THEN
+      INSERT INTO migrator.dirty (migration_id, side, key) VALUES ({migration_id}, {live_side}, {new_key});
+    END IF;
+  END IF;
+{mark_move}  RETURN NEW;
+END
+$capture$
+
+-- name: on_insert
+-- BEFORE INSERT: only tags. EXCLUDED shows what this leaves, so a foreign vector is copied to its own column and
+-- stays in the live one until the row is really there (H1); `on_inserted` then takes it away.
+-- locks: none.   idempotent: yes.
+CREATE OR REPLACE FUNCTION {function}() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $capture$
+DECLARE
+  live_generation CONSTANT text := {live_generation};
+  declared text := coalesce(nullif(current_setting('migrator.generation', true), ''), {from_generation});
+  moving text := current_setting('migrator.moving', true);
+BEGIN
+  IF declared NOT IN ({from_generation}, {to_generation}) THEN
+    RAISE EXCEPTION 'migrator.generation is "%", and %.% knows only % and %', declared,
+        TG_TABLE_SCHEMA, TG_TABLE_NAME, {from_generation}, {to_generation}
+      USING ERRCODE = 'invalid_parameter_value', HINT = 'Mend the declaration, or RESET migrator.generation.';
+  END IF;
+  IF current_setting('session_replication_role') = 'replica' AND NEW.{shadow} IS NOT NULL THEN
+    RETURN NEW;
+  END IF;
+  -- The second half of a row's move between partitions is no write (H2): the UPDATE half left its key.
+  IF moving = {new_key}::text THEN
+    PERFORM set_config('migrator.moving', '', true);
+    RETURN NEW;
+  END IF;
+  IF declared = live_generation THEN
+    NEW.{shadow} := NULL;
+  ELSE
+    NEW.{shadow} := NEW.{live};
+  END IF;
+  RETURN NEW;
+END
+$capture$
+
+-- name: on_inserted
+-- AFTER INSERT: the row is there. Takes a foreign vector out of the live column, and marks what is missing.
+-- locks: the row that was just inserted.   idempotent: yes.
+CREATE OR REPLACE FUNCTION {function}() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $capture$
+DECLARE
+  live_generation CONSTANT text := {live_generation};
+  declared text := coalesce(nullif(current_setting('migrator.generation', true), ''), {from_generation});
+  native boolean := declared = live_generation;
+BEGIN
+  IF NOT native AND NEW.{live} OPERATOR({vector_schema}.=) NEW.{shadow} THEN
+    PERFORM set_config('migrator.internal', 'divert', true);
+    UPDATE {table} AS t SET {live} = NULL WHERE {key_is_new};
+    PERFORM set_config('migrator.internal', '', true);
+    NEW.{live} := NULL;
+    INSERT INTO migrator.strays (migration_id, application, role)
+    VALUES ({migration_id}, coalesce(current_setting('application_name', true), ''), session_user);
+  END IF;
+  IF NEW.{shadow} IS NOT NULL AND NEW.{live} IS NOT NULL THEN
+    RETURN NULL;
+  END IF;
+  IF {new_in_scope} THEN
+    IF native AND NEW.{shadow} IS NULL THEN
+      INSERT INTO migrator.dirty (migration_id, side, key) VALUES ({migration_id}, {shadow_side}, {new_key});
+    ELSIF NOT native AND NEW.{live} IS NULL THEN
+      INSERT INTO migrator.dirty (migration_id, side, key) VALUES ({migration_id}, {live_side}, {new_key});
+    END IF;
+  END IF;
+  RETURN NULL;
+END
+$capture$
+
+-- name: mark_move
+-- On a partitioned table, part of on_update: a new key may mean a new partition, whose INSERT is no write (H2). The
+-- partition's columns are always part of the key, so no row moves without this.
+  IF key_differs THEN
+    PERFORM set_config('migrator.moving', {new_key}::text, true);
+  END IF;
+
+-- name: on_insert_statement
+-- BEFORE INSERT, for each statement, on a partitioned table: an INSERT of the application's own is never the second
+-- half of a move (a move fires no statement trigger), so what an earlier UPDATE left is forgotten.
+-- locks: none.   idempotent: yes.
+CREATE OR REPLACE FUNCTION {function}() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $capture$
+BEGIN
+  PERFORM set_config('migrator.moving', '', true);
+  RETURN NULL;
+END
+$capture$
+
+-- name: trigger_update
+-- WHEN keeps irrelevant updates from calling the function at all: they pay for a comparison. citext would hide a
+-- case edit, so texts are compared as bytes. WHEN is bound to column numbers, so after a swap it would watch the
+-- wrong vector: the swap makes the trigger anew.
+-- locks: SHARE ROW EXCLUSIVE on the table, until commit.   idempotent: yes.
+CREATE OR REPLACE TRIGGER {trigger} BEFORE UPDATE ON {table} FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION {function}()
+
+-- name: trigger_insert
+-- locks: SHARE ROW EXCLUSIVE on the table, until commit.   idempotent: no.
+CREATE TRIGGER {trigger} BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION {function}()
+
+-- name: trigger_inserted
+-- locks: SHARE ROW EXCLUSIVE on the table, until commit.   idempotent: no.
+CREATE TRIGGER {trigger} AFTER INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION {function}()
+
+-- name: trigger_insert_statement
+-- locks: SHARE ROW EXCLUSIVE on the table, until commit.   idempotent: no.
+CREATE TRIGGER {trigger} BEFORE INSERT ON {table} FOR EACH STATEMENT EXECUTE FUNCTION {function}()
+
+-- name: enable_always
+-- Logical apply and some restores run with session_replication_role = replica, where plain triggers sleep.
+-- locks: SHARE ROW EXCLUSIVE on the table, until commit.   idempotent: yes.
+ALTER TABLE {table} ENABLE ALWAYS TRIGGER {trigger}
+
+-- name: drop_trigger
+-- locks: ACCESS EXCLUSIVE on the table, until commit.   idempotent: yes.
+DROP TRIGGER IF EXISTS {trigger} ON {table}
+
+-- name: drop_function
+-- idempotent: yes.
+DROP FUNCTION IF EXISTS {function}()
+
+-- name: keep_private
+-- The triggers need no EXECUTE of the application's role; nobody else has business with them.
+-- idempotent: yes.
+REVOKE ALL ON FUNCTION {function}() FROM PUBLIC

@@ -1,0 +1,61 @@
+"""What applications call: `migrator.live_generation` and `migrator.query_vector`, true at every isolation level.
+
+Floor 1. Promise (P1, H9, H10): both answer for the column as the calling statement sees it. A REPEATABLE READ
+transaction that began before a swap and first touches the table after it resolves the name `embedding` to the new
+column; a row of a table would still tell it the old generation, a function replaced in the swap tells the new one.
+So the generation of each target is a constant in a function of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from psycopg import sql
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from migrator.errors import OperatorError
+from migrator.generation import Generation, Side
+from migrator.target.statements import compose, fetch, run
+
+
+@dataclass(eq=False)
+class ExtensionMissing(OperatorError):
+    """pgvector is not installed in the database."""
+
+    runbook = "first-migration"
+    happened = "The extension `vector` (pgvector) is not installed in this database."
+    state = "Nothing was changed."
+    next = "Run `CREATE EXTENSION vector` as a superuser, then the same command again."
+
+
+def side_function(schema: str, table: str, column: str) -> sql.Identifier:
+    """Return the name of the function that holds a target's constant (readers.sql, live_row, makes the same)."""
+    digest = hashlib.md5(f"{schema}.{table}.{column}".encode(), usedforsecurity=False).hexdigest()
+    return sql.Identifier("migrator", f"side_{digest[:24]}")
+
+
+def constant(schema: str, table: str, column: str, side: Side, generation: Generation) -> sql.Composed:
+    """Return the statement that makes a target's constant; the swap runs it in its own transaction."""
+    body = sql.SQL("SELECT {}::text, {}::text").format(sql.Literal(side.value), sql.Literal(str(generation)))
+    parts = {"function": side_function(schema, table, column), "body": sql.Literal(body.as_string())}
+    return compose("readers.sql", "side_of_target", parts)
+
+
+async def install(connection: AsyncConnection) -> None:
+    """Install the functions, and the constants of every target known (after an upgrade or a restore).
+
+    Raises: ExtensionMissing.
+    """
+    types = await fetch(connection, compose("readers.sql", "vector_types"))
+    if not types:
+        raise ExtensionMissing
+    await run(connection, compose("readers.sql", "live_row"))
+    await run(connection, compose("readers.sql", "live_generation"))
+    for found in types:
+        parts = {"type": sql.Identifier(found["schema"], found["name"])}
+        await run(connection, compose("readers.sql", "query_vector", parts))
+    for row in await fetch(connection, compose("readers.sql", "live_targets")):
+        names = (row["target_schema"], row["target_table"], row["target_column"])
+        await run(connection, constant(*names, Side(row["side"]), Generation.parse(row["generation"])))
+    await run(connection, compose("readers.sql", "grant_usage"))

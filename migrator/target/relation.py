@@ -1,0 +1,144 @@
+"""The target as SQL sees it: its names, the one expression that composes a row's text, and its scope.
+
+Floor 1. Promise: a row's text is composed by `text_of` everywhere (read, compare-and-set, trigger, proof), so two
+places can't disagree about what was embedded. Names are quoted by psycopg; `where` is the operator's own SQL and was
+read by `scope.read` and tried by the plan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import sql
+
+from migrator.generation import Side
+from migrator.state.migrations import Migration
+from migrator.template import Template
+
+#: Everything that we add to an operator's table ends in this, so "what is left behind?" has an answer.
+SUFFIX = "__migrator"
+_MAX_NAME_BYTES = 63  # PostgreSQL's NAMEDATALEN - 1
+
+
+def suffixed(name: str, suffix: str = SUFFIX) -> str:
+    """Return `name` with our suffix, cut to what PostgreSQL keeps of a name."""
+    room = _MAX_NAME_BYTES - len(suffix.encode())
+    return name.encode()[:room].decode(errors="ignore") + suffix
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A live table with its vector column, shadow column, key and template. Names are as the catalog has them."""
+
+    schema: str
+    table: str
+    column: str
+    shadow: str
+    key_columns: tuple[str, ...]
+    key_types: tuple[str, ...]
+    template: Template
+    where: str | None
+    only_embedded: bool
+
+    @classmethod
+    def of(cls, migration: Migration) -> Target:
+        """Return the target of a stored migration."""
+        return cls(
+            schema=migration.target_schema,
+            table=migration.target_table,
+            column=migration.target_column,
+            shadow=migration.shadow_column,
+            key_columns=migration.key_columns,
+            key_types=migration.key_types,
+            template=migration.spec.target.template,
+            where=migration.spec.target.where,
+            only_embedded=migration.spec.target.only_embedded,
+        )
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.table}.{self.column}"
+
+    @property
+    def table_id(self) -> sql.Identifier:
+        """The table, qualified."""
+        return sql.Identifier(self.schema, self.table)
+
+    def column_of(self, side: Side, live_side: Side) -> str:
+        """Return the column that holds that side while `live_side` is live."""
+        return self.column if side is live_side else self.shadow
+
+    def text_of(self, row: str) -> sql.Composable:
+        """Return the expression for a row's text; NULL counts as the empty text."""
+        parts = [
+            sql.SQL("coalesce({}::text, '')").format(_field(row, value)) if is_column else sql.Literal(value)
+            for is_column, value in self.template.parts
+        ]
+        return sql.SQL("({})").format(sql.SQL(" || ").join([sql.SQL("''::text"), *parts]))
+
+    def all_null(self, row: str) -> sql.Composable:
+        """Return the condition that every column of the template is NULL."""
+        columns = [sql.SQL("{} IS NULL").format(_field(row, name)) for name in self.template.columns]
+        return sql.SQL("({})").format(sql.SQL(" AND ").join(columns))
+
+    def in_scope(self, row: str, from_column: str) -> sql.Composable:
+        """Return the condition that a row is to have a vector; `from_column` holds the old generation."""
+        conditions: list[sql.Composable] = []
+        if self.where is not None:
+            # A sub-select of its own keeps `where`'s names from meeting ours; the alias lets it say docs.deleted_at.
+            where: Any = self.where
+            conditions.append(
+                sql.SQL("coalesce((SELECT ({}) FROM (SELECT {}.*) AS {}), false)").format(
+                    sql.SQL(where), sql.SQL(_alias(row)), sql.Identifier(self.table)
+                )
+            )
+        if self.only_embedded:
+            conditions.append(sql.SQL("{} IS NOT NULL").format(_field(row, from_column)))
+        return sql.SQL("({})").format(sql.SQL(" AND ").join(conditions)) if conditions else sql.SQL("true")
+
+    def key_of(self, row: str) -> sql.Composable:
+        """Return a row's key as text[]."""
+        fields = [sql.SQL("{}::text").format(_field(row, name)) for name in self.key_columns]
+        return sql.SQL("ARRAY[{}]").format(sql.SQL(", ").join(fields))
+
+    def key_equals(self, row: str, keys: str) -> sql.Composable:
+        """Return the condition that a row's key is the one in columns k1, k2 ... of the relation `keys`."""
+        pairs = [
+            sql.SQL("{} = {}::{}").format(_field(row, name), _field(keys, f"k{number}"), sql.SQL(_type(kind)))
+            for number, (name, kind) in enumerate(zip(self.key_columns, self.key_types, strict=True), start=1)
+        ]
+        return sql.SQL("({})").format(sql.SQL(" AND ").join(pairs))
+
+    def key_arrays(self) -> tuple[sql.Composable, sql.Composable]:
+        """Return unnest's arguments for the key (%(k1)s::text[], ...) and their names (k1, ...)."""
+        names = [f"k{number}" for number in range(1, len(self.key_columns) + 1)]
+        arrays = [sql.SQL("{}::text[]").format(sql.Placeholder(name)) for name in names]
+        return sql.SQL(", ").join(arrays), sql.SQL(", ").join(map(sql.Identifier, names))
+
+    def key_values(self, keys: list[tuple[str, ...]]) -> dict[str, list[str]]:
+        """Return the parameters that `key_arrays` names."""
+        return {f"k{number}": [key[number - 1] for key in keys] for number in range(1, len(self.key_columns) + 1)}
+
+
+#: Types whose text form does not depend on a session's settings and casts back to the same value.
+KEY_TYPES = frozenset({"smallint", "integer", "bigint", "uuid", "text", "character varying"})
+#: Types with a stable text, that a template may name (design: others are refused).
+TEXT_TYPES = KEY_TYPES | {"character", "citext"}
+
+
+def _type(kind: str) -> Any:
+    """Return a key type's name for a cast; only names of the fixed list above ever get here."""
+    if kind not in KEY_TYPES:
+        raise ValueError(kind)
+    return kind
+
+
+def _alias(row: str) -> Any:
+    """Return a row's alias; ours alone: t, OLD, NEW, v."""
+    if row not in {"t", "OLD", "NEW", "v"}:
+        raise ValueError(row)
+    return row
+
+
+def _field(row: str, column: str) -> sql.Composable:
+    return sql.SQL("{}.{}").format(sql.SQL(_alias(row)), sql.Identifier(column))

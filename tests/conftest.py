@@ -1,0 +1,129 @@
+"""Real servers for the tests: one embedded PostgreSQL per test process, one database per test."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from migrator.demo.servers import Postgres, Valkey
+from migrator.state import connection as connections
+from migrator.state import schema
+from migrator.target import readers
+
+_TIERS = {"unit": 10, "integration": 60, "acceptance": 180, "chaos": 240, "revisions": 60, "docs": 120}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="also run the long forms")
+    parser.addoption("--system", action="store_true", help="also run tests that need Debian packages")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Each tier has its time limit; long and system forms are asked for by name."""
+    kept, dropped = [], []
+    for item in items:
+        for tier, seconds in _TIERS.items():
+            if f"/tests/{tier}/" in item.path.as_posix() and item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(seconds))
+        asked = all(item.get_closest_marker(name) is None or config.getoption(name) for name in ("long", "system"))
+        (kept if asked else dropped).append(item)
+    config.hook.pytest_deselected(items=dropped)
+    items[:] = kept
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def scratch() -> Iterator[Path]:
+    """A folder for servers, short enough for sockets and open to `nobody`."""
+    folder = Path(tempfile.mkdtemp(prefix="mgt-"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres(scratch: Path) -> Iterator[Postgres]:
+    # fsync off: these tests kill processes, never the machine, and what a process wrote stays in the page cache.
+    server = Postgres(scratch / "postgres", settings={"fsync": "off", "wal_level": "logical"})
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="session")
+def valkey(scratch: Path) -> Iterator[Valkey]:
+    server = Valkey(scratch / "valkey")
+    server.start()
+    yield server
+    server.remove()
+
+
+def _admin(server: Postgres, *statements: str) -> None:
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
+async def _init(url: str) -> None:
+    engine = connections.make_engine(url, "template")
+    async with connections.transaction(engine) as connection:
+        await schema.upgrade(connection)
+        await readers.install(connection)
+    await engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def template(postgres: Postgres) -> str:
+    """The name of a database with pgvector and schema `migrator`, to be cloned."""
+    _admin(postgres, "CREATE DATABASE template_migrator")
+    url = postgres.database_url("template_migrator")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION vector")
+    asyncio.run(_init(url))
+    return "template_migrator"
+
+
+_numbers = iter(range(1, 1_000_000))
+
+
+@pytest.fixture
+def database(postgres: Postgres, template: str) -> Iterator[str]:
+    """The URL of a database of this test's own."""
+    name = f"test_{next(_numbers)}"
+    _admin(postgres, f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield postgres.database_url(name)
+    _admin(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def bare_database(postgres: Postgres) -> Iterator[str]:
+    """The URL of an empty database: no extension, no schema of ours."""
+    name = f"bare_{next(_numbers)}"
+    _admin(postgres, f"CREATE DATABASE {name}")
+    yield postgres.database_url(name)
+    _admin(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def engine(database: str) -> AsyncIterator[AsyncEngine]:
+    made = connections.make_engine(database, "test")
+    yield made
+    await made.dispose()
+
+
+@pytest.fixture
+def sql(database: str) -> Iterator[psycopg.Connection]:
+    """An application's plain autocommit connection."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        yield connection

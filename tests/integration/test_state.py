@@ -1,0 +1,290 @@
+"""State: guarded moves, leases with fences, a budget that holds under concurrency, a pace for everybody."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+from itertools import product
+
+import psycopg
+import pytest
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from migrator.errors import Defect, MigratorError, StatusConflict
+from migrator.lifecycle import TRANSITIONS, MigrationStatus, is_allowed
+from migrator.state import batches, budget, leases, migrations, pace, tables
+from migrator.state.batches import Window
+from migrator.state.budget import Purpose, price
+from migrator.state.connection import transaction
+from migrator.state.leases import Duty, Kind, LeaseLost
+from migrator.state.migrations import NameTaken
+from tests.integration import stored
+
+S = MigrationStatus
+
+
+async def test_moves_of_all_pairs_follow_the_table_and_are_logged(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        made = await stored.plan(connection)
+        for old, new in product(S, S):
+            migration = await stored.force(connection, made, old)
+            values = (
+                {"live_side": "to"} if new is S.COMPLETED else {"live_side": "from"} if new is S.ROLLED_BACK else {}
+            )
+            if not is_allowed(old, new):
+                with pytest.raises(Defect):
+                    await migrations.move(connection, migration, new, actor="test", reason="because")
+                continue
+            if old is S.PAUSED and new is S.COMPLETED:
+                values = {"live_side": "to"}
+            await migrations.move(connection, migration, new, actor="test", values=values)
+            found = await migrations.get_by_id(connection, made.id)
+            assert found.status is new
+            assert found.paused_from is (old if new is S.PAUSED else None)
+            assert (await migrations.history(connection, made.id))[-1].reason == TRANSITIONS[old][new]
+
+
+async def test_two_who_move_at_once_cannot_both_succeed(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        made = await stored.force(connection, await stored.plan(connection), S.READY)
+
+    async def cancel() -> bool:
+        try:
+            async with transaction(engine) as connection:
+                await migrations.move(connection, made, S.CANCELLED, actor="test")
+        except StatusConflict:
+            return False
+        return True
+
+    assert sorted(await asyncio.gather(*(cancel() for _ in range(4)))) == [False, False, False, True]
+
+
+async def test_one_open_migration_per_target_column(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        first = await stored.plan(connection, "first")
+        second = await stored.plan(connection, "second")
+        await stored.force(connection, first, S.CANCELLED)
+    with pytest.raises(Defect, match="23505"):
+        async with transaction(engine) as connection:
+            await stored.force(connection, second, S.BACKFILLING)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"status": "paused"},
+        {"paused_from": "ready"},
+        {"status": "completed"},
+        {"status": "nonsense"},
+        {"status": "cleaned"},
+        {"live_side": "to"},
+        {"to_generation": "v3@2"},
+    ],
+)
+async def test_the_database_itself_refuses_what_must_never_be(engine: AsyncEngine, values: dict[str, str]) -> None:
+    async with transaction(engine) as connection:
+        await stored.plan(connection)
+    with pytest.raises(Defect, match="23514"):
+        async with transaction(engine) as connection:
+            await connection.execute(update(tables.migrations).values(**values))
+
+
+async def test_a_name_is_used_once_but_a_plan_may_be_made_again(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        first = await stored.plan(connection)
+        again = await stored.plan(connection)
+        assert again.id == first.id
+        await stored.force(connection, first, S.CANCELLED)
+    with pytest.raises(NameTaken, match="cancelled"):
+        async with transaction(engine) as connection:
+            await stored.plan(connection)
+
+
+async def _one_batch(engine: AsyncEngine) -> tuple[migrations.Migration, leases.Ticket]:
+    async with transaction(engine) as connection:
+        made = await stored.force(connection, await stored.plan(connection), S.BACKFILLING)
+        await batches.plan_pass(connection, made, [Window(1, 1, 0, 9)])
+        (ticket,) = await batches.offer(connection, made, 10)
+    return made, ticket
+
+
+async def test_p3_a_ticket_delivered_twice_is_claimed_once(engine: AsyncEngine) -> None:
+    _, ticket = await _one_batch(engine)
+
+    async def claim(holder: str) -> leases.Lease | None:
+        async with transaction(engine) as connection:
+            return await leases.claim(connection, ticket, holder=holder, seconds=30)
+
+    claimed = [lease for lease in await asyncio.gather(*(claim(f"w{n}") for n in range(4))) if lease is not None]
+    assert len(claimed) == 1
+    assert ticket.label == "docs.b000001.a1"
+    assert ticket.arguments == "docs pages 0..9"
+
+
+async def test_a_worker_that_slept_past_its_lease_is_fenced(engine: AsyncEngine) -> None:
+    made, ticket = await _one_batch(engine)
+    async with transaction(engine) as connection:
+        slept = await leases.claim(connection, ticket, holder="slept", seconds=0)
+    assert slept is not None
+    async with transaction(engine) as connection:
+        assert [(lease.kind, lease.fence) for lease in await leases.rescue(connection, made.id)] == [(Kind.BATCH, 1)]
+        (again,) = await batches.offer(connection, made, 10)
+        taken = await leases.claim(connection, again, holder="awake", seconds=30)
+    assert taken is not None
+    for late in (leases.hold, leases.finish):
+        with pytest.raises(LeaseLost):
+            async with transaction(engine) as connection:
+                await late(connection, slept)
+    async with transaction(engine) as connection:
+        assert not await leases.give_back(connection, slept)
+        await leases.hold(connection, taken)
+        await leases.finish(connection, taken, finished_at=await migrations.database_now(connection))
+
+
+async def test_a_shutdown_is_not_an_attempt(engine: AsyncEngine) -> None:
+    made, ticket = await _one_batch(engine)
+    async with transaction(engine) as connection:
+        lease = await leases.claim(connection, ticket, holder="w", seconds=30)
+        assert lease is not None
+        await leases.give_back(connection, lease, counts_as_attempt=False)
+        row = await batches.get(connection, ticket.row_id)
+        assert (row.status, row.attempts, row.fence) == ("pending", 0, 1)
+        (again,) = await batches.offer(connection, made, 10)
+        assert again.fence == 1
+
+
+async def test_exhausted_batches_are_split_and_a_single_page_fails(engine: AsyncEngine) -> None:
+    made, ticket = await _one_batch(engine)
+    async with transaction(engine) as connection:
+        worn = update(tables.batches).values(attempts=batches.MAX_ATTEMPTS)
+        for _ in range(4):
+            await connection.execute(worn.where(tables.batches.c.status == "pending"))
+            await batches.split_exhausted(connection, made)
+        windows = [
+            (row.first_page, row.last_page, row.status)
+            for row in await batches.listed(connection, made.id, failed_only=False, limit=99)
+        ]
+        assert sorted(page for first, last, _ in windows for page in range(first, last + 1)) == list(range(10))
+        await connection.execute(worn.where(tables.batches.c.status == "pending"))
+        _, failed = await batches.split_exhausted(connection, made)
+        assert failed > 0
+        assert await leases.claim(connection, ticket, holder="late", seconds=1) is None
+
+
+async def test_offers_never_exceed_their_number_and_are_not_repeated(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        made = await stored.plan(connection)
+        await batches.plan_pass(connection, made, [Window(1, 1, n, n) for n in range(20)])
+        first = await batches.offer(connection, made, 8)
+        assert len(first) == 8
+        assert await batches.offer(connection, made, 8) == []
+        more = await batches.offer(connection, made, 12)
+        assert {ticket.row_id for ticket in more}.isdisjoint(ticket.row_id for ticket in first)
+
+
+async def test_an_attended_step_has_one_holder(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        made = await stored.plan(connection)
+        first = await leases.attend(connection, made.id, holder="a", seconds=30)
+        assert first is not None
+        assert await leases.attend(connection, made.id, holder="b", seconds=30) is None
+        await leases.finish(connection, first)
+        assert await leases.attend(connection, made.id, holder="b", seconds=30) is not None
+        assert (await leases.duty_row(connection, made.id, Duty.ATTEND)).holder == "b"
+
+
+async def test_p7_eight_who_reserve_at_once_never_pass_the_cap(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        made = await stored.plan(connection)  # cap 1 USD, price 1 USD per million tokens
+
+    async def spend(worker: int) -> int:
+        granted = 0
+        for number in range(20):
+            async with transaction(engine) as connection:
+                granted += await budget.reserve(
+                    connection,
+                    made.id,
+                    request_id=f"{worker}-{number}",
+                    purpose=Purpose.BACKFILL,
+                    bound=price(30_000, 1.0),
+                    lease="batch:1#1",
+                )
+        return granted
+
+    granted = sum(await asyncio.gather(*(spend(worker) for worker in range(8))))
+    assert granted == 33  # 33 x 0.03 = 0.99
+    async with transaction(engine) as connection:
+        account = await budget.account(connection, made.id)
+        assert account.committed_usd == account.reserved_usd == Decimal("0.99")
+
+
+async def test_p7_a_reservation_is_settled_refunded_or_stays_counted(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        made = await stored.plan(connection)
+        for name in ("settled", "refunded", "lost", "rescued"):
+            bound = price(100_000, 1.0)
+            assert await budget.reserve(
+                connection, made.id, request_id=name, purpose=Purpose.BACKFILL, bound=bound, lease=f"lease-of-{name}"
+            )
+        await budget.settle(connection, "settled", price(40_000, 1.0))
+        await budget.settle(connection, "settled", price(40_000, 1.0))
+        await budget.refund(connection, "refunded")
+        await budget.write_off(connection, request_id="lost")
+        await budget.refund(connection, "lost")
+        assert await budget.write_off(connection, lease="lease-of-rescued") == 1
+        account = await budget.account(connection, made.id)
+        assert account.spent_usd == Decimal("0.04")
+        assert account.possibly_billed_usd == Decimal("0.2")
+        assert account.committed_usd == Decimal("0.24")
+        assert (account.spent_tokens, account.possibly_billed_tokens) == (40_000, 200_000)
+        assert await budget.by_purpose(connection, made.id) == {"backfill": price(40_000, 1.0)}
+
+
+async def test_pacing_admits_no_more_than_granted(engine: AsyncEngine) -> None:
+    async def admitted(tokens: int) -> pace.Wait | None:
+        async with transaction(engine) as connection:
+            return await pace.admit(connection, "a", requests_per_minute=600, tokens_per_minute=60_000, tokens=tokens)
+
+    waits = [await admitted(10) for _ in range(30)]
+    passed = sum(wait is None for wait in waits)
+    assert 10 <= passed <= 13  # a second's slice of 10, and what a slow machine adds meanwhile
+    refused = next(wait for wait in waits if wait is not None)
+    assert refused.limit == "requests/min"
+    assert 0 < refused.seconds <= 0.11
+
+
+async def test_pacing_names_the_limit_that_binds_and_pauses_everybody(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        limits = {"requests_per_minute": 6000, "tokens_per_minute": 60_000}
+        assert await pace.admit(connection, "a", **limits, tokens=2000) is None
+        wait = await pace.admit(connection, "a", **limits, tokens=500)
+        assert wait is not None
+        assert wait.limit == "tokens/min"
+        await pace.pause(connection, "a", 7, "429")
+        await pace.pause(connection, "a", 1, "shorter")
+        wait = await pace.admit(connection, "a", requests_per_minute=None, tokens_per_minute=None, tokens=1)
+        assert wait is not None
+        assert 6 < wait.seconds <= 7
+        assert wait.limit == "provider pause (429)"
+        assert await pace.admit(connection, "other", **limits, tokens=1) is None
+
+
+async def test_a_learnt_limit_only_goes_down(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        assert await pace.learnt_max_texts(connection, "a") is None
+        for learnt, known in ((20, 20), (10, 10), (25, 10)):
+            await pace.learn_max_texts(connection, "a", learnt)
+            assert await pace.learnt_max_texts(connection, "a") == known
+
+
+async def test_p11_a_driver_error_never_quotes_a_row(engine: AsyncEngine, sql: psycopg.Connection) -> None:
+    sql.execute("CREATE TABLE secrets (t text UNIQUE); INSERT INTO secrets VALUES ('canary-text')")
+    from sqlalchemy import text  # noqa: PLC0415
+
+    with pytest.raises(MigratorError) as caught:
+        async with transaction(engine) as connection:
+            await connection.execute(text("INSERT INTO public.secrets VALUES ('canary-text')"))
+    assert "canary" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__

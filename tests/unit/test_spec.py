@@ -1,0 +1,118 @@
+"""A spec is checked whole: every problem at once, each with its place and its mend."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from migrator import spec as specs
+from migrator.generation import Generation, Side
+from migrator.spec import SpecInvalid
+
+
+def good() -> dict[str, Any]:
+    return {
+        "name": "docs",
+        "target": {"table": "public.docs", "column": "embedding", "text": "{title}\n\n{body}"},
+        "from": {"model": "qwen/text-embedding-v3", "dimensions": 1024},
+        "to": {
+            "model": "qwen/text-embedding-v4",
+            "dimensions": 1024,
+            "base_url": "https://api.therouter.ai/v1/",
+            "price_usd_per_mtok": [0.12, 0.144],
+        },
+        "limits": {"max_cost_usd": 50, "window": "22:00-06:00 Asia/Shanghai"},
+    }
+
+
+def test_a_good_spec_loads_and_survives_the_freezer() -> None:
+    spec = specs.parse(good(), "docs.toml")
+    assert spec.generation(Side.FROM) == Generation("qwen/text-embedding-v3", 1024)
+    assert spec.model_of(Side.FROM).base_url == spec.to.base_url == "https://api.therouter.ai/v1"
+    assert spec.model_of(Side.FROM).api_key_env == "THE_ROUTER_API_KEY"
+    assert [str(window) for window in spec.windows] == ["22:00-06:00 Asia/Shanghai"]
+    assert specs.restore(spec.dump()) == spec
+
+
+def test_one_price_is_a_range_of_one() -> None:
+    data = good()
+    data["to"]["price_usd_per_mtok"] = 0.07
+    assert specs.parse(data, "x").to.price_usd_per_mtok == (0.07, 0.07)
+
+
+def test_every_problem_is_reported_at_once() -> None:
+    data = good()
+    data["name"] = "Docs!"
+    data["colour"] = "red"
+    data["target"]["colum"] = data["target"].pop("column")
+    data["target"]["text"] = "{title"
+    data["from"]["dimensions"] = "1024"
+    data["to"]["base_url"] = "https://api.therouter.ai/v1/embeddings"
+    del data["to"]["price_usd_per_mtok"]
+    data["limits"]["max_cost_usd"] = "fifty"
+    data["limits"]["window"] = "25:00-06:00 Asia/Shanghai"
+    with pytest.raises(SpecInvalid) as caught:
+        specs.parse(data, "docs.toml")
+    problems = {problem.place: problem for problem in caught.value.problems}
+    assert set(problems) == {
+        "name",
+        "colour",
+        "[target] column",
+        "[target] colum",
+        "[target] text",
+        "[from] dimensions",
+        "[to] base_url",
+        "[to] price_usd_per_mtok",
+        "[limits] max_cost_usd",
+        "[limits] window",
+    }
+    assert all(problem.what and problem.mend for problem in problems.values())
+    assert problems["[target] colum"].mend == "did you mean column?"
+    assert caught.value.exit_code == 2
+    assert "migrator plan docs.toml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"from": {"model": "qwen/text-embedding-v4", "dimensions": 1024}}, "[to] model"),
+        ({"target": {"table": "docs", "column": "body", "text": "{body}"}}, "[target] text"),
+        ({"target": {"table": "a.b.c", "column": "e", "text": "{body}"}}, "[target] table"),
+        ({"target": {"table": "docs", "column": "e", "text": "no column"}}, "[target] text"),
+        ({"target": {"table": "docs", "column": "e", "text": "{b}", "where": "now() > at"}}, None),
+        ({"target": {"table": "docs", "column": "e", "text": "{b}", "where": "(a"}}, "[target] where"),
+        ({"target": {"table": "docs", "column": "e", "text": "{b}", "key": ["id", "id"]}}, "[target] key"),
+        ({"limits": {"max_cost_usd": -1}}, "[limits] max_cost_usd"),
+        ({"limits": {}}, "[limits] max_cost_usd"),
+        ({"limits": {"max_cost_usd": 1, "too_long": "chunk"}}, "[limits] too_long"),
+        ({"limits": {"max_cost_usd": 1, "requests_per_minute": 0}}, "[limits] requests_per_minute"),
+        ({"gates": {"assignment_sample": 0}}, "[gates] assignment_sample"),
+    ],
+)
+def test_impossible_values(change: dict[str, Any], place: str | None) -> None:
+    data = {**good(), **change}
+    if place is None:
+        specs.parse(data, "x")  # whether a function is immutable is asked of the catalog, not guessed here
+        return
+    with pytest.raises(SpecInvalid) as caught:
+        specs.parse(data, "x")
+    assert [problem.place for problem in caught.value.problems] == [place]
+
+
+def test_p11_a_value_is_never_quoted_since_it_might_be_a_pasted_key() -> None:
+    data = good()
+    data["to"]["api_key_env"] = "sk-canary-0123456789"
+    data["to"]["base_url"] = "https://user:sk-canary-0123456789@api.therouter.ai/v1"
+    with pytest.raises(SpecInvalid) as caught:
+        specs.parse(data, "x")
+    assert "canary" not in str(caught.value)
+    assert "canary" not in repr(caught.value.as_json())
+
+
+def test_a_missing_file_and_a_broken_file(tmp_path: Path) -> None:
+    with pytest.raises(SpecInvalid, match="can't be read"):
+        specs.load(tmp_path / "none.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("name = ")
+    with pytest.raises(SpecInvalid, match="no TOML"):
+        specs.load(broken)

@@ -1,0 +1,1 @@
+"""Floor 4: the Celery application: settings with their reasons, and tasks of a few lines."""
