@@ -21,7 +21,7 @@ class MigrationStatus(StrEnum):
     VALIDATING = "validating"  #: The gates are being measured. A worker goes on.
     READY = "ready"  #: Every gate passed. Workers keep it fresh; the operator cuts over.
     COMPLETED = "completed"  #: Readers see the new generation; the way back is open.
-    ROLLED_BACK = "rolled_back"  #: Readers see the old generation again. At rest; the operator decides.
+    ROLLED_BACK = "rolled_back"  #: Readers see the old generation again; the operator decides.
     CLEANING = "cleaning"  #: What is no longer needed is being dropped; run `cleanup` again if it died.
     CLEANED = "cleaned"  #: Final: nothing of ours is left on the table.
     PAUSED = "paused"  #: At rest with a reason; everything paid for is kept. The operator resumes.
@@ -85,16 +85,15 @@ TRANSITIONS: dict[MigrationStatus, dict[MigrationStatus, str]] = {
     S.CLEANED: {},
 }
 
-#: Workers carry these on without anybody asking; `tick` looks at no others.
-UNATTENDED = frozenset({S.BACKFILLING, S.INDEXING, S.VALIDATING, S.READY, S.COMPLETED})
+#: Workers carry these on without anybody asking; `tick` looks at no others. After a rollback they only keep the live
+#: column whole: writers that declare the new generation leave rows there without a vector.
+UNATTENDED = frozenset({S.BACKFILLING, S.INDEXING, S.VALIDATING, S.READY, S.COMPLETED, S.ROLLED_BACK})
 #: Something of ours stands on the operator's table: one such migration per target column.
 OPEN = frozenset(S) - {S.PLANNED, S.CLEANED}
 #: Where `resume` may lead back to; what `paused_from` may hold.
 PAUSABLE = frozenset(s for s in S if S.PAUSED in TRANSITIONS[s])
 #: Nothing follows.
 FINAL = frozenset(s for s in S if not TRANSITIONS[s])
-#: Rows may still be embedded for money.
-SPENDING = UNATTENDED
 
 #: What an operator at the terminal may do next; shown as "next: ..." by `status`. {name} is filled in.
 NEXT_STEP: dict[MigrationStatus, str] = {

@@ -6,12 +6,13 @@ pass; what arrives or moves later is the business of `dirty`, the next pass and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Row, and_, case, func, insert, or_, select, update
+from sqlalchemy import BigInteger, Row, and_, case, func, insert, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.state.leases import TICKET_SECONDS, Duty, Kind, Ticket
@@ -22,45 +23,39 @@ from migrator.state.tables import batches, duties
 #: one page fails instead. GitLab's batched migrations split after 3; two more forgive a passing outage.
 MAX_ATTEMPTS = 5
 
-#: Rows per INSERT of windows: 8 parameters a row, and PostgreSQL takes 65,535 parameters a statement.
-_INSERT_ROWS = 5000
-
 QUEUE_BACKFILL, QUEUE_LIVE, QUEUE_INDEX, QUEUE_CONTROL = "backfill", "live", "index", "control"
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
-    """Pages first..last (inclusive) of one heap; `relation_file` changes when the heap is rewritten."""
+class Heap:
+    """A heap to be cut into windows; `file` changes when it is rewritten."""
 
-    relation_oid: int
-    relation_file: int
-    first_page: int
-    last_page: int
-
-
-async def plan_pass(connection: AsyncConnection, migration: Migration, windows: Sequence[Window]) -> int:
-    """Store the next pass's windows as pending batches; returns how many."""
-    await _add(connection, migration.id, migration.pass_number + 1, windows)
-    return len(windows)
+    oid: int
+    file: int
+    pages: int
 
 
-async def _add(connection: AsyncConnection, migration_id: int, pass_number: int, windows: Sequence[Window]) -> None:
+async def plan_pass(connection: AsyncConnection, migration: Migration, heap: Heap, width: int) -> int:
+    """Store the next pass's windows of `width` pages as pending batches; returns how many. Made in the database."""
+    first = func.generate_series(0, heap.pages - 1, width).table_valued("page").render_derived(name="w")
+    number = func.row_number().over(order_by=first.c.page) + await _last_number(connection, migration.id)
+    names = ["migration_id", "number", "pass_number", "relation_oid", "relation_file", "first_page", "last_page"]
+    made = select(
+        literal(migration.id),
+        number,
+        literal(migration.pass_number + 1),
+        literal(heap.oid, BigInteger),
+        literal(heap.file, BigInteger),
+        first.c.page,
+        func.least(first.c.page + width, heap.pages) - 1,
+    ).select_from(first)
+    await connection.execute(insert(batches).from_select(names, made))
+    return math.ceil(heap.pages / width)
+
+
+async def _last_number(connection: AsyncConnection, migration_id: int) -> int:
     query = select(func.coalesce(func.max(batches.c.number), 0)).where(batches.c.migration_id == migration_id)
-    start = (await connection.execute(query)).scalar_one()
-    rows = [
-        {
-            "migration_id": migration_id,
-            "number": number,
-            "pass_number": pass_number,
-            "relation_oid": window.relation_oid,
-            "relation_file": window.relation_file,
-            "first_page": window.first_page,
-            "last_page": window.last_page,
-        }
-        for number, window in enumerate(windows, start=start + 1)
-    ]
-    for begin in range(0, len(rows), _INSERT_ROWS):
-        await connection.execute(insert(batches), rows[begin : begin + _INSERT_ROWS])
+    return int((await connection.execute(query)).scalar_one())
 
 
 async def offer(connection: AsyncConnection, migration: Migration, limit: int) -> list[Ticket]:
@@ -129,7 +124,7 @@ async def offer_duty(connection: AsyncConnection, migration: Migration, duty: Du
         .values(ticket_until=now + timedelta(seconds=TICKET_SECONDS))
         .returning(duties)
     )
-    queue = {Duty.CATCH_UP_TO: QUEUE_LIVE, Duty.CATCH_UP_FROM: QUEUE_LIVE}.get(duty, QUEUE_INDEX)
+    queue = QUEUE_LIVE if duty is Duty.CATCH_UP else QUEUE_INDEX
     return [
         Ticket(
             migration_id=migration.id,
@@ -221,6 +216,15 @@ async def open_count(connection: AsyncConnection, migration_id: int) -> int:
     return int((await connection.execute(query)).scalar_one())
 
 
+async def written_in_pass(connection: AsyncConnection, migration_id: int, pass_number: int) -> int:
+    """Return how many rows a pass wrote or disposed of."""
+    total = batches.c.rows_written + batches.c.rows_skipped + batches.c.rows_quarantined
+    query = select(func.coalesce(func.sum(total), 0)).where(
+        batches.c.migration_id == migration_id, batches.c.pass_number == pass_number
+    )
+    return int((await connection.execute(query)).scalar_one())
+
+
 async def recent(connection: AsyncConnection, migration_id: int, *, seconds: float) -> tuple[int, int, float]:
     """Return (rows, tokens, seconds) of the batches finished lately, to tell a rate from."""
     now = func.clock_timestamp()
@@ -247,8 +251,17 @@ async def split_exhausted(connection: AsyncConnection, migration: Migration) -> 
     rows = (await connection.execute(select(batches).where(exhausted).with_for_update(skip_locked=True))).all()
     for row in rows:
         half = (row.first_page + row.last_page) // 2
-        second = Window(row.relation_oid, row.relation_file, half + 1, row.last_page)
-        await _add(connection, migration.id, row.pass_number, [second])
+        await connection.execute(
+            insert(batches).values(
+                migration_id=migration.id,
+                number=await _last_number(connection, migration.id) + 1,
+                pass_number=row.pass_number,
+                relation_oid=row.relation_oid,
+                relation_file=row.relation_file,
+                first_page=half + 1,
+                last_page=row.last_page,
+            )
+        )
         await connection.execute(
             update(batches)
             .where(batches.c.id == row.id)

@@ -8,13 +8,15 @@ open one, do one thing, and leave.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -144,6 +146,38 @@ async def driver(connection: AsyncConnection) -> psycopg.AsyncConnection[Any]:
     return raw
 
 
+async def fetch(
+    connection: AsyncConnection, statement: sql.Composed, values: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Run a statement in SQLAlchemy's transaction, on its psycopg connection; returns its rows."""
+    raw = await driver(connection)
+    async with raw.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(statement, values)
+        return await cursor.fetchall() if cursor.description else []
+
+
+async def run(connection: AsyncConnection, statement: sql.Composed, values: Mapping[str, Any] | None = None) -> int:
+    """Run a statement; returns the number of rows it touched."""
+    raw = await driver(connection)
+    async with raw.cursor() as cursor:
+        await cursor.execute(statement, values)
+        return cursor.rowcount
+
+
+#: Our own SQLSTATE for a guarded move that found another status (state/moving.sql).
+MOVED = "MG001"
+
+
+@dataclass(eq=False)
+class MovedMeanwhile(OperatorError):
+    """The migration's status changed between looking at it and moving it."""
+
+    runbook = "first-migration"
+    happened = "The migration was moved by somebody else at the same moment."
+    state = "The transaction was rolled back; nothing was changed by it."
+    next = "Run `migrator status`."
+
+
 class translated:  # noqa: N801 - reads as a word in `with translated(...)`
     """Turn a driver's errors into ours, which hold no values of rows."""
 
@@ -175,6 +209,8 @@ def as_ours(error: psycopg.Error, where: str) -> Exception:
         **dict.fromkeys(_BUSY, lambda: LockBusy(f"SQLSTATE {state}")),
         **dict.fromkeys(_FULL, lambda: DatabaseUnreachable(where, _first_line(error))),
     }
+    if state == MOVED:
+        return MovedMeanwhile()
     if state.startswith("28"):  # authorisation
         return DatabaseRefused(where, _first_line(error))
     if state in made:

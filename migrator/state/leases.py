@@ -21,7 +21,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql import ColumnElement
 
 from migrator.errors import TransientError
-from migrator.generation import Side
 from migrator.state import tables
 
 #: Seconds for which a ticket handed to the broker is trusted to be under way; then `tick` gives it again.
@@ -32,17 +31,11 @@ TICKET_SECONDS = 120
 class Duty(StrEnum):
     """Work that one holder at a time does for a whole migration."""
 
-    CATCH_UP_TO = "catch-up-to"  #: Fill the new generation's vectors of rows written meanwhile.
-    CATCH_UP_FROM = "catch-up-from"  #: The same for the old generation's.
+    CATCH_UP = "catch-up"  #: Fill the vectors of rows written meanwhile.
     PROVE = "prove"  #: One statement over the table: is any row left?
     INDEX = "index"  #: Build the shadow column's indexes.
     VALIDATE = "validate"  #: Measure the gates.
     ATTEND = "attend"  #: An attended step (start, cutover, rollback, cleanup) in somebody's terminal.
-
-    @classmethod
-    def catch_up(cls, side: Side) -> Duty:
-        """Return the catch-up duty of that side."""
-        return cls.CATCH_UP_TO if side is Side.TO else cls.CATCH_UP_FROM
 
 
 class Kind(StrEnum):
@@ -125,6 +118,18 @@ async def claim(connection: AsyncConnection, ticket: Ticket, *, holder: str, sec
     )
     row = (await connection.execute(statement)).one_or_none()
     return None if row is None else Lease(ticket.kind, ticket.row_id, row.fence, holder, seconds)
+
+
+async def is_held(connection: AsyncConnection, lease: Lease) -> bool:
+    """Say whether the lease still stands."""
+    table = lease.kind.table
+    query = select(table.c.id).where(
+        table.c.id == lease.row_id,
+        table.c.fence == lease.fence,
+        table.c.status == "leased",
+        table.c.lease_until > func.clock_timestamp(),
+    )
+    return (await connection.execute(query)).one_or_none() is not None
 
 
 async def hold(connection: AsyncConnection, lease: Lease) -> None:
@@ -230,6 +235,19 @@ async def duty_row(connection: AsyncConnection, migration_id: int, duty: Duty) -
     """Return a duty's row, or None where it was never offered."""
     query = select(tables.duties).where(tables.duties.c.migration_id == migration_id, tables.duties.c.duty == duty)
     return (await connection.execute(query)).one_or_none()
+
+
+async def duty_of(connection: AsyncConnection, lease: Lease) -> Duty:
+    """Return which duty a lease is for."""
+    query = select(tables.duties.c.duty).where(tables.duties.c.id == lease.row_id)
+    return Duty((await connection.execute(query)).scalar_one())
+
+
+async def attempts(connection: AsyncConnection, lease: Lease) -> int:
+    """Return how often the leased work was tried."""
+    table = lease.kind.table
+    query = select(table.c.attempts).where(table.c.id == lease.row_id)
+    return int((await connection.execute(query)).scalar_one())
 
 
 async def void(connection: AsyncConnection, migration_id: int) -> None:

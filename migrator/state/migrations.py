@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, func, insert, select, update
+from psycopg import sql
+from sqlalchemy import Row, func, insert, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -21,6 +22,7 @@ from migrator.generation import Generation, Side
 from migrator.lifecycle import FINAL, PAUSABLE, TRANSITIONS, MigrationStatus, is_allowed
 from migrator.state import tables
 from migrator.state.tables import FORMAT_VERSION, migrations, transitions
+from migrator.statements import compose
 
 
 @dataclass(eq=False)
@@ -90,11 +92,12 @@ class Migration:
     tokens_per_minute: int | None
     windows: tuple[str, ...]
     binding: str | None
+    binding_at: datetime | None
     pass_number: int
+    idle_passes: int
     proved_rows: int | None
     proved_embedded: int | None
     proved_at: datetime | None
-    proved_xid: int | None
     write_baseline: dict[str, int] | None
     started_at: datetime | None
 
@@ -229,6 +232,30 @@ async def move(
     )
 
 
+def move_in_message(
+    migration: Migration, new: MigrationStatus, *, actor: str, live_side: Side | None = None
+) -> sql.Composed:
+    """Return the guarded move as one statement, for a transaction that is sent whole; `live_side` where it swaps.
+
+    Raises: Defect, when no such edge exists.
+    """
+    old = migration.status
+    if not is_allowed(old, new):
+        raise Defect(f"no edge leads from {old} to {new}")
+    parts = {
+        "migration_id": sql.Literal(migration.id),
+        "old": sql.Literal(old.value),
+        "new": sql.Literal(new.value),
+        "epoch": sql.Literal(migration.epoch),
+        "live_side": sql.Literal((live_side or migration.live_side).value),
+        "swaps": sql.Literal(int(live_side is not None)),
+        "final": sql.Literal(new in FINAL),
+        "why": sql.Literal(TRANSITIONS[old][new]),
+        "actor": sql.Literal(actor),
+    }
+    return compose("state/moving.sql", "move", parts)
+
+
 async def pause(connection: AsyncConnection, migration_id: int, *, reason: str, actor: str) -> bool:
     """Pause it from wherever it may be paused; False where it can't be (paused already, or at rest)."""
     migration = await get_by_id(connection, migration_id)
@@ -265,12 +292,19 @@ async def change(connection: AsyncConnection, migration_id: int, **values: Any) 
     await connection.execute(update(migrations).where(migrations.c.id == migration_id).values(**values))
 
 
-async def set_binding(connection: AsyncConnection, migration_id: int, binding: str | None) -> None:
-    """Say what binds now, without touching the row when nothing changed."""
+#: Seconds for which a diverted write counts as lately: a day holds every nightly job (H7).
+STRAY_SECONDS = 86_400
+#: Seconds for which what was said to bind is believed; whoever waits says it again.
+BINDING_SECONDS = 15
+
+
+async def set_binding(connection: AsyncConnection, migration_id: int, binding: str) -> None:
+    """Say what binds now; touches the row only when it changed, or every third of BINDING_SECONDS."""
+    stale = migrations.c.binding_at < func.clock_timestamp() - timedelta(seconds=BINDING_SECONDS / 3)
     await connection.execute(
         update(migrations)
-        .where(migrations.c.id == migration_id, migrations.c.binding.is_distinct_from(binding))
-        .values(binding=binding, binding_at=func.now())
+        .where(migrations.c.id == migration_id, or_(migrations.c.binding.is_distinct_from(binding), stale))
+        .values(binding=binding, binding_at=func.clock_timestamp())
     )
 
 
@@ -288,3 +322,18 @@ async def live_generation(connection: AsyncConnection, schema: str, table: str, 
         tables.live.c.target_column == column,
     )
     return (await connection.execute(query)).one_or_none()
+
+
+async def strays(connection: AsyncConnection, migration_id: int) -> list[tuple[str, int]]:
+    """Return who wrote vectors of the other generation in the last day, and how many: (application, role) by count."""
+    since = func.clock_timestamp() - timedelta(seconds=STRAY_SECONDS)
+    table = tables.strays
+    who = func.concat(table.c.application, " (role ", table.c.role, ")")
+    query = (
+        select(who, func.count())
+        .where(table.c.migration_id == migration_id, table.c.at > since)
+        .group_by(who)
+        .order_by(func.count().desc())
+        .limit(20)
+    )
+    return [(name, int(count)) for name, count in await connection.execute(query)]

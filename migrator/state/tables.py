@@ -130,9 +130,10 @@ migrations = Table(
     #: Counted by the last proof, in the same statement that proved: rows of the table, and with a vector.
     Column("proved_rows", BigInteger),
     Column("proved_embedded", BigInteger),
+    #: Snapshots that are older may not see every vector: cutover waits for them.
     Column("proved_at", _Time),
-    #: Snapshots older than this transaction id may not see every vector (cutover waits for them).
-    Column("proved_xid", BigInteger),
+    #: Passes in a row that found rows and wrote none: the way to tell a table that can't be finished.
+    Column("idle_passes", Integer, nullable=False, server_default="0"),
     #: pg_stat counters when the backfill began: {updates, hot_updates}.
     Column("write_baseline", JSONB),
     Column("started_at", _Time),

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from psycopg import sql
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator import scope
 from migrator.generation import Generation, Side
 from migrator.state.migrations import Migration
+from migrator.statements import compose
 from migrator.target.relation import Target
-from migrator.target.statements import compose, run
 
-_FILE = "capture.sql"
+_FILE = "target/capture.sql"
 #: Function (and part of its name) -> trigger. BEFORE triggers fire in name order, so ours sort last.
 TRIGGERS = {
     "update": "zzzz_capture__migrator",
@@ -125,14 +124,11 @@ def _trigger(capture: Capture, name: str, columns: frozenset[str]) -> list[sql.C
     return [compose(_FILE, f"trigger_{name}", parts), compose(_FILE, "enable_always", parts)]
 
 
-async def install(connection: AsyncConnection, capture: Capture, columns: frozenset[str]) -> None:
-    """Create functions and triggers, in expand's transaction. `columns` are the table's."""
-    for statement in capture.functions(Side.FROM):
-        await run(connection, statement)
-    for name in capture.triggers:
-        await run(connection, compose(_FILE, "keep_private", {"function": capture.function(name)}))
-        for statement in _trigger(capture, name, columns):
-            await run(connection, statement)
+def installation(capture: Capture, columns: frozenset[str]) -> list[sql.Composed]:
+    """Return what expand runs to create functions and triggers; `columns` are the table's."""
+    private = [compose(_FILE, "keep_private", {"function": capture.function(name)}) for name in capture.triggers]
+    triggers = [each for name in capture.triggers for each in _trigger(capture, name, columns)]
+    return [*capture.functions(Side.FROM), *private, *triggers]
 
 
 def swapped(capture: Capture, live_side: Side, columns: frozenset[str]) -> list[sql.Composed]:

@@ -16,7 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.errors import OperatorError
 from migrator.generation import Generation, Side
-from migrator.target.statements import compose, fetch, run
+from migrator.state.connection import fetch, run
+from migrator.statements import compose
 
 
 @dataclass(eq=False)
@@ -39,7 +40,7 @@ def constant(schema: str, table: str, column: str, side: Side, generation: Gener
     """Return the statement that makes a target's constant; the swap runs it in its own transaction."""
     body = sql.SQL("SELECT {}::text, {}::text").format(sql.Literal(side.value), sql.Literal(str(generation)))
     parts = {"function": side_function(schema, table, column), "body": sql.Literal(body.as_string())}
-    return compose("readers.sql", "side_of_target", parts)
+    return compose("target/readers.sql", "side_of_target", parts)
 
 
 async def install(connection: AsyncConnection) -> None:
@@ -47,15 +48,15 @@ async def install(connection: AsyncConnection) -> None:
 
     Raises: ExtensionMissing.
     """
-    types = await fetch(connection, compose("readers.sql", "vector_types"))
+    types = await fetch(connection, compose("target/readers.sql", "vector_types"))
     if not types:
         raise ExtensionMissing
-    await run(connection, compose("readers.sql", "live_row"))
-    await run(connection, compose("readers.sql", "live_generation"))
+    await run(connection, compose("target/readers.sql", "live_row"))
+    await run(connection, compose("target/readers.sql", "live_generation"))
     for found in types:
         parts = {"type": sql.Identifier(found["schema"], found["name"])}
-        await run(connection, compose("readers.sql", "query_vector", parts))
-    for row in await fetch(connection, compose("readers.sql", "live_targets")):
+        await run(connection, compose("target/readers.sql", "query_vector", parts))
+    for row in await fetch(connection, compose("target/readers.sql", "live_targets")):
         names = (row["target_schema"], row["target_table"], row["target_column"])
         await run(connection, constant(*names, Side(row["side"]), Generation.parse(row["generation"])))
-    await run(connection, compose("readers.sql", "grant_usage"))
+    await run(connection, compose("target/readers.sql", "grant_usage"))

@@ -7,11 +7,10 @@ from psycopg import sql
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from migrator.generation import Generation, Side
-from migrator.state.connection import transaction
+from migrator.state.connection import run, transaction
 from migrator.target import capture
 from migrator.target.capture import Capture
 from migrator.target.relation import Target
-from migrator.target.statements import run
 from migrator.template import Template
 
 V3, V4 = Generation("v3", 2), Generation("v4", 2)
@@ -51,7 +50,8 @@ async def expand(engine: AsyncEngine, made: Capture) -> None:
             connection,
             sql.SQL("ALTER TABLE public.docs ADD COLUMN embedding__migrator public.vector(2)"),
         )
-        await capture.install(connection, made, COLUMNS)
+        for statement in capture.installation(made, COLUMNS):
+            await run(connection, statement)
 
 
 async def swap(engine: AsyncEngine, made: Capture, live_side: Side) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from migrator.errors import Defect, MigratorError, StatusConflict
 from migrator.lifecycle import TRANSITIONS, MigrationStatus, is_allowed
 from migrator.state import batches, budget, leases, migrations, pace, tables
-from migrator.state.batches import Window
+from migrator.state.batches import Heap
 from migrator.state.budget import Purpose, price
 from migrator.state.connection import transaction
 from migrator.state.leases import Duty, Kind, LeaseLost
@@ -104,7 +104,7 @@ async def test_a_name_is_used_once_but_a_plan_may_be_made_again(engine: AsyncEng
 async def _one_batch(engine: AsyncEngine) -> tuple[migrations.Migration, leases.Ticket]:
     async with transaction(engine) as connection:
         made = await stored.force(connection, await stored.plan(connection), S.BACKFILLING)
-        await batches.plan_pass(connection, made, [Window(1, 1, 0, 9)])
+        assert await batches.plan_pass(connection, made, Heap(1, 1, 10), 10) == 1
         (ticket,) = await batches.offer(connection, made, 10)
     return made, ticket
 
@@ -175,7 +175,7 @@ async def test_exhausted_batches_are_split_and_a_single_page_fails(engine: Async
 async def test_offers_never_exceed_their_number_and_are_not_repeated(engine: AsyncEngine) -> None:
     async with transaction(engine) as connection:
         made = await stored.plan(connection)
-        await batches.plan_pass(connection, made, [Window(1, 1, n, n) for n in range(20)])
+        assert await batches.plan_pass(connection, made, Heap(1, 1, 20), 1) == 20
         first = await batches.offer(connection, made, 8)
         assert len(first) == 8
         assert await batches.offer(connection, made, 8) == []

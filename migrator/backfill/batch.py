@@ -1,0 +1,54 @@
+"""One batch: a window of heap pages, read shortly, embedded in lane order, written answer by answer.
+
+Floor 2. Promise (P2-P5): no transaction is open while the provider is asked; a batch that dies is taken up again and
+bills only what was in flight, since rows that have their vector are not read again.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import func
+
+from migrator.backfill.classify import classify
+from migrator.backfill.embedding import Progress, embed_and_land
+from migrator.backfill.landing import Landing, lanes_of
+from migrator.generation import Side
+from migrator.spending.asking import make_embedder
+from migrator.spending.worker import Worker
+from migrator.state import batches, leases, migrations
+from migrator.state.budget import Purpose
+from migrator.state.connection import transaction
+from migrator.state.dirty import Hints
+from migrator.state.leases import Lease
+from migrator.state.migrations import Migration
+from migrator.target import lanes
+
+
+def make_landing(migration: Migration, side: Side, lease: Lease, hints: Hints | None = None) -> Landing:
+    """Make the landing of one lease."""
+    high = migration.spec.model_of(side).price_usd_per_mtok[1]
+    return Landing(migration, side, lease, high, hints or Hints({}))
+
+
+async def run(worker: Worker, lease: Lease) -> Progress:
+    """Do a batch's work under its lease.
+
+    Raises: LeaseLost, TextTooLong, KeyMissing; other failures come in the progress.
+    """
+    async with transaction(worker.engine) as connection:
+        row = await batches.get(connection, lease.row_id)
+        migration = await migrations.get_by_id(connection, row.migration_id)
+        oid, file, _ = await lanes.page_count(connection, lanes_of(migration, Side.TO).target)
+        if (oid, file) != (row.relation_oid, row.relation_file):
+            # The heap was rewritten (VACUUM FULL, CLUSTER): these pages mean nothing now; the next pass cuts new ones.
+            await leases.finish(connection, lease, finished_at=func.clock_timestamp())
+            return Progress()
+        rows = await lanes_of(migration, Side.TO).read_window(connection, migration.id, row.first_page, row.last_page)
+    embedder = await make_embedder(worker, migration, Side.TO, lease, Purpose.BACKFILL)
+    limit = embedder.profile.max_text_tokens
+    sorted_rows = classify(rows, limit_tokens=limit, too_long=migration.spec.limits.too_long)
+    landing = make_landing(migration, Side.TO, lease)
+    async with transaction(worker.engine) as connection:
+        await landing.dispose(connection, sorted_rows.dispositions, last=not sorted_rows.work)
+    if not sorted_rows.work:
+        return Progress()
+    return await embed_and_land(worker, embedder, landing, sorted_rows.work)

@@ -1,0 +1,106 @@
+"""Which rows are embedded, as what text, and which get a disposition instead.
+
+Floor 2. Pure. Promise (P6): every row that comes in goes out, as work or as a disposition with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from migrator.errors import OperatorError
+from migrator.provider import tokens
+from migrator.state.dispositions import Disposition
+from migrator.target.lanes import Row
+
+TooLong = Literal["quarantine", "truncate", "fail"]
+
+
+@dataclass(eq=False)
+class TextTooLong(OperatorError):
+    """A text is over the provider's limit, and the spec says that this fails."""
+
+    limit_tokens: int
+    count: int
+
+    runbook = "failed-rows"
+    happened = (
+        "{count} texts are over the provider's limit of {limit_tokens} tokens, and the spec says too_long = fail."
+    )
+    state = "Nothing of these rows was sent; everything embedded so far is kept."
+    next = "Shorten them (`migrator rows NAME --reason too_long`), then `migrator resume NAME`."
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A row to embed and the text that is sent for it, which is shorter than the row's own where it was truncated."""
+
+    row: Row
+    text: str
+
+    @property
+    def truncated(self) -> bool:
+        """Whether less than the row's text is sent."""
+        return len(self.text) < len(self.row.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """What becomes of some rows."""
+
+    work: list[Work]
+    dispositions: list[Disposition]
+
+
+def classify(rows: Sequence[Row], *, limit_tokens: int, too_long: TooLong) -> Classified:
+    """Sort rows into work and dispositions, in the order they came.
+
+    Raises: TextTooLong, when the spec wants over-long texts to fail.
+    """
+    work: list[Work] = []
+    dispositions: list[Disposition] = []
+    failing: list[Disposition] = []
+    for row in rows:
+        reason = _no_text(row)
+        if reason is not None:
+            dispositions.append(Disposition(row.key, "skipped", reason))
+        elif not _is_too_long(row.body, limit_tokens):
+            work.append(Work(row, row.body))
+        elif too_long == "truncate":
+            work.append(Work(row, _truncate(row.body, limit_tokens)))
+        else:
+            over = Disposition(row.key, "quarantined", "too_long")
+            (failing if too_long == "fail" else dispositions).append(over)
+    if failing:
+        raise TextTooLong(limit_tokens, len(failing))
+    return Classified(work, dispositions)
+
+
+def _no_text(row: Row) -> str | None:
+    if row.all_null:
+        return "null"
+    if row.body == "":
+        return "empty"
+    return "whitespace" if not row.body.strip() else None
+
+
+def _is_too_long(text: str, limit: int) -> bool:
+    """Say whether a text is certainly too long; where only the tokenizer could know, the provider judges."""
+    if tokens.bound(text) <= limit:
+        return False
+    counter = tokens.exact_counter()
+    return counter is not None and counter(text) > limit
+
+
+def _truncate(text: str, limit: int) -> str:
+    """Cut a text to what surely fits: by exact count where the tokenizer is there, else by bytes."""
+    measure = tokens.exact_counter() or tokens.bound
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if measure(text[:middle]) <= limit:
+            low = middle
+        else:
+            high = middle - 1
+    return text[:low]

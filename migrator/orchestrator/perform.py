@@ -1,0 +1,137 @@
+"""Performing a ticket: claim it, do the work under a lease that is renewed, and put it where it belongs when it fails.
+
+Floor 3. Promise (P3): a ticket that is stale, late or delivered twice does nothing. A shutdown, a throttled provider, a
+window or a pause are no attempts; what can only be mended by somebody pauses the migration with the reason; everything
+else counts as an attempt and is tried again later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from migrator.backfill import batch, catch_up, proof
+from migrator.backfill.classify import TextTooLong
+from migrator.backfill.proof import RowsLeft
+from migrator.errors import AtRest, Defect, GateFailed, MigratorError, OperatorError, TransientError
+from migrator.provider.embedder import ProviderBusy
+from migrator.spending.purse import OutsideWindow, PaceWait, WorkStopped
+from migrator.spending.renewal import renewed
+from migrator.spending.worker import Worker
+from migrator.state import leases, migrations
+from migrator.state.connection import transaction
+from migrator.state.leases import Duty, Kind, Lease, LeaseLost, Ticket
+from migrator.state.migrations import Migration
+from migrator.validation import indexing, validate
+
+logger = logging.getLogger(__name__)
+
+#: Seconds before work that failed is offered again: doubled with each attempt, up to two minutes.
+_BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS = 2.0, 120.0
+#: Seconds for which the provider is left alone after one batch's patience with it was over.
+_BUSY_SECONDS = 10.0
+
+
+async def perform(worker: Worker, ticket: Ticket) -> str:
+    """Do what a ticket says, if it is still to be done; returns a line about it for Flower and the log.
+
+    Raises: Defect, after the work was given back.
+    """
+    async with transaction(worker.engine) as connection:
+        lease = await leases.claim(connection, ticket, holder=worker.holder, seconds=worker.lease_seconds)
+        if lease is None:
+            return "stale ticket"
+        migration = await migrations.get_by_id(connection, ticket.migration_id)
+    return await perform_leased(worker, migration, lease, await _duty(worker, lease))
+
+
+async def perform_leased(worker: Worker, migration: Migration, lease: Lease, duty: Duty | None) -> str:
+    """Do the work of a lease that is held."""
+    try:
+        async with renewed(worker, lease):
+            return await _work(worker, migration, lease, duty)
+    except LeaseLost as error:
+        return str(error)
+    except asyncio.CancelledError:
+        await asyncio.shield(_give_back(worker, lease, failure="shut down", counts=False))
+        raise
+    except MigratorError as error:
+        return await _failed(worker, migration, lease, error)
+    except Exception as error:
+        logger.exception("unexpected %s in %s", type(error).__name__, lease)
+        defect = Defect(f"{type(error).__name__} while working on {lease}")
+        await _give_back(worker, lease, failure=type(error).__name__, counts=True, attempts=True)
+        raise defect from None
+
+
+async def _duty(worker: Worker, lease: Lease) -> Duty | None:
+    if lease.kind is Kind.BATCH:
+        return None
+    async with transaction(worker.engine) as connection:
+        return await leases.duty_of(connection, lease)
+
+
+async def _work(worker: Worker, migration: Migration, lease: Lease, duty: Duty | None) -> str:
+    if duty is Duty.PROVE:
+        return await proof.run(worker, migration, lease)
+    if duty is Duty.INDEX:
+        return await indexing.run(worker, migration, lease)
+    if duty is Duty.VALIDATE:
+        measured = await validate.run(worker, migration, lease)
+        return f"{migration.name}: {sum(each.passed for each in measured)} of {len(measured)} gates passed"
+    if duty is Duty.CATCH_UP:
+        progress = await catch_up.shift(worker, migration, lease)
+    else:
+        progress = await batch.run(worker, lease)
+    if progress.failure is not None:
+        raise progress.failure
+    if duty is Duty.CATCH_UP:
+        async with transaction(worker.engine) as connection:
+            await leases.finish(connection, lease)
+    return f"{progress.written} rows, {progress.tokens} tokens, {progress.quarantined} quarantined"
+
+
+async def _failed(worker: Worker, migration: Migration, lease: Lease, error: MigratorError) -> str:
+    """Put work that failed where it belongs; returns the line, or raises where somebody must look."""
+    kind = type(error).__name__
+    logger.warning("%s: %s", lease, error)
+    if isinstance(error, GateFailed):
+        return f"{kind}: {error}"
+    if isinstance(error, WorkStopped | OutsideWindow):
+        await _give_back(worker, lease, failure=None, counts=False)
+        if isinstance(error, OutsideWindow):
+            async with transaction(worker.engine) as connection:
+                await migrations.set_binding(connection, migration.id, "window")
+        return f"{kind}: {error.sentences()[0]}"
+    if isinstance(error, PaceWait | ProviderBusy):
+        seconds = error.seconds if isinstance(error, PaceWait) else _BUSY_SECONDS
+        await _give_back(worker, lease, failure=kind, counts=False, after_seconds=seconds)
+        return f"{kind}: {error.sentences()[0]}"
+    if isinstance(error, AtRest | OperatorError | TextTooLong | RowsLeft):
+        await _give_back(worker, lease, failure=kind, counts=False)
+        async with transaction(worker.engine) as connection:
+            reason = f"{kind}: {error.sentences()[0]}"
+            await migrations.pause(connection, migration.id, reason=reason, actor=worker.holder)
+        return f"{kind}: {error}"
+    await _give_back(worker, lease, failure=kind, counts=True, attempts=True)
+    if isinstance(error, TransientError):
+        return f"{kind}: {error.sentences()[0]}"
+    raise error
+
+
+async def _give_back(
+    worker: Worker,
+    lease: Lease,
+    *,
+    failure: str | None,
+    counts: bool,
+    attempts: bool = False,
+    after_seconds: float = 0.0,
+) -> None:
+    async with transaction(worker.engine) as connection:
+        if attempts:
+            tried = await leases.attempts(connection, lease)
+            after_seconds = min(_BACKOFF_SECONDS * 2 ** max(tried - 1, 0), _LONGEST_BACKOFF_SECONDS)
+        await leases.give_back(
+            connection, lease, after_seconds=after_seconds, failure=failure, counts_as_attempt=counts
+        )

@@ -1,0 +1,190 @@
+"""What an operator asks for: start, pause, resume, cancel, limits, retry, and work in the foreground.
+
+Floor 3. Promise: every verb but `start` and `work` only writes intent to Postgres, so it takes effect within one
+request, with dead workers and without a broker. Nothing here throws paid work away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from migrator.cutover import expand
+from migrator.errors import StatusConflict
+from migrator.generation import Side
+from migrator.lifecycle import PAUSABLE, TRANSITIONS, MigrationStatus
+from migrator.planning import plan as plans
+from migrator.planning import preflight, survey
+from migrator.planning.findings import PlanRefused, refusals
+from migrator.planning.plan import Plan, PlanStale
+from migrator.spec import Spec
+from migrator.state import batches, budget, dirty, dispositions, migrations, schema, verdicts
+from migrator.state.connection import transaction
+from migrator.state.migrations import Migration, NameTaken
+from migrator.target.message import Blocker, Timing
+from migrator.windows import Window
+
+S = MigrationStatus
+OnWait = Callable[[int, list[Blocker], float], None]
+
+
+async def stored_plan(engine: AsyncEngine, spec: Spec) -> Migration | None:
+    """Return the stored plan of a spec, or None.
+
+    Raises: NameTaken, when the name's migration was started already; SchemaMissing, SchemaOutdated.
+    """
+    async with transaction(engine) as connection:
+        await schema.require(connection)
+        found = await migrations.find(connection, spec.name)
+    if found is not None and found.status is not S.PLANNED:
+        raise NameTaken(spec.name, found.status)
+    return found
+
+
+async def make_plan(engine: AsyncEngine, spec: Spec, *, path: str, actor: str) -> tuple[Plan, str | None]:
+    """Make a plan and store it where that is possible; returns it, and why it was not stored."""
+    made = await plans.make(engine, spec)
+    del path
+    return made, await plans.store(engine, made, actor)
+
+
+async def start(engine: AsyncEngine, spec: Spec, *, path: str, actor: str, on_wait: OnWait) -> Timing:
+    """Expand the table of a stored plan; the workers go on from there. Returns how long the lock was held.
+
+    Raises: PlanStale, PlanRefused, NameTaken, LockNotObtained, MovedMeanwhile.
+    """
+    found = await stored_plan(engine, spec)
+    if found is None:
+        raise PlanStale(spec.name, path, ["it was never stored"])
+    changed = await plans.changes_since(engine, found)
+    if found.spec != spec:
+        changed.append("the spec file is different")
+    if changed:
+        raise PlanStale(spec.name, path, changed)
+    refused = refusals(preflight.check(await survey.make(engine, spec)))
+    if refused:
+        raise PlanRefused(spec.name, path, refused)
+    return await expand.run(engine, found, actor=actor, on_wait=on_wait)
+
+
+async def pause(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
+    """Pause a migration; what is in flight is finished and written.
+
+    Raises: MigrationUnknown, StatusConflict.
+    """
+    async with transaction(engine) as connection:
+        found = await migrations.get(connection, name)
+        if found.status not in PAUSABLE:
+            raise StatusConflict(name, "pause", ", ".join(sorted(PAUSABLE)), found.status, f"migrator status {name}")
+        await migrations.move(connection, found, S.PAUSED, actor=actor, reason="paused by the operator")
+        return await migrations.get(connection, name)
+
+
+async def pause_all(engine: AsyncEngine, *, actor: str) -> list[str]:
+    """Pause everything that can be paused; returns the names."""
+    async with transaction(engine) as connection:
+        names = [each.name for each in await migrations.list_all(connection, PAUSABLE)]
+    return [(await pause(engine, name, actor=actor)).name for name in names]
+
+
+async def resume(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
+    """Go on where it was paused; after a rollback, go on towards another cutover.
+
+    Raises: MigrationUnknown, StatusConflict.
+    """
+    async with transaction(engine) as connection:
+        found = await migrations.get(connection, name)
+        if found.status is S.ROLLED_BACK:
+            await migrations.move(connection, found, S.BACKFILLING, actor=actor)
+        elif found.status is S.PAUSED and found.paused_from is not None:
+            await migrations.move(connection, found, found.paused_from, actor=actor)
+        else:
+            raise StatusConflict(name, "resume", "paused or rolled_back", found.status, f"migrator status {name}")
+        return await migrations.get(connection, name)
+
+
+async def cancel(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
+    """Stop for good and keep everything; a plan that was never started is forgotten.
+
+    Raises: MigrationUnknown, StatusConflict.
+    """
+    async with transaction(engine) as connection:
+        found = await migrations.get(connection, name)
+        in_window = found.live_side is Side.TO
+        new = S.CLEANED if found.status is S.PLANNED else S.CANCELLED
+        if in_window or new not in TRANSITIONS[found.status]:
+            following = f"migrator rollback {name}" if in_window else f"migrator status {name}"
+            raise StatusConflict(name, "cancel", "before its cutover", found.status, following)
+        await migrations.move(connection, found, new, actor=actor)
+        return await migrations.get(connection, name)
+
+
+@dataclass(frozen=True, slots=True)
+class NewLimits:
+    """Limits to be set; None leaves one as it is, 0 takes a rate limit away, an empty tuple takes the windows away."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    max_cost_usd: float | None = None
+    windows: tuple[str, ...] | None = None
+
+
+async def set_limits(engine: AsyncEngine, name: str, wanted: NewLimits, *, actor: str) -> Migration:
+    """Change limits live: workers read them before every request.
+
+    Raises: MigrationUnknown, ValueError (a window that can't be read).
+    """
+    values: dict[str, object] = {}
+    if wanted.requests_per_minute is not None:
+        values["requests_per_minute"] = wanted.requests_per_minute or None
+    if wanted.tokens_per_minute is not None:
+        values["tokens_per_minute"] = wanted.tokens_per_minute or None
+    if wanted.windows is not None:
+        values["windows"] = [str(Window.parse(each)) for each in wanted.windows]
+    async with transaction(engine) as connection:
+        found = await migrations.get(connection, name)
+        if values:
+            await migrations.change(connection, found.id, **values)
+        if wanted.max_cost_usd is not None:
+            await budget.set_cap(connection, found.id, wanted.max_cost_usd)
+            values["max_cost_usd"] = Decimal(str(wanted.max_cost_usd))
+        told = ", ".join(f"{key} = {value}" for key, value in values.items())
+        await migrations.note(connection, found.id, found.status, f"limits: {told or 'unchanged'}", actor)
+        return await migrations.get(connection, name)
+
+
+async def retry(engine: AsyncEngine, name: str, *, actor: str) -> tuple[int, int]:
+    """Put failed batches back and try quarantined rows again; returns (batches, rows).
+
+    Raises: MigrationUnknown.
+    """
+    async with transaction(engine) as connection:
+        found = await migrations.get(connection, name)
+        again = await batches.retry_failed(connection, found.id)
+        keys = await dispositions.take_quarantined(connection, found.id)
+        await dirty.mark(connection, found.id, Side.TO, keys)
+        told = f"retry: {again} batches, {len(keys)} quarantined rows"
+        await migrations.note(connection, found.id, found.status, told, actor)
+    return again, len(keys)
+
+
+async def waive(engine: AsyncEngine, name: str, gate: str, *, reason: str, actor: str) -> Migration:
+    """Sign that a gate may be passed over; when no unsigned failure is left, the migration goes on to `ready`.
+
+    Raises: MigrationUnknown, StatusConflict (the gate has no verdict).
+    """
+    async with transaction(engine) as connection:
+        found = await migrations.get(connection, name)
+        if not await verdicts.waive(connection, found.id, gate, reason=reason, actor=actor):
+            raise StatusConflict(name, "validate --waive", f"measured at gate {gate!r}", found.status)
+        await migrations.note(connection, found.id, found.status, f"gate {gate} waived: {reason}", actor)
+        newest = await verdicts.newest(connection, found.id)
+        unsigned = [row for row in newest if row.epoch == found.epoch and not row.passed and row.waived_by is None]
+        if not unsigned and found.paused_from is S.VALIDATING:
+            await migrations.move(connection, found, S.VALIDATING, actor=actor)
+            again = await migrations.get(connection, name)
+            await migrations.move(connection, again, S.READY, actor=actor)
+        return await migrations.get(connection, name)

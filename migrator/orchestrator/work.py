@@ -1,0 +1,92 @@
+"""Working in the foreground: the same tick and the same performing as the workers', without a broker.
+
+Floor 3. Promise: it may run beside Celery workers, or ten times at once; leases and fences keep them apart. Ctrl-C
+gives back what is in hand, and that is no attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from migrator.errors import AtRest, GateFailed
+from migrator.lifecycle import UNATTENDED, MigrationStatus
+from migrator.orchestrator.perform import perform
+from migrator.orchestrator.tick import tick
+from migrator.spending.worker import Worker
+from migrator.state import migrations
+from migrator.state.connection import transaction
+from migrator.state.leases import Ticket
+from migrator.state.migrations import Migration
+
+#: Batches in hand at once: while one waits for its last answers, the next one sends.
+IN_HAND = 2
+#: Seconds between two ticks when nothing was finished meanwhile.
+_TICK_SECONDS = 1.0
+
+
+@dataclass(eq=False)
+class CameToRest(AtRest):
+    """The migration stopped before it was where it should get to."""
+
+    name: str
+    status: str
+    reason: str
+
+    runbook = "pause-and-resume"
+    happened = "{name} is {status}: {reason}."
+    state = "Everything paid for is kept, and nothing more is spent."
+    next = "Mend the reason, then `migrator resume {name}` and `migrator work {name}`."
+
+
+async def work(worker: Worker, name: str, *, until: MigrationStatus, on_line: Callable[[str], None]) -> MigrationStatus:
+    """Work on one migration until it is `until` (or past it); tells a line per tick and per piece of work.
+
+    Raises: MigrationUnknown, CameToRest, GateFailed.
+    """
+    running: dict[asyncio.Task[str], Ticket] = {}
+    last = ""
+    room = asyncio.Semaphore(IN_HAND)
+    try:
+        while True:
+            found = await _look(worker, name)
+            if found.status is until:
+                return found.status
+            _refuse_rest(found)
+            made = await tick(worker.engine, actor=worker.holder, only=name)
+            if str(made) != last:
+                last = str(made)
+                on_line(last)
+            for ticket in made.tickets:
+                running[asyncio.create_task(_in_turn(worker, ticket, room))] = ticket
+            if not running:
+                await asyncio.sleep(_TICK_SECONDS)
+                continue
+            done, _ = await asyncio.wait(running, timeout=_TICK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                ticket = running.pop(task)
+                on_line(f"{ticket.label}: {task.result()}")
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _in_turn(worker: Worker, ticket: Ticket, room: asyncio.Semaphore) -> str:
+    async with room:
+        return await perform(worker, ticket)
+
+
+async def _look(worker: Worker, name: str) -> Migration:
+    async with transaction(worker.engine) as connection:
+        return await migrations.get(connection, name)
+
+
+def _refuse_rest(found: Migration) -> None:
+    if found.status in UNATTENDED:
+        return
+    reason = found.reason or "nothing is left to do"
+    if found.status is MigrationStatus.PAUSED and reason.startswith("a gate failed"):
+        raise GateFailed(found.name, reason)
+    raise CameToRest(found.name, found.status, reason)

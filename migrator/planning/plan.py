@@ -1,0 +1,220 @@
+"""The plan: survey, findings and estimates as one document, stored frozen with the target's fingerprint.
+
+Floor 2. Promise: making a plan reads only; a role that may do no more than SELECT can make one, and then it is not
+stored, and says so. What `start` does rests on the stored plan, and only while its fingerprint holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from migrator.errors import OperatorError
+from migrator.generation import Side
+from migrator.planning import estimate, preflight, survey
+from migrator.planning.findings import Finding, info, warn
+from migrator.planning.survey import Survey
+from migrator.provider import profiles
+from migrator.spec import Spec
+from migrator.state import budget, dirty, migrations, schema
+from migrator.state.connection import transaction
+from migrator.target import dependents, facts, pages
+from migrator.target.relation import suffixed
+
+#: Any fixed number: the sample is the same for the same table.
+SAMPLE_SEED = 20261123
+
+
+@dataclass(eq=False)
+class PlanStale(OperatorError):
+    """The target is not what it was when it was planned."""
+
+    name: str
+    path: str
+    changes: list[str]
+
+    runbook = "first-migration"
+    happened = "The plan of {name} does not hold any more: {changes}."
+    state = "Nothing was changed."
+    next = "Look at it again with `migrator plan {path}`, or run `migrator start {path} --replan`."
+
+    def sentences(self) -> tuple[str, str, str]:
+        """Return the three sentences, naming what changed."""
+        happened = self.happened.format(name=self.name, changes="; ".join(self.changes))
+        return happened, self.state, self.next.format(path=self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A plan. `document` is what `plan --json` prints and what is stored."""
+
+    spec: Spec
+    survey: Survey
+    findings: list[Finding]
+    document: dict[str, Any]
+
+    @property
+    def refused(self) -> list[Finding]:
+        """The findings that stop `start`."""
+        return [finding for finding in self.findings if finding.severity == "refuse"]
+
+
+async def make(engine: AsyncEngine, spec: Spec) -> Plan:
+    """Look at a spec's target and work out what the migration would do and cost. Read-only."""
+    profile = profiles.choose(spec.to.profile, spec.to.base_url)
+    found = await survey.make(engine, spec)
+    findings = preflight.check(found)
+    counts: dict[str, int] = {}
+    texts: list[str] = []
+    if found.can_read_rows and not [each for each in findings if each.code.startswith(("text_", "key_", "where_"))]:
+        target = found.target()
+        async with transaction(engine, read_only=True) as connection:
+            counts = await survey.count(connection, target)
+            texts = await survey.sample_texts(
+                connection, target, rows=counts["rows"], wanted=estimate.SAMPLE_TEXTS, seed=SAMPLE_SEED
+            )
+    document = _document(found, counts, texts, profile.max_texts)
+    findings += _about_rows(spec, counts, document)
+    document["findings"] = [finding.as_json() for finding in findings]
+    return Plan(spec, found, findings, document)
+
+
+def _about_rows(spec: Spec, counts: dict[str, int], document: dict[str, Any]) -> list[Finding]:
+    found = []
+    name = f"{spec.target.table}.{spec.target.column}"
+    if counts.get("text_without_vector") and not spec.target.only_embedded:
+        found.append(
+            info(
+                "text_without_vector",
+                name,
+                f"{counts['text_without_vector']:,} rows have text and no vector today, and will get one",
+                "set only_embedded = true to leave them alone",
+            )
+        )
+    if counts.get("vector_without_text"):
+        found.append(
+            warn(
+                "vector_without_text",
+                name,
+                f"{counts['vector_without_text']:,} rows have a vector and no text: they will vanish from search",
+                "check [target] text against what the old vectors were made from",
+            )
+        )
+    high = document["cost_usd"]["high"]
+    if high > spec.limits.max_cost_usd:
+        found.append(
+            warn(
+                "cap_below_estimate",
+                "[limits] max_cost_usd",
+                f"the estimate goes up to {high:.2f} USD and the cap is {spec.limits.max_cost_usd:.2f}",
+                "raise the cap, or expect the migration to rest when it is reached",
+            )
+        )
+    return found
+
+
+def _document(found: Survey, counts: dict[str, int], texts: list[str], texts_per_request: int) -> dict[str, Any]:
+    spec = found.spec
+    rows = counts.get("rows", 0)
+    without_text = {"null": "all_null", "empty": "empty", "whitespace": "blank"}
+    skipped = {reason: counts.get(name, 0) for reason, name in without_text.items()}
+    to_embed = counts.get("in_scope", 0) - sum(skipped.values())
+    skipped["filtered"] = rows - counts.get("in_scope", 0)
+    tokens = estimate.tokens(texts, to_embed)
+    low, high = spec.to.price_usd_per_mtok
+    limits = spec.limits
+    hours, binds = estimate.hours(
+        to_embed,
+        tokens.estimate,
+        texts_per_request=texts_per_request,
+        requests_per_minute=limits.requests_per_minute,
+        tokens_per_minute=limits.tokens_per_minute,
+    )
+    column = found.column
+    kind = column.type_name if column is not None else "vector"
+    dims = spec.generation(Side.TO).dims
+    heap_pages = found.relation.pages if found.relation is not None else 0
+    step = pages.width(heap_pages, rows)
+    return {
+        "name": spec.name,
+        "target": f"{spec.target.schema_name}.{spec.target.table_name}.{spec.target.column}",
+        "from": str(spec.generation(Side.FROM)),
+        "to": str(spec.generation(Side.TO)),
+        "rows": rows,
+        "rows_to_embed": to_embed,
+        "skipped": skipped,
+        "tokens": {"estimate": tokens.estimate, "low": tokens.low, "high": tokens.high, "method": tokens.method},
+        "cost_usd": {
+            "low": float(budget.price(tokens.low, low).usd),
+            "high": float(budget.price(tokens.high, high).usd),
+            "prices_usd_per_mtok": [low, high],
+        },
+        "hours": round(hours, 3),
+        "hours_bound_by": binds,
+        **estimate.sizes(kind, dims, to_embed, index_count=len(found.indexes)),
+        "dependents": [{"kind": each.kind, "name": each.name, "action": each.action} for each in found.dependents],
+        "batches": -(-heap_pages // step),
+        "pages_per_batch": step,
+        "vector_schema": found.extension[1] if found.extension is not None else "public",
+        "vector_type": kind,
+        #: Declared with dimensions only where the live column is, so that views keep their column's type.
+        "shadow_dims": dims if column is not None and facts.dims_of(column) is not None else None,
+        "silence_triggers": any(each["on_update"] and each["enabled"] != "D" for each in found.triggers),
+    }
+
+
+async def store(engine: AsyncEngine, plan: Plan, actor: str) -> str | None:
+    """Store a plan under its name; returns why it was not stored, or None.
+
+    Raises: NameTaken.
+    """
+    if plan.survey.relation is None or plan.survey.key is None:
+        return "it names no table with a usable key"
+    async with transaction(engine) as connection:
+        if await schema.current(connection) != schema.head():
+            return "schema migrator is missing or of another revision (`migrator init`)"
+        may = text(
+            "SELECT bool_and(has_table_privilege('migrator.' || name, privilege)) FROM"
+            " unnest(ARRAY['migrations', 'transitions', 'budgets', 'dirty']) AS name,"
+            " unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege"
+        )
+        if not (await connection.execute(may)).scalar_one():
+            return "this role may not write schema migrator"
+        stored = await migrations.store_plan(connection, plan.spec.name, _values(plan), actor)
+        await budget.open_budget(connection, stored, plan.spec.limits.max_cost_usd)
+        await budget.set_cap(connection, stored, plan.spec.limits.max_cost_usd)
+        await dirty.forget(connection, stored)
+    return None
+
+
+def _values(plan: Plan) -> dict[str, Any]:
+    spec, found = plan.spec, plan.survey
+    assert found.key is not None  # noqa: S101 - store() looked
+    return {
+        "target_schema": spec.target.schema_name,
+        "target_table": spec.target.table_name,
+        "target_column": spec.target.column,
+        "shadow_column": suffixed(spec.target.column),
+        "key_columns": list(found.key.columns),
+        "key_types": list(found.key.types),
+        "spec": spec.dump(),
+        "plan": plan.document,
+        "fingerprint": found.fingerprint,
+        "from_generation": str(spec.generation(Side.FROM)),
+        "to_generation": str(spec.generation(Side.TO)),
+        "requests_per_minute": spec.limits.requests_per_minute,
+        "tokens_per_minute": spec.limits.tokens_per_minute,
+        "windows": list(spec.limits.window),
+    }
+
+
+async def changes_since(engine: AsyncEngine, migration: migrations.Migration) -> list[str]:
+    """Name what changed in the catalog since a stored plan was made."""
+    async with transaction(engine, read_only=True) as connection:
+        relation = await facts.relation(connection, migration.target_schema, migration.target_table)
+        if relation is None:
+            return ["the table is gone"]
+        return dependents.changes(migration.fingerprint, await dependents.fingerprint(connection, relation.oid))

@@ -1,0 +1,319 @@
+"""Preflight: facts in, findings out.
+
+Floor 2. Pure. Promise: whatever can't work yet is refused here by name, with its mend, and never met as a traceback
+later. Each finding has a test by its code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from packaging.version import InvalidVersion, Version
+
+from migrator.generation import Side
+from migrator.planning.findings import Finding, info, refuse, warn
+from migrator.planning.survey import Survey
+from migrator.target import capture, facts
+from migrator.target.relation import KEY_TYPES, TEXT_TYPES
+
+#: pgvector README: HNSW and IVFFlat take up to 2,000 dimensions of `vector`, 4,000 of `halfvec`.
+INDEX_DIMS = {"vector": 2000, "halfvec": 4000}
+#: halfvec came with 0.7.0; parallel HNSW builds overflowed a buffer before 0.8.2, vacuum corrupted HNSW before 0.8.3.
+OLDEST_PGVECTOR, SAFE_PGVECTOR = Version("0.7.0"), Version("0.8.3")
+#: `CREATE OR REPLACE TRIGGER` (14) is part of the swap.
+OLDEST_SERVER = 140000
+
+_KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "p": "a partitioned table"}
+_LATER = "it is not moved by this version; drop it for the time of the migration and make it again afterwards"
+
+
+def check(survey: Survey) -> list[Finding]:
+    """Return every finding, refusals first."""
+    found = [*_server(survey)]
+    if survey.relation is None:
+        target = survey.spec.target
+        found.append(
+            refuse(
+                "table_missing",
+                target.table,
+                "there is no such table, or the role may not see it",
+                "check [target] table and the role's privileges",
+            )
+        )
+        return found
+    for part in (_table, _column, _text, _key, _triggers, _dependents, _state):
+        found += part(survey)
+    return sorted(found, key=lambda finding: ("refuse", "warn", "info").index(finding.severity))
+
+
+def _server(survey: Survey) -> Iterator[Finding]:
+    if survey.server.get("in_recovery"):
+        yield refuse("standby", "server", "this is a standby", "connect to the primary")
+    if survey.server.get("version", 0) < OLDEST_SERVER:
+        yield refuse("server_too_old", "server", "PostgreSQL is older than 14", "upgrade the server")
+    if survey.server.get("standbys"):
+        yield info(
+            "standbys",
+            "server",
+            f"{survey.server['standbys']} standbys: a reader there can hold back the swap's replay (H13)",
+            "drain them, or lower max_standby_streaming_delay, for the cutover",
+        )
+    if survey.extension is None:
+        yield refuse(
+            "extension_missing",
+            "vector",
+            "pgvector is not installed in this database",
+            "run CREATE EXTENSION vector as a superuser",
+        )
+        return
+    version = survey.extension[0]
+    try:
+        parsed = Version(version)
+    except InvalidVersion:
+        return
+    if parsed < OLDEST_PGVECTOR:
+        yield refuse("extension_too_old", "vector", f"pgvector {version} is older than 0.7.0", "upgrade it")
+    elif parsed < SAFE_PGVECTOR:
+        yield warn(
+            "extension_unsafe",
+            "vector",
+            f"pgvector {version} has known faults in parallel builds (< 0.8.2) or vacuum (< 0.8.3) of HNSW",
+            "upgrade it before the index is built",
+        )
+
+
+def _table(survey: Survey) -> Iterator[Finding]:
+    relation, name = survey.relation, survey.spec.target.table
+    assert relation is not None  # noqa: S101 - check() looked
+    if relation.kind != "r":
+        yield refuse(
+            "table_kind",
+            name,
+            f"it is {_KINDS.get(relation.kind, 'no plain table')}, which this version does not move",
+            "name a plain table",
+        )
+    if relation.inherits and relation.kind == "r":
+        yield refuse("inheritance", name, "it has parents, children or is a partition", "name a plain table")
+    if relation.persistence == "u":
+        yield warn("unlogged", name, "it is unlogged: a crash empties it", "ALTER TABLE ... SET LOGGED")
+    if relation.persistence == "t":
+        yield refuse("temporary", name, "it is temporary", "name a permanent table")
+    if not relation.may_select:
+        yield refuse(
+            "privilege_select",
+            name,
+            f"role {survey.server['role']} may not read it",
+            f"GRANT SELECT ON {name} TO {survey.server['role']}",
+        )
+    if not relation.is_owner:
+        yield warn(
+            "privilege_owner",
+            name,
+            f"role {survey.server['role']} does not own it, and only the owner may add a column",
+            "run `migrator start` as the owner, or as a member of the owning role",
+        )
+    bypasses = relation.bypasses_rls or (relation.is_owner and not relation.force_row_security)
+    if relation.row_security and not bypasses:
+        yield refuse(
+            "row_security",
+            name,
+            "row security would hide rows from this role (H22)",
+            f"ALTER ROLE {survey.server['role']} BYPASSRLS, or use the owner",
+        )
+
+
+def _column(survey: Survey) -> Iterator[Finding]:
+    spec, column = survey.spec, survey.column
+    name = f"{spec.target.table}.{spec.target.column}"
+    if column is None:
+        yield refuse("column_missing", name, "there is no such column", "check [target] column")
+        return
+    if column.type_name not in INDEX_DIMS:
+        yield refuse("column_type", name, f"it is of type {column.type}", "name a vector or halfvec column")
+        return
+    if column.generated:
+        yield refuse("column_generated", name, "it is a generated column", _LATER)
+    old, new = spec.generation(Side.FROM), spec.generation(Side.TO)
+    dims = facts.dims_of(column)
+    if dims is not None and dims != old.dims:
+        yield refuse(
+            "dims_differ_from_spec",
+            name,
+            f"it holds {dims} dimensions and [from] says {old.dims}",
+            "mend [from] dimensions",
+        )
+    if new.dims != old.dims:
+        yield refuse(
+            "dims_change",
+            name,
+            f"the generations have {old.dims} and {new.dims} dimensions, which this version does not move yet",
+            f"ask [to] for {old.dims} dimensions",
+        )
+    wanted = spec.to.column_type or column.type_name
+    if wanted != column.type_name:
+        yield refuse(
+            "type_change",
+            name,
+            f"it is {column.type_name} and [to] column_type says {wanted}, which this version does not change yet",
+            "leave column_type out",
+        )
+    if new.dims > INDEX_DIMS[wanted]:
+        yield refuse(
+            "dims_over_index_limit",
+            name,
+            f"an index takes {INDEX_DIMS[wanted]} dimensions of {wanted}, and [to] asks for {new.dims}",
+            "ask for fewer dimensions",
+        )
+
+
+def _text(survey: Survey) -> Iterator[Finding]:
+    target = survey.spec.target
+    for name in target.template.columns:
+        column = survey.columns.get(name)
+        if column is None:
+            yield refuse("text_column_missing", name, f"{target.table} has no such column", "check [target] text")
+        elif column.generated:
+            yield refuse(
+                "text_column_generated",
+                name,
+                "it is generated: a trigger sees it empty, or never sees it change (H21)",
+                "put the columns that it is made from into the template",
+            )
+        elif column.type not in TEXT_TYPES:
+            yield refuse(
+                "text_column_type",
+                name,
+                f"{column.type} has no text that is the same in every session",
+                "use text, varchar, char, citext, integer or uuid columns",
+            )
+    if target.scope is not None:
+        for function in sorted(target.scope.functions - survey.immutable_functions):
+            yield refuse(
+                "where_function",
+                f"{function}()",
+                "it is not an immutable built-in, and `where` runs in a trigger as its definer (H25)",
+                "write the condition with columns, constants and immutable built-in functions",
+            )
+    if survey.expression_error is not None:
+        yield refuse(
+            "expression_fails",
+            "[target] text, where",
+            f"PostgreSQL can't evaluate them with search_path = pg_catalog: {survey.expression_error}",
+            "mend the expression",
+        )
+
+
+def _key(survey: Survey) -> Iterator[Finding]:
+    name = survey.spec.target.table
+    if survey.key is None:
+        wanted = survey.spec.target.key
+        what = "it has no primary key" if wanted is None else f"({', '.join(wanted)}) is no unique key of it"
+        usable = "; ".join(", ".join(key.columns) for key in survey.keys) or "none"
+        yield refuse(
+            "key_missing",
+            name,
+            f"{what} (usable keys: {usable})",
+            "a key is a primary key or a plain unique index over NOT NULL columns",
+        )
+        return
+    for column, kind in zip(survey.key.columns, survey.key.types, strict=True):
+        if kind not in KEY_TYPES:
+            yield refuse(
+                "key_type",
+                column,
+                f"{kind} has no text that casts back to the same value in every session",
+                f"use a key of {', '.join(sorted(KEY_TYPES))}",
+            )
+
+
+def _triggers(survey: Survey) -> Iterator[Finding]:
+    for trigger in survey.triggers:
+        name = trigger["name"]
+        fires = trigger["on_update"] and trigger["enabled"] != "D"
+        if trigger["before"] and fires and name > capture.TRIGGERS["update"]:
+            yield refuse(
+                "trigger_after_ours",
+                name,
+                "BEFORE triggers fire in name order, and it would change rows after our capture trigger looked",
+                f"rename it so that it sorts before {capture.TRIGGERS['update']}",
+            )
+        if not fires:
+            continue
+        if trigger["enabled"] == "A":
+            yield refuse("trigger_always", name, "it is ENABLE ALWAYS and would fire on every backfilled row", _LATER)
+        elif survey.may_silence_triggers:
+            yield info("trigger_silenced", name, "it does not fire on our own writes", "nothing needs to be done")
+        else:
+            yield refuse(
+                "trigger_fires",
+                name,
+                "it would fire on every backfilled row, and this role may not silence it",
+                f"GRANT SET ON PARAMETER session_replication_role TO {survey.server['role']} (PostgreSQL 15)",
+            )
+
+
+def _dependents(survey: Survey) -> Iterator[Finding]:
+    for each in survey.dependents:
+        if each.kind == "index":
+            continue
+        if each.action == "refuse":
+            yield refuse("dependent_" + each.kind.replace(" ", "_"), each.name, f"this {each.kind} hangs on it", _LATER)
+        elif not each.owned:
+            yield refuse(
+                "view_not_owned",
+                each.name,
+                "the swap must re-point this view, and this role does not own it",
+                "run as a member of the role that owns it",
+            )
+        else:
+            yield info("view", each.name, f"the swap will {each.action.replace('-', ' ')} it", "nothing to do")
+    for index in survey.indexes:
+        if not index.valid:
+            yield refuse("index_invalid", index.name, "it is INVALID", "drop it, or REINDEX it")
+        elif not index.is_plain:
+            yield refuse("index_not_plain", index.name, "it has expressions or several columns", _LATER)
+        elif index.predicate is not None and survey.spec.target.column in index.predicate:
+            yield refuse("index_predicate", index.name, "its predicate names the vector column", _LATER)
+    for name in survey.publications:
+        yield refuse(
+            "publication",
+            name,
+            "it publishes the vector column: a subscriber breaks at ADD COLUMN, or mixes generations (H5)",
+            "publish a column list without the vector, or drop the table from it",
+        )
+
+
+def _state(survey: Survey) -> Iterator[Finding]:
+    for name, status, column in survey.open_migrations:
+        yield refuse(
+            "migration_open",
+            name,
+            f"it moves {survey.spec.target.table}.{column} and is {status}",
+            f"finish it, then `migrator cleanup {name}`",
+        )
+    if not survey.open_migrations:
+        for kind, name in survey.leftovers:
+            yield refuse(
+                "leftover",
+                name,
+                f"this {kind} carries our suffix and belongs to no open migration here",
+                f"look at it, then drop the {kind} by hand",
+            )
+    if survey.earlier is not None:
+        yield warn(
+            "readers_of_earlier_migration",
+            survey.earlier,
+            "applications that still pass its two vectors to query_vector would get the wrong one from `start` on",
+            "deploy applications that pass the vectors of [from] and [to]",
+        )
+    if survey.workers is None:
+        yield info(
+            "state_unread", "schema migrator", "it is missing or unreadable for this role", "run `migrator init`"
+        )
+    elif not survey.workers:
+        yield warn(
+            "no_workers",
+            "workers",
+            "no worker is alive: nothing would happen after `start`",
+            "run `celery -A workers.app worker`, or use `migrator work NAME`",
+        )

@@ -1,0 +1,189 @@
+"""The survey: everything a plan looks at, gathered in read-only transactions by a role that may only SELECT.
+
+Floor 2. Promise: it writes nothing, takes no lock beyond a reader's, and never fails for what it finds: a missing
+table or column is a fact, and `preflight` turns facts into findings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from psycopg import Error as PsycopgError
+from psycopg import sql
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from migrator.generation import Side
+from migrator.lifecycle import OPEN
+from migrator.spec import Spec
+from migrator.state import migrations, schema, workers
+from migrator.state.connection import fetch, run, transaction
+from migrator.statements import compose
+from migrator.target import dependents, facts
+from migrator.target.dependents import Dependent, LiveIndex
+from migrator.target.facts import Column, Key, Relation
+from migrator.target.relation import Target, suffixed
+
+
+@dataclass(slots=True)
+class Survey:
+    """Facts about one spec's target. What could not be read is None or empty."""
+
+    spec: Spec
+    server: dict[str, Any] = field(default_factory=dict)
+    extension: tuple[str, str] | None = None
+    relation: Relation | None = None
+    columns: dict[str, Column] = field(default_factory=dict)
+    keys: list[Key] = field(default_factory=list)
+    key: Key | None = None
+    triggers: list[dict[str, Any]] = field(default_factory=list)
+    may_silence_triggers: bool = False
+    leftovers: list[tuple[str, str]] = field(default_factory=list)
+    dependents: list[Dependent] = field(default_factory=list)
+    indexes: list[LiveIndex] = field(default_factory=list)
+    publications: list[str] = field(default_factory=list)
+    fingerprint: dict[str, str] = field(default_factory=dict)
+    immutable_functions: frozenset[str] = frozenset()
+    #: Why template and `where` could not be tried, or None when they could.
+    expression_error: str | None = None
+    #: Open migrations on the same table: (name, status, column).
+    open_migrations: list[tuple[str, str, str]] = field(default_factory=list)
+    #: An earlier migration of this very column, finished: its applications still pass its two query vectors.
+    earlier: str | None = None
+    #: Names of live workers; None where schema `migrator` can't be read.
+    workers: list[str] | None = None
+
+    @property
+    def column(self) -> Column | None:
+        """The live vector column."""
+        return self.columns.get(self.spec.target.column)
+
+    def target(self) -> Target:
+        """Return the target as the migration will use it; needs a key."""
+        assert self.key is not None  # noqa: S101 - asked for only after preflight found one
+        wanted = self.spec.target
+        return Target(
+            schema=wanted.schema_name,
+            table=wanted.table_name,
+            column=wanted.column,
+            shadow=suffixed(wanted.column),
+            key_columns=self.key.columns,
+            key_types=self.key.types,
+            template=wanted.template,
+            where=wanted.where,
+            only_embedded=wanted.only_embedded,
+        )
+
+    @property
+    def can_read_rows(self) -> bool:
+        """Whether rows can be counted: the table is there, readable, whole, and the expressions work."""
+        relation = self.relation
+        if relation is None or self.key is None or self.column is None or not relation.may_select:
+            return False
+        hidden = relation.row_security and not relation.bypasses_rls
+        hidden = hidden and not (relation.is_owner and not relation.force_row_security)
+        return not hidden and self.expression_error is None and self.extension is not None
+
+
+async def make(engine: AsyncEngine, spec: Spec) -> Survey:
+    """Gather the facts."""
+    found = Survey(spec)
+    async with transaction(engine, read_only=True) as connection:
+        found.server = await facts.server(connection)
+        found.extension = await facts.extension(connection)
+        found.relation = await facts.relation(connection, spec.target.schema_name, spec.target.table_name)
+        await _state(connection, found)
+        if found.relation is not None:
+            await _table(connection, found, found.relation)
+    if found.relation is not None and found.key is not None and found.relation.may_select:
+        found.expression_error = await _try_expressions(engine, found)
+    return found
+
+
+async def _table(connection: AsyncConnection, found: Survey, relation: Relation) -> None:
+    spec, oid = found.spec, relation.oid
+    found.columns = await facts.columns(connection, oid)
+    found.keys = await facts.keys(connection, oid)
+    wanted = spec.target.key
+    chosen = (key for key in found.keys if wanted is None or set(key.columns) == set(wanted))
+    found.key = next(chosen, None)
+    found.triggers = await facts.triggers(connection, oid)
+    found.may_silence_triggers = await facts.may_silence_triggers(connection)
+    found.leftovers = await facts.leftovers(connection, oid)
+    found.fingerprint = await dependents.fingerprint(connection, oid)
+    if spec.target.scope is not None:
+        found.immutable_functions = await facts.immutable_builtins(connection, spec.target.scope.functions)
+    column = found.column
+    if column is not None:
+        found.dependents = await dependents.find(connection, oid, column)
+        found.indexes = await dependents.indexes(connection, oid, column)
+        names = (spec.target.schema_name, spec.target.table_name, spec.target.column)
+        found.publications = await dependents.publications(connection, *names)
+
+
+async def _state(connection: AsyncConnection, found: Survey) -> None:
+    """Read our own state, where the role may: a plan by a SELECT-only role goes without."""
+    may = text(
+        "SELECT to_regclass('migrator.migrations') IS NOT NULL"
+        " AND has_schema_privilege('migrator', 'USAGE') AND has_table_privilege('migrator.migrations', 'SELECT')"
+        " AND has_table_privilege('migrator.workers', 'SELECT')"
+    )
+    there = await connection.execute(text("SELECT to_regnamespace('migrator') IS NOT NULL"))
+    if not there.scalar_one() or not (await connection.execute(may)).scalar_one():
+        return
+    if await schema.current(connection) != schema.head():
+        return
+    target = found.spec.target
+    for each in await migrations.list_all(connection):
+        same_table = (each.target_schema, each.target_table) == (target.schema_name, target.table_name)
+        if same_table and each.status in OPEN and each.name != found.spec.name:
+            found.open_migrations.append((each.name, each.status, each.target_column))
+        elif same_table and each.target_column == target.column and each.live_side is Side.TO:
+            found.earlier = each.name
+    found.workers = [row.name for row in await workers.alive(connection)]
+
+
+async def _try_expressions(engine: AsyncEngine, found: Survey) -> str | None:
+    """Try template and `where` as the trigger will evaluate them; returns why they fail, or None."""
+    target = found.target()
+    missing = [name for name in target.template.columns if name not in found.columns]
+    if missing or found.column is None:
+        return None
+    parts = {
+        "text": target.text_of("t"),
+        "in_scope": target.in_scope("t", target.column),
+        "table": target.table_id,
+    }
+    try:
+        async with engine.connect() as connection, connection.begin():
+            await connection.execute(text("SELECT set_config('search_path', 'pg_catalog', true)"))
+            await run(connection, compose("target/facts.sql", "try_expressions", parts))
+    except PsycopgError as error:
+        return (error.diag.message_primary or type(error).__name__)[:200]
+    return None
+
+
+async def count(connection: AsyncConnection, target: Target) -> dict[str, int]:
+    """Count the table's rows exactly, in one pass."""
+    parts = {
+        "text": target.text_of("t"),
+        "all_null": target.all_null("t"),
+        "in_scope": target.in_scope("t", target.column),
+        "table": target.table_id,
+        "column": sql.Identifier(target.column),
+    }
+    return (await fetch(connection, compose("target/facts.sql", "counts", parts)))[0]
+
+
+async def sample_texts(connection: AsyncConnection, target: Target, *, rows: int, wanted: int, seed: int) -> list[str]:
+    """Return texts of a random sample of pages, about `wanted` of them."""
+    parts = {
+        "text": target.text_of("t"),
+        "in_scope": target.in_scope("t", target.column),
+        "table": target.table_id,
+    }
+    # Twice the share that is needed: pages differ in how many rows they hold, and some rows have no text.
+    percent = min(100.0, 200.0 * wanted / max(rows, 1))
+    values = {"percent": percent, "seed": seed, "limit": wanted}
+    return [row["body"] for row in await fetch(connection, compose("target/facts.sql", "sample_texts", parts), values)]

@@ -1,0 +1,35 @@
+"""Making an embedder for one lease: its model, its limits, its purse.
+
+Floor 1, its top.
+"""
+
+from __future__ import annotations
+
+from migrator.generation import Side
+from migrator.provider import profiles
+from migrator.provider.embedder import Embedder
+from migrator.spending.purse import LeasePurse
+from migrator.spending.worker import Worker
+from migrator.state.budget import Purpose
+from migrator.state.leases import Lease
+from migrator.state.migrations import Migration
+
+
+async def make_embedder(
+    worker: Worker,
+    migration: Migration,
+    side: Side,
+    lease: Lease,
+    purpose: Purpose,
+    *,
+    windows_apply: bool = True,
+) -> Embedder:
+    """Make the embedder of one lease: its model, its limits, its purse.
+
+    Raises: KeyMissing, ProfileUnknown.
+    """
+    model = migration.spec.model_of(side)
+    profile = profiles.choose(model.profile, model.base_url)
+    purse = LeasePurse(worker.engine, migration, model, lease, purpose, windows_apply=windows_apply)
+    max_texts = await purse.max_texts(profile.max_texts)
+    return Embedder(worker.http(model), model, profile, purse, max_texts, worker.backoff_seconds)

@@ -1,0 +1,79 @@
+"""What a process needs to do work: an engine, a name, HTTP clients that live as long as it does.
+
+Floor 1, its top. Promise: nothing is opened before the process needs it, so it may be made after a fork; `close` ends
+it all.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, field
+
+import httpx
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from migrator import settings
+from migrator.errors import OperatorError
+from migrator.provider import client
+from migrator.spec import ModelSpec
+from migrator.state.connection import make_engine
+
+
+@dataclass(eq=False)
+class KeyMissing(OperatorError):
+    """The provider's key is not in this process's environment."""
+
+    variable: str
+    where: str
+
+    runbook = "provider-refusing"
+    happened = "{variable} is not set on {where}, so the provider can't be asked."
+    state = "Nothing was sent and nothing was changed."
+    next = "Set it in the worker's environment (never in the spec), restart the worker, then `migrator resume NAME`."
+
+
+def process_name() -> str:
+    """Return this process's name, as leases and transitions show it: host:pid."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+@dataclass(slots=True)
+class Worker:
+    """One process that does work."""
+
+    engine: AsyncEngine
+    holder: str
+    lease_seconds: float
+    concurrency: int
+    #: Factor on the provider loop's waits; tests shorten them.
+    backoff_seconds: float = 1.0
+    _clients: dict[str, httpx.AsyncClient] = field(default_factory=dict)
+
+    @classmethod
+    def make(cls, role: str) -> Worker:
+        """Make one from the environment; `role` (worker, cli) is part of the application_name.
+
+        Raises: SettingMissing, SettingInvalid.
+        """
+        found = settings.load()
+        engine = make_engine(found.required_database_url(), f"migrator {role}", pool_size=found.concurrency + 2)
+        return cls(engine, process_name(), found.lease_seconds, found.concurrency)
+
+    def http(self, model: ModelSpec) -> httpx.AsyncClient:
+        """Return the client for a model's key.
+
+        Raises: KeyMissing.
+        """
+        key = settings.api_key(model.api_key_env)
+        if key is None:
+            raise KeyMissing(model.api_key_env, socket.gethostname())
+        if model.api_key_env not in self._clients:
+            self._clients[model.api_key_env] = client.make_http(key)
+        return self._clients[model.api_key_env]
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for http in self._clients.values():
+            await http.aclose()
+        await self.engine.dispose()

@@ -1,0 +1,39 @@
+"""Named SQL: one readable file per subject, beside the module that uses it; each statement with its header.
+
+Floor 0. Promise: no statement is built from strings: values are parameters, names are `psycopg.sql.Identifier`s that
+fill {placeholders}. A statement begins at `-- name: x`; its header (purpose, `locks:`, `idempotent:`) is stripped, so a
+percent sign or a brace in prose can't break it. A test prepares every statement and fails on an unused one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from psycopg import sql
+
+_NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+
+
+@cache
+def load(file: str) -> dict[str, str]:
+    """Read a file of this package (`target/facts.sql`); returns the statements' texts by name, headers stripped."""
+    text = files("migrator").joinpath(file).read_text(encoding="utf-8")
+    pieces = _NAME.split(text)
+    return {name: _without_header(body) for name, body in zip(pieces[1::2], pieces[2::2], strict=True)}
+
+
+def _without_header(body: str) -> str:
+    lines = body.strip("\n").splitlines()
+    first = next(number for number, line in enumerate(lines) if not line.startswith("--"))
+    return "\n".join(lines[first:]).strip().rstrip(";")
+
+
+def compose(file: str, name: str, parts: Mapping[str, sql.Composable] | None = None) -> sql.Composed:
+    """Return a statement with its {placeholders} filled."""
+    # The text comes from a file of this package, never from input: psycopg asks for a literal and can't know.
+    text: Any = load(file)[name]
+    return sql.SQL(text).format(**(parts or {}))

@@ -1,0 +1,114 @@
+"""Who hangs on the vector column: everything PostgreSQL binds by column number, found in the catalog.
+
+Floor 1. Promise (P1): nothing that names the column is overlooked. Views are re-pointed in the swap, plain indexes are
+made again over the shadow; every other kind is reported, and the plan refuses it by name until it can be moved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from migrator.state.connection import fetch
+from migrator.statements import compose
+from migrator.target.facts import Column
+
+Action = Literal["re-point", "build again", "follows", "refuse"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dependent:
+    """One object bound to the column. `direct` is false for a view that only reads another view."""
+
+    kind: str
+    name: str
+    oid: int
+    direct: bool
+    owned: bool
+
+    @property
+    def action(self) -> Action:
+        """What the swap does about it."""
+        if self.kind == "view":
+            return "re-point" if self.direct else "follows"
+        return "build again" if self.kind == "index" else "refuse"
+
+
+@dataclass(frozen=True, slots=True)
+class LiveIndex:
+    """An index over the live column, with all that is needed to make it again."""
+
+    oid: int
+    name: str
+    method: str
+    columns: int
+    has_expressions: bool
+    predicate: str | None
+    on_column: bool
+    valid: bool
+    is_unique: bool
+    opclass: str
+    opclass_schema: str
+    options: list[str] | None
+    tablespace: str | None
+    bytes: int
+
+    @property
+    def is_plain(self) -> bool:
+        """One column, no expression: what can be copied to the shadow as it stands."""
+        return self.on_column and self.columns == 1 and not self.has_expressions and not self.is_unique
+
+
+async def find(connection: AsyncConnection, oid: int, column: Column) -> list[Dependent]:
+    """Return every dependent of the column: what pg_depend knows, and what hangs on the column's own row."""
+    values = {"oid": oid, "column_number": column.number}
+    found = [
+        Dependent(**row)
+        for row in await fetch(connection, compose("target/dependents.sql", "column_dependents"), values)
+    ]
+    attributes = {
+        "not null constraint": column.not_null,
+        "default": column.has_default and not column.generated,
+        "column grant": column.has_grants,
+        "comment": column.has_comment,
+        "statistics target": column.statistics_target >= 0,
+        "storage": column.storage != column.type_storage,
+        "compression": column.compression != "",
+        "column options": column.has_options,
+    }
+    known = {each.kind for each in found}
+    found += [
+        Dependent(kind, column.name, oid, direct=True, owned=True)
+        for kind, there in attributes.items()
+        if there and kind not in known
+    ]
+    return found
+
+
+async def indexes(connection: AsyncConnection, oid: int, column: Column) -> list[LiveIndex]:
+    """Return the indexes that mention the column."""
+    values = {"oid": oid, "column_number": column.number}
+    return [LiveIndex(**row) for row in await fetch(connection, compose("target/dependents.sql", "indexes"), values)]
+
+
+async def publications(connection: AsyncConnection, schema: str, table: str, column: str) -> list[str]:
+    """Return the publications that carry the column."""
+    values = {"schema": schema, "table": table, "column": column}
+    rows = await fetch(connection, compose("target/dependents.sql", "publications"), values)
+    return [row["name"] for row in rows]
+
+
+async def fingerprint(connection: AsyncConnection, oid: int) -> dict[str, str]:
+    """Return what the catalog says of the target, part by part, without what is ours."""
+    rows = await fetch(connection, compose("target/dependents.sql", "fingerprint"), {"oid": oid})
+    return {row["part"]: row["text"] for row in rows}
+
+
+def changes(planned: dict[str, str], found: dict[str, str]) -> list[str]:
+    """Name what differs between two fingerprints."""
+    lines = [f"{part} was added" for part in found.keys() - planned.keys()]
+    lines += [f"{part} is gone" for part in planned.keys() - found.keys()]
+    lines += [f"{part} is different" for part in planned.keys() & found.keys() if planned[part] != found[part]]
+    return sorted(lines)

@@ -1,0 +1,109 @@
+-- Everything that is bound to a column by its number, and would stay on the old column when only names are swapped.
+
+-- name: column_dependents
+-- locks: none.
+WITH RECURSIVE direct AS (
+  SELECT DISTINCT d.classid, d.objid
+    FROM pg_depend d
+   WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = %(oid)s AND d.refobjsubid = %(column_number)s
+     AND d.deptype <> 'i'),
+views AS (
+  SELECT r.ev_class AS oid, true AS direct
+    FROM direct x JOIN pg_rewrite r ON x.classid = 'pg_rewrite'::regclass AND r.oid = x.objid
+    JOIN pg_class c ON c.oid = r.ev_class AND c.relkind IN ('v', 'm') AND r.rulename = '_RETURN'
+  UNION
+  SELECT r.ev_class, false
+    FROM views v JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = v.oid
+                                 AND d.classid = 'pg_rewrite'::regclass
+    JOIN pg_rewrite r ON r.oid = d.objid AND r.ev_class <> v.oid AND r.rulename = '_RETURN'
+)
+SELECT CASE c.relkind WHEN 'm' THEN 'materialized view' ELSE 'view' END AS kind,
+       format('%%I.%%I', n.nspname, c.relname) AS name, v.oid::bigint AS oid, bool_or(v.direct) AS direct,
+       pg_has_role(c.relowner, 'MEMBER') AS owned
+  FROM views v JOIN pg_class c ON c.oid = v.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+ GROUP BY 1, 2, 3, 5
+UNION ALL
+SELECT 'rule', r.rulename::text, r.oid::bigint, true, true
+  FROM direct x JOIN pg_rewrite r ON x.classid = 'pg_rewrite'::regclass AND r.oid = x.objid WHERE r.rulename <> '_RETURN'
+UNION ALL
+SELECT 'index', c.relname::text, c.oid::bigint, true, true
+  FROM direct x JOIN pg_class c ON x.classid = 'pg_class'::regclass AND c.oid = x.objid AND c.relkind IN ('i', 'I')
+UNION ALL
+SELECT CASE k.contype WHEN 'c' THEN 'check constraint' WHEN 'n' THEN 'not null constraint' WHEN 'f' THEN 'foreign key'
+                      WHEN 'x' THEN 'exclusion constraint' ELSE 'unique constraint' END,
+       k.conname::text, k.oid::bigint, true, true
+  FROM direct x JOIN pg_constraint k ON x.classid = 'pg_constraint'::regclass AND k.oid = x.objid
+UNION ALL
+SELECT CASE WHEN a.attgenerated <> '' THEN 'generated column' ELSE 'default' END, a.attname::text, f.oid::bigint, true, true
+  FROM direct x JOIN pg_attrdef f ON x.classid = 'pg_attrdef'::regclass AND f.oid = x.objid
+  JOIN pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum
+UNION ALL
+SELECT 'trigger', t.tgname::text, t.oid::bigint, true, true
+  FROM direct x JOIN pg_trigger t ON x.classid = 'pg_trigger'::regclass AND t.oid = x.objid
+ WHERE t.tgname NOT LIKE '%%\_\_migrator'
+UNION ALL
+SELECT 'row policy', p.polname::text, p.oid::bigint, true, true
+  FROM direct x JOIN pg_policy p ON x.classid = 'pg_policy'::regclass AND p.oid = x.objid
+UNION ALL
+SELECT 'function', p.oid::regprocedure::text, p.oid::bigint, true, true
+  FROM direct x JOIN pg_proc p ON x.classid = 'pg_proc'::regclass AND p.oid = x.objid
+UNION ALL
+SELECT 'extended statistics', s.stxname::text, s.oid::bigint, true, true
+  FROM direct x JOIN pg_statistic_ext s ON x.classid = 'pg_statistic_ext'::regclass AND s.oid = x.objid
+UNION ALL
+SELECT 'publication column list', p.pubname::text, p.oid::bigint, true, true
+  FROM direct x JOIN pg_publication_rel r ON x.classid = 'pg_publication_rel'::regclass AND r.oid = x.objid
+  JOIN pg_publication p ON p.oid = r.prpubid
+ORDER BY 1, 2
+
+-- name: publications
+-- Publications that carry the whole row: ADD COLUMN breaks their subscribers.
+SELECT DISTINCT p.pubname::text AS name
+  FROM pg_publication p JOIN pg_publication_tables t ON t.pubname = p.pubname
+ WHERE t.schemaname = %(schema)s AND t.tablename = %(table)s AND %(column)s = ANY(t.attnames)
+
+-- name: indexes
+-- The indexes over the column, as they must be made again over the shadow.
+SELECT c.oid::bigint AS oid, c.relname::text AS name, am.amname::text AS method, i.indnatts::int AS columns,
+       i.indexprs IS NOT NULL AS has_expressions, pg_get_expr(i.indpred, i.indrelid) AS predicate,
+       %(column_number)s = ANY(i.indkey::int2[]) AS on_column, i.indisvalid AS valid, i.indisunique AS is_unique,
+       o.opcname::text AS opclass, nso.nspname::text AS opclass_schema, c.reloptions AS options,
+       t.spcname::text AS tablespace, pg_relation_size(c.oid) AS bytes
+  FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am am ON am.oid = c.relam
+  JOIN pg_opclass o ON o.oid = i.indclass[0] JOIN pg_namespace nso ON nso.oid = o.opcnamespace
+  LEFT JOIN pg_tablespace t ON t.oid = c.reltablespace
+ WHERE i.indrelid = %(oid)s
+   AND EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                  AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid AND d.refobjsubid = %(column_number)s)
+ ORDER BY c.relname
+
+-- name: fingerprint
+-- What must not have changed between plan and start, and between start and swap: {part: text}, without what is ours.
+-- locks: none.
+SELECT 'table' AS part, c.relkind::text || c.oid::text AS text FROM pg_class c WHERE c.oid = %(oid)s
+UNION ALL
+SELECT 'column ' || a.attname, format_type(a.atttypid, a.atttypmod) || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END
+       || CASE WHEN a.attgenerated <> '' THEN ' generated' ELSE '' END || coalesce(' ' || a.attacl::text, '')
+  FROM pg_attribute a WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped
+   AND a.attname NOT LIKE '%%\_\_migrator'
+UNION ALL
+SELECT 'constraint ' || k.conname, pg_get_constraintdef(k.oid) FROM pg_constraint k WHERE k.conrelid = %(oid)s
+UNION ALL
+SELECT 'trigger ' || t.tgname, pg_get_triggerdef(t.oid) || t.tgenabled::text
+  FROM pg_trigger t WHERE t.tgrelid = %(oid)s AND NOT t.tgisinternal AND t.tgname NOT LIKE '%%\_\_migrator'
+UNION ALL
+SELECT 'policy ' || p.polname, coalesce(pg_get_expr(p.polqual, p.polrelid), '') || coalesce(pg_get_expr(p.polwithcheck, p.polrelid), '')
+  FROM pg_policy p WHERE p.polrelid = %(oid)s
+UNION ALL
+SELECT 'view ' || v.name, pg_get_viewdef(v.oid) || coalesce(v.options, '') FROM (
+  SELECT DISTINCT c.oid, format('%%I.%%I', n.nspname, c.relname) AS name, c.reloptions::text AS options
+    FROM pg_depend d JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+    JOIN pg_class c ON c.oid = r.ev_class AND c.relkind IN ('v', 'm') JOIN pg_namespace n ON n.oid = c.relnamespace
+   WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = %(oid)s) AS v
+UNION ALL
+SELECT 'publication ' || t.pubname,
+       (SELECT string_agg(each, ',' ORDER BY each) FROM unnest(t.attnames) AS each WHERE each NOT LIKE '%%\_\_migrator')
+  FROM pg_publication_tables t JOIN pg_class c ON c.relname = t.tablename
+  JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = t.schemaname
+ WHERE c.oid = %(oid)s
+ORDER BY 1

@@ -1,0 +1,210 @@
+"""One message, one transaction: how we take ACCESS EXCLUSIVE on a live table without ever keeping it.
+
+Floor 1. Promise (P8, P9, H11, H12, H14, H15): the whole transaction, BEGIN to COMMIT, reaches the server in one piece;
+all its locks together have one deadline; nobody waits for us longer than that, also when this process is frozen or
+killed. It commits whole or not at all. A try that could not get its locks leaves nothing behind, and tries are spaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from migrator.errors import TransientError
+from migrator.state.connection import LockBusy, driver, fetch, translated
+from migrator.statements import compose
+
+_FILE = "target/message.sql"
+#: Seconds that all locks of one try may take together, and so the longest that a bystander waits behind us.
+DEADLINE_SECONDS = 0.4
+#: A bound on everything the server does under the lock. Its real time is a few milliseconds.
+STATEMENT_SECONDS = 1.5
+#: Seconds between tries: quick ones first, for a lock that was just missed, then longer ones that leave the
+#: application alone. (The ladder of GitLab's lock retries, without its last, unbounded try.)
+LADDER_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.5, 3.0, 3.0, 5.0, 5.0, 10.0, 10.0, 10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """Somebody who holds what we need. `pid` 0 is a prepared transaction."""
+
+    pid: int
+    role: str
+    application: str
+    state: str
+    kind: str
+    age_seconds: float
+
+    def __str__(self) -> str:
+        who = self.application or self.kind
+        return f"pid {self.pid} ({who}, role {self.role or '-'}, {self.state or 'active'}, {self.age_seconds:.1f} s)"
+
+
+@dataclass(eq=False)
+class LockNotObtained(TransientError):
+    """Every try to lock the table met somebody who held it."""
+
+    name: str
+    verb: str
+    tries: int
+    blockers: list[Blocker]
+
+    runbook = "cutover-lock-timeout"
+    state = "Nothing was changed: {name} stands where it stood, and nobody was cancelled."
+    next = "Wait for them or end them, then run `migrator {verb} {name}` again."
+
+    def sentences(self) -> tuple[str, str, str]:
+        """Return the three sentences, the first naming who holds the table."""
+        who = "; ".join(map(str, self.blockers)) or "nobody any more"
+        happened = f"`{self.verb}` could not lock the table of {self.name} in {self.tries} tries; holding it: {who}."
+        return happened, self.state.format(name=self.name), self.next.format(name=self.name, verb=self.verb)
+
+
+def milliseconds(seconds: float) -> sql.Literal:
+    """Return a time as PostgreSQL's settings take it."""
+    return sql.Literal(f"{seconds * 1000:.0f}ms")
+
+
+def frame(
+    table: sql.Composable,
+    body: Sequence[sql.Composable],
+    *,
+    lock_statements: Sequence[str],
+    server_version: int,
+    deadline_seconds: float = DEADLINE_SECONDS,
+    commit: bool = True,
+) -> sql.Composed:
+    """Return one message: BEGIN, the first lock, all locks under one deadline, the body, COMMIT (or ROLLBACK)."""
+    lock_timeout = milliseconds(deadline_seconds)
+    parts = {
+        "table": table,
+        "lock_timeout": lock_timeout,
+        "statement_timeout": milliseconds(STATEMENT_SECONDS + 2),
+        "transaction_timeout": milliseconds(STATEMENT_SECONDS + 4),
+        "deadline": sql.Literal(f"{deadline_seconds * 1000:.0f} ms"),
+        "statements": sql.Literal(list(lock_statements)),
+    }
+    first: list[sql.Composable] = [compose(_FILE, "begin", parts)]
+    if server_version >= 170000:  # noqa: PLR2004 - where transaction_timeout began
+        first.append(compose(_FILE, "transaction_timeout", parts))
+    first += [
+        compose(_FILE, "first_lock", parts),
+        compose(_FILE, "locks", parts),
+        moment("locked"),
+    ]
+    end = sql.SQL("COMMIT") if commit else sql.SQL("ROLLBACK")
+    return sql.SQL(";\n").join([*first, *body, moment("done"), end])
+
+
+def moment(step: str) -> sql.Composed:
+    """Return a statement that tells the server's time at the end of a step."""
+    return compose(_FILE, "moment", {"step": sql.Literal(step)})
+
+
+def lock_table(table: sql.Composable) -> str:
+    """Return the statement that takes the table itself, the last of the locks."""
+    return sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(table).as_string()
+
+
+@asynccontextmanager
+async def raw_connection(engine: AsyncEngine) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    """Lend a psycopg connection in autocommit mode, so that a message's own BEGIN and COMMIT count."""
+    with translated(engine.url.render_as_string(hide_password=True)):
+        async with engine.connect() as connection:
+            raw = await driver(connection)
+            await raw.set_autocommit(True)
+            try:
+                yield raw
+            finally:
+                if not raw.closed:
+                    if raw.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+                        await raw.execute("ROLLBACK")
+                    await raw.set_autocommit(False)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Milliseconds that each step took under the lock, in order, by the server's clock."""
+
+    steps: tuple[tuple[str, float], ...]
+
+    @property
+    def held_ms(self) -> float:
+        """Milliseconds from the last lock's grant to the end, just before COMMIT."""
+        return sum(took for _, took in self.steps)
+
+
+async def send(raw: psycopg.AsyncConnection[Any], message: sql.Composed) -> Timing:
+    """Send one message; returns how long its steps held the locks.
+
+    Raises: psycopg.Error, after which the transaction is rolled back.
+    """
+    moments: list[tuple[str, float]] = []
+
+    def listen(diagnostic: psycopg.errors.Diagnostic) -> None:
+        words = (diagnostic.message_primary or "").split()
+        if len(words) == 3 and words[0] == "migrator:":  # noqa: PLR2004 - "migrator: STEP SECONDS"
+            moments.append((words[1], float(words[2])))
+
+    raw.add_notice_handler(listen)
+    try:
+        await raw.execute(message)
+    except psycopg.Error:
+        if not raw.closed and raw.info.transaction_status == psycopg.pq.TransactionStatus.INERROR:
+            await raw.execute("ROLLBACK")
+        raise
+    finally:
+        raw.remove_notice_handler(listen)
+    return Timing(tuple((step, (at - before) * 1000) for (_, before), (step, at) in pairwise(moments)))
+
+
+async def climb(
+    attempt: Callable[[], Awaitable[Timing]],
+    *,
+    blockers: Callable[[], Awaitable[list[Blocker]]],
+    name: str,
+    verb: str,
+    on_wait: Callable[[int, list[Blocker], float], None],
+    ladder: Sequence[float] = LADDER_SECONDS,
+) -> Timing:
+    """Try until the locks are had; pauses between tries, and says who was in the way. Returns what `attempt` does.
+
+    Raises: LockNotObtained, when the ladder ends.
+    """
+    held: list[Blocker] = []
+    for number, pause in enumerate([*ladder, None], start=1):
+        try:
+            return await attempt()
+        except LockBusy:
+            held = await blockers()
+            if pause is None:
+                raise LockNotObtained(name, verb, number, held) from None
+            on_wait(number, held, pause)
+            await asyncio.sleep(pause)
+    raise AssertionError  # the last try returned or raised
+
+
+async def find_blockers(connection: AsyncConnection, oids: Sequence[int]) -> list[Blocker]:
+    """Return who holds locks on these relations."""
+    rows = await fetch(connection, compose(_FILE, "blockers"), {"oids": list(oids)})
+    return [Blocker(**row) for row in rows]
+
+
+async def old_snapshots(connection: AsyncConnection, moment: Any) -> list[Blocker]:
+    """Return who holds a snapshot from before `moment`."""
+    rows = await fetch(connection, compose(_FILE, "old_snapshots"), {"moment": moment})
+    return [Blocker(**row) for row in rows]
+
+
+async def view_locks(connection: AsyncConnection, oids: Sequence[int]) -> list[str]:
+    """Return the statements that lock views alone, in the order of their oids here."""
+    rows = await fetch(connection, compose(_FILE, "view_locks"), {"oids": list(oids)})
+    return [row["statement"] for row in rows]

@@ -1,0 +1,83 @@
+-- The frame of every transaction that takes ACCESS EXCLUSIVE on the operator's table. It goes to the server as one
+-- message, so a client that freezes or dies in the middle can't keep the lock (H15).
+
+-- name: begin
+-- synchronous_commit = local: a slow standby must not hold the lock through our COMMIT (H14); what is committed is
+-- durable here, and replicas are waited for after the locks are gone.
+BEGIN;
+SET LOCAL search_path = pg_catalog;
+SET LOCAL row_security = off;
+SET LOCAL synchronous_commit = local;
+SET LOCAL idle_in_transaction_session_timeout = '300ms';
+SET LOCAL statement_timeout = {statement_timeout};
+SET LOCAL lock_timeout = {lock_timeout}
+
+-- name: transaction_timeout
+-- PostgreSQL 17: bounds the whole transaction, whatever it does.
+SET LOCAL transaction_timeout = {transaction_timeout}
+
+-- name: first_lock
+-- Autovacuum yields to a waiter only after deadlock_timeout (1 s), so no lock_timeout of 500 ms ever gets through
+-- while it runs (H12). This mode makes it leave, and makes no reader or writer wait.
+-- locks: SHARE UPDATE EXCLUSIVE on the table, until commit.
+SET LOCAL lock_timeout = '2s';
+LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE;
+SET LOCAL lock_timeout = {lock_timeout}
+
+-- name: locks
+-- One deadline for all locks together: what one of them waited is taken off the next (H15). Views first, from the
+-- outside in, the table last: that is the order in which readers lock, so nobody deadlocks (H11). `ALTER ... OWNER TO`
+-- its own owner locks a view alone, where LOCK TABLE would lock everything that it reads.
+-- locks: ACCESS EXCLUSIVE on views and table, until commit.
+DO $locks$
+DECLARE
+  began timestamptz := clock_timestamp();
+  allowed interval := {deadline};
+  left_over interval;
+  statement text;
+BEGIN
+  FOREACH statement IN ARRAY {statements}::text[] LOOP
+    left_over := allowed - (clock_timestamp() - began);
+    IF left_over <= interval '1 ms' THEN
+      RAISE EXCEPTION 'migrator: no time left for the locks' USING ERRCODE = 'lock_not_available';
+    END IF;
+    PERFORM set_config('lock_timeout', ceil(extract(epoch FROM left_over) * 1000)::text || 'ms', true);
+    EXECUTE statement;
+  END LOOP;
+END
+$locks$
+
+-- name: view_locks
+-- The statements that lock these views, outermost first as they are given.
+SELECT format('ALTER VIEW %%I.%%I OWNER TO %%I', n.nspname, c.relname, pg_get_userbyid(c.relowner)) AS statement
+  FROM unnest(%(oids)s::oid[]) WITH ORDINALITY AS o (oid, position)
+  JOIN pg_class c ON c.oid = o.oid JOIN pg_namespace n ON n.oid = c.relnamespace ORDER BY o.position
+
+-- name: moment
+-- Tells the time on the server as a NOTICE, which also survives a ROLLBACK: how long each step held the lock.
+DO $moment$ BEGIN RAISE NOTICE 'migrator: % %', {step}, extract(epoch FROM clock_timestamp()); END $moment$
+
+-- name: blockers
+-- Who holds locks that ours has to wait for: never their statement's text, which may quote a row (P11).
+SELECT a.pid, coalesce(a.usename, '')::text AS role, coalesce(a.application_name, '') AS application,
+       coalesce(a.state, '') AS state, a.backend_type::text AS kind,
+       coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float AS age_seconds
+  FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+ WHERE l.locktype = 'relation' AND l.relation = ANY(%(oids)s::oid[]) AND l.granted AND a.pid <> pg_backend_pid()
+   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+UNION
+SELECT 0, p.owner::text, 'prepared transaction ' || p.gid, 'prepared', 'two-phase',
+       extract(epoch FROM clock_timestamp() - p.prepared)::float
+  FROM pg_prepared_xacts p JOIN pg_locks l ON l.virtualtransaction = '-1/' || p.transaction
+ WHERE l.relation = ANY(%(oids)s::oid[]) AND p.database = current_database()
+ ORDER BY age_seconds DESC
+
+-- name: old_snapshots
+-- Transactions that hold a snapshot from before a moment: they would read NULL in rows that were filled since.
+SELECT a.pid, coalesce(a.usename, '')::text AS role, coalesce(a.application_name, '') AS application,
+       coalesce(a.state, '') AS state, a.backend_type::text AS kind,
+       extract(epoch FROM clock_timestamp() - a.xact_start)::float AS age_seconds
+  FROM pg_stat_activity a
+ WHERE a.backend_xmin IS NOT NULL AND a.xact_start < %(moment)s AND a.pid <> pg_backend_pid()
+   AND a.datname = current_database() AND a.backend_type = 'client backend'
+ ORDER BY age_seconds DESC

@@ -1,0 +1,47 @@
+"""Indexing: every index of the live column, once more over the shadow, then on to the gates.
+
+Floor 2. Promise: nobody is kept from reading or writing; whoever takes over a build that died finds it, waits for it or
+begins it anew.
+"""
+
+from __future__ import annotations
+
+from migrator.errors import Defect
+from migrator.lifecycle import MigrationStatus
+from migrator.spending.worker import Worker
+from migrator.state import leases, migrations
+from migrator.state.connection import transaction
+from migrator.state.leases import Lease
+from migrator.state.migrations import Migration
+from migrator.target import dependents, facts, index
+from migrator.target.dependents import LiveIndex
+from migrator.target.relation import SUFFIX, Target
+
+
+async def live_indexes(worker: Worker, migration: Migration) -> tuple[int, list[LiveIndex]]:
+    """Return the table's oid and the indexes over its live column."""
+    async with transaction(worker.engine, read_only=True) as connection:
+        relation = await facts.relation(connection, migration.target_schema, migration.target_table)
+        if relation is None:
+            raise Defect(f"{migration.target} is gone")
+        columns = await facts.columns(connection, relation.oid)
+        found = await dependents.indexes(connection, relation.oid, columns[migration.target_column])
+    return relation.oid, [each for each in found if not each.name.endswith(SUFFIX)]
+
+
+async def run(worker: Worker, migration: Migration, lease: Lease) -> str:
+    """Build what is missing, then move to `validating`; returns what was done, for the task's line.
+
+    Raises: LeaseLost.
+    """
+    oid, wanted = await live_indexes(worker, migration)
+    memory = int(migration.plan["index_build"]["memory_bytes"])
+    for each in wanted:
+        who = f"migrator index {migration.name}"
+        await index.ensure(worker.engine, Target.of(migration), oid, each, wanted_bytes=memory, who=who)
+    async with transaction(worker.engine) as connection:
+        await leases.finish(connection, lease)
+        found = await migrations.get_by_id(connection, migration.id)
+        if found.status is MigrationStatus.INDEXING:
+            await migrations.move(connection, found, MigrationStatus.VALIDATING, actor=worker.holder)
+    return f"{migration.name}: {len(wanted)} indexes stand valid"
