@@ -14,7 +14,7 @@ from migrator.backfill.classify import classify
 from migrator.backfill.embedding import Progress, embed_and_land
 from migrator.backfill.landing import lanes_of
 from migrator.generation import Side
-from migrator.lifecycle import MigrationStatus
+from migrator.lifecycle import UNATTENDED, MigrationStatus
 from migrator.spending.asking import make_embedder
 from migrator.spending.worker import Worker
 from migrator.state import batches, dirty, dispositions, migrations
@@ -38,7 +38,15 @@ def sides(migration: Migration, *, windows_open: bool) -> list[Side]:
     return [live] if windows_open else [live, Side.TO]
 
 
-async def once(worker: Worker, migration: Migration, lease: Lease, side: Side, purpose: Purpose) -> Progress | None:
+async def once(
+    worker: Worker,
+    migration: Migration,
+    lease: Lease,
+    side: Side,
+    purpose: Purpose,
+    *,
+    allowed: frozenset[MigrationStatus] = UNATTENDED,
+) -> Progress | None:
     """Work off one handful of hints; None when there were none.
 
     Raises: LeaseLost, TextTooLong, KeyMissing; other failures come in the progress.
@@ -57,8 +65,9 @@ async def once(worker: Worker, migration: Migration, lease: Lease, side: Side, p
     todo = [known[key].row for key in keys if key not in set(untrue)]
     if not todo:
         return Progress()
-    urgent = side is migration.live_side
-    embedder = await make_embedder(worker, migration, side, lease, purpose, windows_apply=not urgent)
+    # An operator who stands at the terminal, and searches that miss rows, do not wait for the night.
+    urgent = side is migration.live_side or purpose is Purpose.ROLLBACK_DEBT
+    embedder = await make_embedder(worker, migration, side, lease, purpose, windows_apply=not urgent, allowed=allowed)
     found = classify(todo, limit_tokens=embedder.profile.max_text_tokens, too_long=migration.spec.limits.too_long)
     landing = batch.make_landing(migration, side, lease, hints)
     if found.dispositions:

@@ -69,7 +69,6 @@ def statements(migration: Migration, made: Capture, columns: frozenset[str], act
         "table": target.table_id,
         "shadow": sql.Identifier(target.shadow),
         "type": facts.vector_type(plan["vector_schema"], plan["vector_type"], plan["shadow_dims"]),
-        "comment": sql.Literal(f"migrator {migration.name}: the vectors that {target.column} does not hold"),
         "target_schema": sql.Literal(names[0]),
         "target_table": sql.Literal(names[1]),
         "target_column": sql.Literal(names[2]),
@@ -78,7 +77,6 @@ def statements(migration: Migration, made: Capture, columns: frozenset[str], act
     }
     return [
         compose(_FILE, "add_column", parts),
-        compose(_FILE, "comment", parts),
         message.moment("column"),
         *capture.installation(made, columns),
         message.moment("triggers"),

@@ -2,10 +2,6 @@
 -- locks: ACCESS EXCLUSIVE on the table, held already.   idempotent: no.
 ALTER TABLE {table} ADD COLUMN {shadow} {type}
 
--- name: comment
--- locks: none more.   idempotent: yes.
-COMMENT ON COLUMN {table}.{shadow} IS {comment}
-
 -- name: live
 -- What readers use now. For `status` and LISTEN; their functions carry it as a constant (H10).
 -- idempotent: yes.

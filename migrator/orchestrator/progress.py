@@ -65,6 +65,11 @@ class Progress:
         return max(0, self.rows_total - self.rows_done - self.skipped - self.quarantined)
 
     @property
+    def window_open(self) -> bool:
+        """Whether the way back is open."""
+        return S.COMPLETED in {self.migration.status, self.migration.paused_from}
+
+    @property
     def eta_seconds(self) -> float | None:
         """Seconds until the backfill is through, or None where that is not known."""
         if self.migration.status is not S.BACKFILLING or self.rows_per_second <= 0:
@@ -187,3 +192,76 @@ def duration(seconds: float | None) -> str:
         return f"{minutes} min {rest} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min"
+
+
+def status_word(found: Progress) -> str:
+    """Return the status as people read it: a pause with batches in hand is "pausing"."""
+    if found.migration.status is S.PAUSED and found.counts.leased:
+        return f"pausing ({found.counts.leased} batches finishing)"
+    return str(found.migration.status)
+
+
+def exit_code(migration: Migration) -> int:
+    """Return what `status --exit-code` answers: 0 at rest and well, 3 a gate failed, 4 paused, 75 under way."""
+    if migration.status is S.PAUSED:
+        return 3 if (migration.reason or "").startswith("a gate failed") else 4
+    moving = {S.PLANNED, S.BACKFILLING, S.INDEXING, S.VALIDATING, S.CLEANING}
+    return 75 if migration.status in moving else 0
+
+
+def as_json(found: Progress) -> dict[str, Any]:
+    """Return the shape of `status --json`; its keys stay."""
+    migration, counts, account = found.migration, found.counts, found.account
+    price = migration.spec.model_of(Side.FROM).price_usd_per_mtok[1]
+    return {
+        "name": migration.name,
+        "status": str(migration.status),
+        "reason": found.reason,
+        "since": migration.since.isoformat(),
+        "next": found.next_step,
+        "rows": {
+            "total": found.rows_total,
+            "done": found.rows_done,
+            "skipped": found.skipped,
+            "quarantined": found.quarantined,
+            "dirty": found.dirty_to,
+            "remaining": found.remaining,
+        },
+        "batches": {
+            "total": counts.total,
+            "done": counts.done,
+            "leased": counts.leased,
+            "pending": counts.pending,
+            "failed": counts.failed,
+        },
+        "cost": {
+            "tokens": account.spent_tokens,
+            "usd": float(account.spent_usd),
+            "reserved_usd": float(account.reserved_usd),
+            "possibly_billed_usd": float(account.possibly_billed_usd),
+            "max_usd": float(account.max_usd),
+            "estimated_usd": [migration.plan["cost_usd"]["low"], migration.plan["cost_usd"]["high"]],
+        },
+        "rate": {
+            "rows_per_second": found.rows_per_second,
+            "tokens_per_minute": found.tokens_per_minute,
+            "eta_seconds": found.eta_seconds,
+        },
+        "throttle": {"binding": found.binding, "signals": []},
+        "writes": {"hot_ratio": found.hot_ratio},
+        "live": {
+            "generation": str(migration.live_generation),
+            "since": found.live_since.isoformat() if found.live_since is not None else None,
+        },
+        "rollback": {
+            "window_open": found.window_open,
+            "debt_rows": found.dirty_from if found.window_open else 0,
+            "debt_usd": float(budget.price(found.debt_tokens, price).usd) if found.window_open else 0.0,
+        },
+        "verdicts": [
+            {name: each[name] for name in ("gate", "passed", "figure", "threshold", "detail", "waived_by")}
+            for each in found.verdicts
+        ],
+        "diverted": dict(found.strays),
+        "workers": found.workers_alive,
+    }

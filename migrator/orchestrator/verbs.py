@@ -44,10 +44,9 @@ async def stored_plan(engine: AsyncEngine, spec: Spec) -> Migration | None:
     return found
 
 
-async def make_plan(engine: AsyncEngine, spec: Spec, *, path: str, actor: str) -> tuple[Plan, str | None]:
+async def make_plan(engine: AsyncEngine, spec: Spec, *, actor: str) -> tuple[Plan, str | None]:
     """Make a plan and store it where that is possible; returns it, and why it was not stored."""
     made = await plans.make(engine, spec)
-    del path
     return made, await plans.store(engine, made, actor)
 
 

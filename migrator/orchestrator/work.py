@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from migrator.errors import AtRest, GateFailed
-from migrator.lifecycle import UNATTENDED, MigrationStatus
+from migrator.lifecycle import NEXT_STEP, UNATTENDED, MigrationStatus
 from migrator.orchestrator.perform import perform
 from migrator.orchestrator.tick import tick
 from migrator.spending.worker import Worker
@@ -20,8 +20,11 @@ from migrator.state.connection import transaction
 from migrator.state.leases import Ticket
 from migrator.state.migrations import Migration
 
+S = MigrationStatus
 #: Batches in hand at once: while one waits for its last answers, the next one sends.
 IN_HAND = 2
+#: The way that the workers go by themselves, and what follows it: `until` is reached by whoever is there or past it.
+WAY = (S.BACKFILLING, S.INDEXING, S.VALIDATING, S.READY, S.COMPLETED)
 #: Seconds between two ticks when nothing was finished meanwhile.
 _TICK_SECONDS = 1.0
 
@@ -51,7 +54,7 @@ async def work(worker: Worker, name: str, *, until: MigrationStatus, on_line: Ca
     try:
         while True:
             found = await _look(worker, name)
-            if found.status is until:
+            if found.status in WAY and until in WAY and WAY.index(found.status) >= WAY.index(until):
                 return found.status
             _refuse_rest(found)
             made = await tick(worker.engine, actor=worker.holder, only=name)
@@ -84,9 +87,9 @@ async def _look(worker: Worker, name: str) -> Migration:
 
 
 def _refuse_rest(found: Migration) -> None:
-    if found.status in UNATTENDED:
+    if found.status in UNATTENDED and found.status is not S.ROLLED_BACK:
         return
-    reason = found.reason or "nothing is left to do"
+    reason = found.reason or NEXT_STEP[found.status].format(name=found.name)
     if found.status is MigrationStatus.PAUSED and reason.startswith("a gate failed"):
         raise GateFailed(found.name, reason)
     raise CameToRest(found.name, found.status, reason)

@@ -47,6 +47,19 @@ class PlanStale(OperatorError):
         return happened, self.state, self.next.format(path=self.path)
 
 
+@dataclass(eq=False)
+class PlanNotStored(OperatorError):
+    """A migration can't begin on a plan that could not be stored."""
+
+    name: str
+    why: str
+
+    runbook = "first-migration"
+    happened = "The plan of {name} could not be stored: {why}."
+    state = "Nothing was changed."
+    next = "Run `migrator init` as a role that may create schema migrator, then run the same command again."
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A plan. `document` is what `plan --json` prints and what is stored."""

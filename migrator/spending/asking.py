@@ -6,6 +6,7 @@ Floor 1, its top.
 from __future__ import annotations
 
 from migrator.generation import Side
+from migrator.lifecycle import UNATTENDED, MigrationStatus
 from migrator.provider import profiles
 from migrator.provider.embedder import Embedder
 from migrator.spending.purse import LeasePurse
@@ -23,6 +24,7 @@ async def make_embedder(
     purpose: Purpose,
     *,
     windows_apply: bool = True,
+    allowed: frozenset[MigrationStatus] = UNATTENDED,
 ) -> Embedder:
     """Make the embedder of one lease: its model, its limits, its purse.
 
@@ -30,6 +32,6 @@ async def make_embedder(
     """
     model = migration.spec.model_of(side)
     profile = profiles.choose(model.profile, model.base_url)
-    purse = LeasePurse(worker.engine, migration, model, lease, purpose, windows_apply=windows_apply)
+    purse = LeasePurse(worker.engine, migration, model, lease, purpose, allowed, windows_apply)
     max_texts = await purse.max_texts(profile.max_texts)
     return Embedder(worker.http(model), model, profile, purse, max_texts, worker.backoff_seconds)

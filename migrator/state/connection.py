@@ -164,8 +164,29 @@ async def run(connection: AsyncConnection, statement: sql.Composed, values: Mapp
         return cursor.rowcount
 
 
-#: Our own SQLSTATE for a guarded move that found another status (state/moving.sql).
-MOVED = "MG001"
+#: Our own SQLSTATEs: a guarded move found another status (state/moving.sql); under the swap's lock the catalog was not
+#: what it had been, or too many rows lacked a vector (target/swap.sql).
+MOVED, CATALOG_CHANGED, TOO_DIRTY = "MG001", "MG002", "MG003"
+
+
+@dataclass(eq=False)
+class CatalogChanged(OperatorError):
+    """Somebody changed the table between the last look and the lock."""
+
+    runbook = "cutover"
+    happened = "The table, or something that hangs on it, was changed by somebody else at the same moment."
+    state = "The transaction was rolled back; nothing was changed by it."
+    next = "Look at what changed, then run the same command again."
+
+
+@dataclass(eq=False)
+class TooDirty(TransientError):
+    """Too many rows lacked a vector under the swap's lock."""
+
+    runbook = "cutover"
+    happened = "More rows than allowed lacked their vector when the lock was had."
+    state = "The transaction was rolled back; nothing was changed by it."
+    next = "Let catch-up go on, then run the same command again; or allow more with --max-dirty-rows."
 
 
 @dataclass(eq=False)
@@ -205,12 +226,13 @@ def as_ours(error: psycopg.Error, where: str) -> Exception:
     made: dict[str, Callable[[], Exception]] = {
         "3D000": lambda: DatabaseRefused(where, _first_line(error)),  # no such database
         "42501": lambda: PrivilegeMissing(_first_line(error)),
+        MOVED: MovedMeanwhile,
+        CATALOG_CHANGED: CatalogChanged,
+        TOO_DIRTY: TooDirty,
         **dict.fromkeys(_GONE, lambda: DatabaseGone(state)),
         **dict.fromkeys(_BUSY, lambda: LockBusy(f"SQLSTATE {state}")),
         **dict.fromkeys(_FULL, lambda: DatabaseUnreachable(where, _first_line(error))),
     }
-    if state == MOVED:
-        return MovedMeanwhile()
     if state.startswith("28"):  # authorisation
         return DatabaseRefused(where, _first_line(error))
     if state in made:

@@ -68,6 +68,23 @@ async def count(connection: AsyncConnection, migration_id: int, side: Side) -> t
     return int(keys), float(oldest)
 
 
+async def newest_id(connection: AsyncConnection, migration_id: int, side: Side) -> int | None:
+    """Return the newest hint's id, or None when there is none."""
+    query = select(func.max(dirty.c.id)).where(dirty.c.migration_id == migration_id, dirty.c.side == side)
+    found: int | None = (await connection.execute(query)).scalar_one()
+    return found
+
+
+async def any_up_to(connection: AsyncConnection, migration_id: int, side: Side, last: int) -> bool:
+    """Say whether a hint is left that is no newer than `last`."""
+    query = (
+        select(dirty.c.id)
+        .where(dirty.c.migration_id == migration_id, dirty.c.side == side, dirty.c.id <= last)
+        .limit(1)
+    )
+    return (await connection.execute(query)).one_or_none() is not None
+
+
 async def forget(connection: AsyncConnection, migration_id: int, side: Side | None = None) -> None:
     """Delete every hint of a migration, or of one side of it."""
     statement = delete(dirty).where(dirty.c.migration_id == migration_id)

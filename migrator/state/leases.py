@@ -35,6 +35,7 @@ class Duty(StrEnum):
     PROVE = "prove"  #: One statement over the table: is any row left?
     INDEX = "index"  #: Build the shadow column's indexes.
     VALIDATE = "validate"  #: Measure the gates.
+    SETTLE = "settle"  #: Fill the old generation's vectors before a rollback, in somebody's terminal.
     ATTEND = "attend"  #: An attended step (start, cutover, rollback, cleanup) in somebody's terminal.
 
 
@@ -211,20 +212,30 @@ async def offer_duty(connection: AsyncConnection, migration_id: int, duty: Duty)
     return int((await connection.execute(query)).scalar_one())
 
 
-async def attend(connection: AsyncConnection, migration_id: int, *, holder: str, seconds: float) -> Lease | None:
-    """Take the migration's own lease for a step in somebody's terminal; None when somebody else has it."""
+async def take(
+    connection: AsyncConnection, migration_id: int, duty: Duty, *, holder: str, seconds: float
+) -> Lease | None:
+    """Take a duty without a ticket, for a step in somebody's terminal; None when somebody else has it."""
     await connection.execute(
-        upsert(tables.duties).values(migration_id=migration_id, duty=Duty.ATTEND).on_conflict_do_nothing()
+        upsert(tables.duties).values(migration_id=migration_id, duty=duty).on_conflict_do_nothing()
     )
     table = tables.duties
     statement = (
         update(table)
         .where(
             table.c.migration_id == migration_id,
-            table.c.duty == Duty.ATTEND,
+            table.c.duty == duty,
             or_(table.c.status != "leased", table.c.lease_until < func.clock_timestamp()),
         )
-        .values(status="leased", holder=holder, lease_until=_until(seconds), fence=table.c.fence + 1, attempts=1)
+        .values(
+            status="leased",
+            holder=holder,
+            lease_until=_until(seconds),
+            ticket_until=None,
+            not_before=None,
+            fence=table.c.fence + 1,
+            attempts=1,
+        )
         .returning(table.c.id, table.c.fence)
     )
     row = (await connection.execute(statement)).one_or_none()

@@ -6,9 +6,11 @@ made again over the shadow; every other kind is reported, and the plan refuses i
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
+from psycopg import sql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.state.connection import fetch
@@ -102,8 +104,18 @@ async def publications(connection: AsyncConnection, schema: str, table: str, col
 
 async def fingerprint(connection: AsyncConnection, oid: int) -> dict[str, str]:
     """Return what the catalog says of the target, part by part, without what is ours."""
-    rows = await fetch(connection, compose("target/dependents.sql", "fingerprint"), {"oid": oid})
-    return {row["part"]: row["text"] for row in rows}
+    return {row["part"]: row["text"] for row in await fetch(connection, fingerprint_query(oid))}
+
+
+def fingerprint_query(oid: int) -> sql.Composed:
+    """Return the query that reads a fingerprint, ready to stand inside another statement."""
+    return compose("target/dependents.sql", "fingerprint", {"oid": sql.Literal(oid)})
+
+
+def digest(found: dict[str, str]) -> str:
+    """Return a fingerprint's md5, as the swap's check computes it."""
+    lines = "\n".join(f"{part}={found[part] or ''}" for part in sorted(found))
+    return hashlib.md5(lines.encode(), usedforsecurity=False).hexdigest()
 
 
 def changes(planned: dict[str, str], found: dict[str, str]) -> list[str]:

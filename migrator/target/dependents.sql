@@ -79,31 +79,31 @@ SELECT c.oid::bigint AS oid, c.relname::text AS name, am.amname::text AS method,
 
 -- name: fingerprint
 -- What must not have changed between plan and start, and between start and swap: {part: text}, without what is ours.
--- locks: none.
-SELECT 'table' AS part, c.relkind::text || c.oid::text AS text FROM pg_class c WHERE c.oid = %(oid)s
+-- locks: none. Without parameters, since the swap runs it once more inside its own message.
+SELECT 'table' AS part, c.relkind::text || c.oid::text AS text FROM pg_class c WHERE c.oid = {oid}
 UNION ALL
 SELECT 'column ' || a.attname, format_type(a.atttypid, a.atttypmod) || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END
        || CASE WHEN a.attgenerated <> '' THEN ' generated' ELSE '' END || coalesce(' ' || a.attacl::text, '')
-  FROM pg_attribute a WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped
-   AND a.attname NOT LIKE '%%\_\_migrator'
+  FROM pg_attribute a WHERE a.attrelid = {oid} AND a.attnum > 0 AND NOT a.attisdropped
+   AND a.attname NOT LIKE '%\_\_migrator'
 UNION ALL
-SELECT 'constraint ' || k.conname, pg_get_constraintdef(k.oid) FROM pg_constraint k WHERE k.conrelid = %(oid)s
+SELECT 'constraint ' || k.conname, pg_get_constraintdef(k.oid) FROM pg_constraint k WHERE k.conrelid = {oid}
 UNION ALL
 SELECT 'trigger ' || t.tgname, pg_get_triggerdef(t.oid) || t.tgenabled::text
-  FROM pg_trigger t WHERE t.tgrelid = %(oid)s AND NOT t.tgisinternal AND t.tgname NOT LIKE '%%\_\_migrator'
+  FROM pg_trigger t WHERE t.tgrelid = {oid} AND NOT t.tgisinternal AND t.tgname NOT LIKE '%\_\_migrator'
 UNION ALL
 SELECT 'policy ' || p.polname, coalesce(pg_get_expr(p.polqual, p.polrelid), '') || coalesce(pg_get_expr(p.polwithcheck, p.polrelid), '')
-  FROM pg_policy p WHERE p.polrelid = %(oid)s
+  FROM pg_policy p WHERE p.polrelid = {oid}
 UNION ALL
 SELECT 'view ' || v.name, pg_get_viewdef(v.oid) || coalesce(v.options, '') FROM (
-  SELECT DISTINCT c.oid, format('%%I.%%I', n.nspname, c.relname) AS name, c.reloptions::text AS options
+  SELECT DISTINCT c.oid, format('%I.%I', n.nspname, c.relname) AS name, c.reloptions::text AS options
     FROM pg_depend d JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
     JOIN pg_class c ON c.oid = r.ev_class AND c.relkind IN ('v', 'm') JOIN pg_namespace n ON n.oid = c.relnamespace
-   WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = %(oid)s) AS v
+   WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = {oid}) AS v
 UNION ALL
 SELECT 'publication ' || t.pubname,
-       (SELECT string_agg(each, ',' ORDER BY each) FROM unnest(t.attnames) AS each WHERE each NOT LIKE '%%\_\_migrator')
+       (SELECT string_agg(each, ',' ORDER BY each) FROM unnest(t.attnames) AS each WHERE each NOT LIKE '%\_\_migrator')
   FROM pg_publication_tables t JOIN pg_class c ON c.relname = t.tablename
   JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = t.schemaname
- WHERE c.oid = %(oid)s
+ WHERE c.oid = {oid}
 ORDER BY 1

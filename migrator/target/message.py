@@ -79,10 +79,11 @@ def frame(
     *,
     lock_statements: Sequence[str],
     server_version: int,
+    before: Sequence[sql.Composable] = (),
     deadline_seconds: float = DEADLINE_SECONDS,
     commit: bool = True,
 ) -> sql.Composed:
-    """Return one message: BEGIN, the first lock, all locks under one deadline, the body, COMMIT (or ROLLBACK)."""
+    """Return one message: BEGIN, `before`, the first lock, all locks under one deadline, the body, COMMIT or not."""
     lock_timeout = milliseconds(deadline_seconds)
     parts = {
         "table": table,
@@ -96,6 +97,7 @@ def frame(
     if server_version >= 170000:  # noqa: PLR2004 - where transaction_timeout began
         first.append(compose(_FILE, "transaction_timeout", parts))
     first += [
+        *before,
         compose(_FILE, "first_lock", parts),
         compose(_FILE, "locks", parts),
         moment("locked"),
@@ -135,6 +137,8 @@ class Timing:
     """Milliseconds that each step took under the lock, in order, by the server's clock."""
 
     steps: tuple[tuple[str, float], ...]
+    #: Rows that lacked a vector under the lock (swaps only).
+    dirty_rows: int = 0
 
     @property
     def held_ms(self) -> float:
@@ -148,11 +152,15 @@ async def send(raw: psycopg.AsyncConnection[Any], message: sql.Composed) -> Timi
     Raises: psycopg.Error, after which the transaction is rolled back.
     """
     moments: list[tuple[str, float]] = []
+    dirty_rows = 0
 
     def listen(diagnostic: psycopg.errors.Diagnostic) -> None:
-        words = (diagnostic.message_primary or "").split()
-        if len(words) == 3 and words[0] == "migrator:":  # noqa: PLR2004 - "migrator: STEP SECONDS"
-            moments.append((words[1], float(words[2])))
+        nonlocal dirty_rows
+        match (diagnostic.message_primary or "").split():
+            case ["migrator:", step, at]:
+                moments.append((step, float(at)))
+            case ["migrator-dirty:", rows]:
+                dirty_rows = int(rows)
 
     raw.add_notice_handler(listen)
     try:
@@ -163,7 +171,8 @@ async def send(raw: psycopg.AsyncConnection[Any], message: sql.Composed) -> Timi
         raise
     finally:
         raw.remove_notice_handler(listen)
-    return Timing(tuple((step, (at - before) * 1000) for (_, before), (step, at) in pairwise(moments)))
+    steps = tuple((step, (at - before) * 1000) for (_, before), (step, at) in pairwise(moments))
+    return Timing(steps, dirty_rows)
 
 
 async def climb(

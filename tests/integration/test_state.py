@@ -186,11 +186,11 @@ async def test_offers_never_exceed_their_number_and_are_not_repeated(engine: Asy
 async def test_an_attended_step_has_one_holder(engine: AsyncEngine) -> None:
     async with transaction(engine) as connection:
         made = await stored.plan(connection)
-        first = await leases.attend(connection, made.id, holder="a", seconds=30)
+        first = await leases.take(connection, made.id, Duty.ATTEND, holder="a", seconds=30)
         assert first is not None
-        assert await leases.attend(connection, made.id, holder="b", seconds=30) is None
+        assert await leases.take(connection, made.id, Duty.ATTEND, holder="b", seconds=30) is None
         await leases.finish(connection, first)
-        assert await leases.attend(connection, made.id, holder="b", seconds=30) is not None
+        assert await leases.take(connection, made.id, Duty.ATTEND, holder="b", seconds=30) is not None
         assert (await leases.duty_row(connection, made.id, Duty.ATTEND)).holder == "b"
 
 

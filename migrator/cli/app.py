@@ -1,0 +1,134 @@
+"""The command line: verbs in the order of a migration's life; errors as three sentences and an exit code.
+
+Floor 4. Promise (P13): a refusal is never exit 0, and no traceback shows a value. `migrator --help` loads no verb's
+machinery: every verb imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Any
+
+import click
+import typer
+
+from migrator import __version__
+from migrator.cli import (
+    batches,
+    cancel,
+    cleanup,
+    console,
+    cutover,
+    demo,
+    doctor,
+    init,
+    limits,
+    pause,
+    plan,
+    resume,
+    retry,
+    rollback,
+    rows,
+    start,
+    status,
+    validate,
+    work,
+)
+from migrator.errors import Defect, MigratorError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="migrator",
+    help="Move a live pgvector table from one embedding model to the next.\n\n"
+    "The life of a migration: init, doctor, plan, start, (the workers go on by themselves), cutover, "
+    "rollback or cleanup.\n\n"
+    "Settings come from the environment or .env: MIGRATOR_DATABASE_URL, MIGRATOR_BROKER_URL, "
+    "MIGRATOR_LEASE_SECONDS, MIGRATOR_CONCURRENCY, and the provider's key under the name that the spec gives.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+#: In life order, as --help lists them.
+for verb in (
+    init,
+    doctor,
+    plan,
+    start,
+    work,
+    status,
+    pause,
+    resume,
+    cancel,
+    limits,
+    batches,
+    rows,
+    retry,
+    validate,
+    cutover,
+    rollback,
+    cleanup,
+    demo,
+):
+    app.command(verb.__name__.rpartition(".")[2])(verb.command)
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the flag
+    if wanted:
+        typer.echo(f"migrator {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(  # noqa: FBT001 - typer's way to declare a flag
+        False,  # noqa: FBT003 - its default
+        "--version",
+        callback=_version,
+        is_eager=True,
+        help="Print the version.",
+    ),
+) -> None:
+    """Take the options that come before a verb."""
+    del version
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        code: Any = app(args=words, prog_name="migrator", standalone_mode=False)
+    except MigratorError as error:
+        console.failure(error, as_json_too="--json" in words)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        console.aside(
+            "Interrupted. What was in hand was given back; everything committed stays. Run `migrator status`."
+        )
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the last door: whatever comes here is a defect of ours
+        # Frames only: the message of a foreign exception may quote a row.
+        console.aside("".join(traceback.format_tb(error.__traceback__)))
+        defect = Defect(f"{type(error).__name__} reached the command line")
+        console.failure(defect, as_json_too="--json" in words)
+        return defect.exit_code
+    return code if isinstance(code, int) else 0
+
+
+def main() -> None:
+    """Enter from the console script."""
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

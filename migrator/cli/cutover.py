@@ -1,0 +1,96 @@
+"""`migrator cutover`.
+
+Floor 4.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from migrator.cli import console, options
+
+
+def command(
+    name: options.Name,
+    *,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="Do all of it and roll it back; print the times.")
+    ] = False,
+    sql_file: Annotated[Path | None, typer.Option("--sql", help="With --rehearse: write the exact SQL there.")] = None,
+    max_dirty_rows: Annotated[
+        int | None, typer.Option(min=0, help="Rows that may be absent from search for about a second (default 100).")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="No row may be absent; as --max-dirty-rows 0.")] = False,
+    readers_ready: Annotated[
+        bool, typer.Option("--readers-ready", help="The application embeds queries with the new model, or sends both.")
+    ] = False,
+    yes: options.Yes = False,
+    json: options.Json = False,
+) -> None:
+    """Make the new generation live: one transaction, a few milliseconds under the lock, all or nothing.
+
+    Waits for old snapshots, keeps catching up, and tries the lock on a ladder; nobody waits longer than 0.4 s.
+
+    Examples:
+        migrator cutover docs --rehearse
+
+        migrator cutover docs --readers-ready --yes
+    """
+    from migrator.cli import session
+    from migrator.errors import Declined
+    from migrator.orchestrator import attended
+    from migrator.orchestrator.attended import Swapped
+    from migrator.spending.worker import Worker
+
+    rows = 0 if strict else attended.MAX_DIRTY_ROWS if max_dirty_rows is None else max_dirty_rows
+    if rehearse:
+        timing, text = session.run(
+            lambda worker: attended.rehearse(worker, name, max_dirty_rows=rows, actor=session.actor())
+        )
+        if sql_file is not None:
+            sql_file.write_text(text, encoding="utf-8")
+        for part, took in timing.steps:
+            console.say(f"  {part:10} {took:7.2f} ms")
+        console.say(f"The lock would be held for {timing.held_ms:.1f} ms. Everything was rolled back.")
+        return
+    if not readers_ready and yes:
+        raise Declined("cutover", "it was not said that readers are ready: add --readers-ready")
+    question = (
+        f"Make the new generation of {name} live? Readers must embed queries with the new model from that instant on, "
+        "or send both vectors to migrator.query_vector."
+    )
+    console.ask(question, verb="cutover", yes=yes)
+
+    async def step(worker: Worker) -> Swapped:
+        return await attended.cut_over(worker, name, max_dirty_rows=rows, actor=session.actor(), tell=console.aside)
+
+    told(name, "completed", session.run(step), json=json)
+    if not json:
+        console.say(f"Next: watch it; then `migrator cleanup {name} --close-window`, or `migrator rollback {name}`.")
+
+
+def told(name: str, status: str, swapped: object, *, json: bool) -> None:
+    """Print what a swap did."""
+    from migrator.orchestrator.attended import Swapped
+
+    assert isinstance(swapped, Swapped)  # noqa: S101 - for the type checker; imports are late here
+    if json:
+        console.as_json(
+            {
+                "name": name,
+                "status": status,
+                "lock_held_ms": swapped.timing.held_ms,
+                "absent_rows": swapped.absent_rows,
+                "absent_seconds": swapped.absent_seconds,
+            }
+        )
+        return
+    console.say(f"{name} is {status}; the table was locked for {swapped.timing.held_ms:.1f} ms.")
+    if swapped.absent_rows:
+        until = "not yet" if swapped.absent_seconds is None else f"after {swapped.absent_seconds:.2f} s"
+        console.say(f"{swapped.absent_rows} rows were absent from search; the last of them had its vector {until}.")
+    else:
+        console.say("No row was absent from search.")

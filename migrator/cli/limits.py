@@ -1,0 +1,55 @@
+"""`migrator limits`.
+
+Floor 4.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from migrator.cli import console, options
+
+
+def command(
+    name: options.Name,
+    *,
+    rpm: Annotated[
+        int | None, typer.Option(min=0, help="Requests per minute, all workers together; 0 for none.")
+    ] = None,
+    tpm: Annotated[int | None, typer.Option(min=0, help="Tokens per minute, all workers together; 0 for none.")] = None,
+    max_cost: Annotated[float | None, typer.Option(min=0, help="The cap in US dollars, over all purposes.")] = None,
+    window: Annotated[
+        list[str] | None, typer.Option(help='"22:00-06:00 Asia/Shanghai"; repeatable; "always" takes them away.')
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Change limits while it runs; workers read them before every request.
+
+    Examples:
+        migrator limits docs --rpm 600 --max-cost 80
+
+        migrator limits docs --window "22:00-06:00 Asia/Shanghai"
+    """
+    from migrator.cli import session
+    from migrator.orchestrator import verbs
+
+    windows = None if window is None else () if window == ["always"] else tuple(window)
+    wanted = verbs.NewLimits(rpm, tpm, max_cost, windows)
+    try:
+        found = session.run(lambda worker: verbs.set_limits(worker.engine, name, wanted, actor=session.actor()))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--window") from None
+    shown: dict[str, object] = {
+        "requests_per_minute": found.requests_per_minute,
+        "tokens_per_minute": found.tokens_per_minute,
+        "windows": list(found.windows),
+    }
+    if max_cost is not None:
+        shown["max_cost_usd"] = max_cost
+    if json:
+        console.as_json({"name": name, **shown})
+    else:
+        for key, value in shown.items():
+            console.say(f"{key}: {value if value not in (None, []) else 'none'}")

@@ -1,0 +1,17 @@
+"""Arguments and options that several verbs share, described once.
+
+Floor 4.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Name = Annotated[str, typer.Argument(help="The migration's name.", show_default=False)]
+SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec file (TOML).", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and errors as JSON.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking; needed where there is no terminal.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")]

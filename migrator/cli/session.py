@@ -1,0 +1,39 @@
+"""One command's stay in the event loop: it enters by one `asyncio.run`, and everything it opened is closed again.
+
+Floor 4.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from migrator.spending.worker import Worker
+
+T = TypeVar("T")
+
+
+def actor() -> str:
+    """Return who is at the terminal, as transitions show it: user@host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = f"uid{os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
+
+
+def run(step: Callable[[Worker], Awaitable[T]]) -> T:
+    """Run a command's step with a worker of its own."""
+
+    async def whole() -> T:
+        worker = Worker.make("cli")
+        try:
+            return await step(worker)
+        finally:
+            await worker.close()
+
+    return asyncio.run(whole())

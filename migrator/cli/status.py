@@ -1,0 +1,152 @@
+"""`migrator status`.
+
+Floor 4.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from migrator.cli import console, options
+
+if TYPE_CHECKING:
+    from migrator.orchestrator.progress import Progress
+    from migrator.spending.worker import Worker
+
+#: Seconds between two lines of --watch.
+_WATCH_SECONDS = 2.0
+
+
+def command(
+    name: Annotated[str | None, typer.Argument(help="The migration's name; all of them without.")] = None,
+    *,
+    watch: Annotated[bool, typer.Option("--watch", help="A line every two seconds, until it rests.")] = False,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="0 at rest and well, 3 gate failed, 4 paused, 75 under way.")
+    ] = False,
+    json: options.Json = False,
+) -> int:
+    """Say where a migration stands, why, since when, and what follows.
+
+    Examples:
+        migrator status
+
+        migrator status docs --watch
+
+        migrator status docs --json --exit-code
+    """
+    from migrator.cli import session
+    from migrator.orchestrator import progress
+
+    if name is None:
+        found = session.run(_all)
+        if json:
+            console.as_json([progress.as_json(each) for each in found])
+        elif not found:
+            console.say("There is no migration in this database yet. Next: `migrator plan SPEC`.")
+        else:
+            console.table([_row(each) for each in found], header=("name", "target", "status", "since", "next"))
+        return max((progress.exit_code(each.migration) for each in found), default=0) if exit_code else 0
+    if watch:
+        last = session.run(lambda worker: _watch(worker, name))
+    else:
+        last = session.run(lambda worker: _one(worker, name))
+        if json:
+            console.as_json(progress.as_json(last))
+        else:
+            show(last)
+    return progress.exit_code(last.migration) if exit_code else 0
+
+
+async def _one(worker: Worker, name: str) -> Progress:
+    from migrator.orchestrator import progress
+    from migrator.state import migrations, schema
+    from migrator.state.connection import transaction
+
+    async with transaction(worker.engine) as connection:
+        await schema.require(connection)
+        return await progress.read(connection, await migrations.get(connection, name))
+
+
+async def _all(worker: Worker) -> list[Progress]:
+    from migrator.orchestrator import progress
+    from migrator.state import migrations, schema
+    from migrator.state.connection import transaction
+
+    async with transaction(worker.engine) as connection:
+        await schema.require(connection)
+        return [await progress.read(connection, each) for each in await migrations.list_all(connection)]
+
+
+async def _watch(worker: Worker, name: str) -> Progress:
+    from migrator.lifecycle import MigrationStatus
+    from migrator.orchestrator import progress
+
+    moving = {MigrationStatus.BACKFILLING, MigrationStatus.INDEXING, MigrationStatus.VALIDATING}
+    while True:
+        found = await _one(worker, name)
+        console.say(progress.line(found))
+        if found.migration.status not in moving:
+            return found
+        await asyncio.sleep(_WATCH_SECONDS)
+
+
+def _row(found: Progress) -> tuple[str, ...]:
+    migration = found.migration
+    return (migration.name, migration.target, migration.status, f"{migration.since:%Y-%m-%d %H:%M}", found.next_step)
+
+
+def show(found: Progress) -> None:
+    """Print a migration for people."""
+    from migrator.orchestrator import progress
+
+    migration, counts, account = found.migration, found.counts, found.account
+    console.heading(
+        f"{migration.name}   {migration.target}   {migration.from_generation} -> {migration.to_generation}"
+        f"   {progress.status_word(found)}"
+    )
+    rows: list[tuple[str, str]] = [("since", f"{migration.since:%Y-%m-%d %H:%M:%S %Z}")]
+    if found.reason:
+        rows.append(("reason", found.reason))
+    share = 100 * found.rows_done / found.rows_total if found.rows_total else 100.0
+    extras = [f"{found.skipped:,} skipped", f"{found.quarantined:,} quarantined", f"{found.dirty_to:,} dirty"]
+    rows.append(("rows", f"{found.rows_done:,} of {found.rows_total:,} ({share:.1f} %), {', '.join(extras)}"))
+    if found.rows_per_second:
+        eta = progress.duration(found.eta_seconds)
+        rows.append(
+            ("rate", f"{found.rows_per_second:,.0f} rows/s, {found.tokens_per_minute:,.0f} tokens/min, ETA {eta}")
+        )
+    failed = f" (migrator batches {migration.name} --failed)" if counts.failed else ""
+    open_batches = f"{counts.leased} leased, {counts.pending} pending"
+    rows.append(("batches", f"{counts.done} done, {open_batches}, {counts.failed} failed{failed}"))
+    spent = f"{account.spent_usd:.4f} USD spent ({account.spent_tokens:,} tokens)"
+    open_usd = f"{account.reserved_usd:.4f} reserved, {account.possibly_billed_usd:.4f} possibly billed"
+    rows.append(("cost", f"{spent}, {open_usd}, cap {account.max_usd:.2f}"))
+    rows += [("building", found.building)] if found.building else []
+    rows += [("binds", found.binding)] if found.binding else []
+    if found.hot_ratio is not None:
+        rows.append(("writes", f"{100 * found.hot_ratio:.1f} % HOT"))
+    rows.append(("live", f"{migration.live_generation} (readers must use this)"))
+    if found.window_open:
+        rows.append(("rollback", f"window open; debt {found.dirty_from:,} rows, about {found.debt_tokens:,} tokens"))
+    rows += [("diverted", f"{who}: {count:,} writes in 24 h") for who, count in found.strays]
+    rows += [("gate", _verdict(each)) for each in found.verdicts]
+    rows.append(("workers", str(found.workers_alive) if found.workers_alive else _nobody(found)))
+    rows.append(("next", found.next_step))
+    console.table([(f"  {name}", value) for name, value in rows])
+
+
+def _verdict(each: dict[str, Any]) -> str:
+    word = "passed" if each["passed"] else (f"waived by {each['waived_by']}" if each["waived_by"] else "FAILED")
+    return f"{each['gate']} {word}: {each['figure']:.6g} against {each['threshold']:.6g}, {each['detail']}"
+
+
+def _nobody(found: Progress) -> str:
+    from migrator.lifecycle import UNATTENDED
+
+    if found.migration.status not in UNATTENDED:
+        return "none alive"
+    return f"none alive: run `celery -A workers.app worker`, or `migrator work {found.migration.name}`"

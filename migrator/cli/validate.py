@@ -1,0 +1,62 @@
+"""`migrator validate`.
+
+Floor 4.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from migrator.cli import console, options
+
+
+def command(
+    name: options.Name,
+    *,
+    waive: Annotated[str | None, typer.Option(metavar="GATE", help="Sign that this gate may be passed over.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Why; recorded with your name.")] = None,
+    json: options.Json = False,
+) -> None:
+    """Measure the gates again, or waive one that failed.
+
+    Examples:
+        migrator validate docs
+
+        migrator validate docs --waive assignment --reason "the model is not deterministic, see OPS-123"
+    """
+    from migrator.cli import session
+    from migrator.orchestrator import attended, verbs
+    from migrator.spending.worker import Worker
+    from migrator.state.verdicts import Verdict
+
+    if (waive is None) is not (reason is None):
+        raise typer.BadParameter("a waiver needs both --waive GATE and --reason TEXT", param_hint="--waive")
+    if waive is not None and reason is not None:
+        gate, why = waive, reason
+        found = session.run(lambda worker: verbs.waive(worker.engine, name, gate, reason=why, actor=session.actor()))
+        console.say(f"Gate {gate} is waived; {name} is {found.status}.")
+        return
+
+    async def step(worker: Worker) -> list[Verdict]:
+        return await attended.validate(worker, name, actor=session.actor())
+
+    measured = session.run(step)
+    if json:
+        console.as_json(
+            [
+                {
+                    "gate": each.gate,
+                    "passed": each.passed,
+                    "figure": each.figure,
+                    "threshold": each.threshold,
+                    "detail": each.detail,
+                }
+                for each in measured
+            ]
+        )
+        return
+    for each in measured:
+        word = "passed" if each.passed else "FAILED"
+        console.say(f"{each.gate:12} {word}: {each.figure:.6g} against {each.threshold:.6g}, {each.detail}")

@@ -1,0 +1,149 @@
+"""Cleaning up: the shadow column, its index, the triggers. The only step that destroys anything.
+
+Floor 2. Promise: it lists what it drops before it does, refuses while the way back is open or strangers were seen to
+write lately (H7), drops the big index without a lock first, and then everything else in one transaction. A second run
+goes on where the first one died, and a third finds nothing to do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psycopg import sql
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from migrator.cutover.swapping import OnWait
+from migrator.errors import OperatorError
+from migrator.lifecycle import MigrationStatus
+from migrator.state import leases, migrations
+from migrator.state.connection import fetch, transaction
+from migrator.state.migrations import Migration
+from migrator.statements import compose
+from migrator.target import capture, facts, message
+from migrator.target.capture import Capture
+from migrator.target.message import Blocker, Timing
+
+_FILE = "cutover/cleaning.sql"
+S = MigrationStatus
+
+
+@dataclass(eq=False)
+class WindowOpen(OperatorError):
+    """The way back is open, and cleaning up would close it."""
+
+    name: str
+
+    runbook = "cleanup"
+    happened = "The rollback window of {name} is open: cleaning up now would close the way back for good."
+    state = "Nothing was changed."
+    next = "Run `migrator cleanup {name} --close-window` when you are sure, or `migrator rollback {name}`."
+
+
+@dataclass(eq=False)
+class StraysSeen(OperatorError):
+    """Writers of the other generation were seen lately; without the fence they would poison the column."""
+
+    name: str
+    writers: str
+
+    runbook = "diverted-writers"
+    happened = "Writers of the other generation were seen in the last 24 hours: {writers}."
+    state = "Nothing was changed; their vectors are still being diverted."
+    next = "Deploy or stop them, then run `migrator cleanup {name}` again (--strays-gone if you did just that)."
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """Something of ours on the table. `bytes` is an estimate for a column."""
+
+    kind: str
+    name: str
+    bytes: int
+
+
+async def objects(engine: AsyncEngine, migration: Migration) -> list[Leftover]:
+    """Return what cleaning up would drop."""
+    async with transaction(engine, read_only=True) as connection:
+        relation = await facts.relation(connection, migration.target_schema, migration.target_table)
+        if relation is None:
+            return []
+        values = {"oid": relation.oid, "schema": migration.target_schema, "table": migration.target_table}
+        return [Leftover(**row) for row in await fetch(connection, compose(_FILE, "objects"), values)]
+
+
+async def refuse_early(engine: AsyncEngine, migration: Migration, *, close_window: bool, strays_gone: bool) -> None:
+    """Make sure that cleaning up is wanted.
+
+    Raises: WindowOpen, StraysSeen.
+    """
+    if migration.status is S.COMPLETED and not close_window:
+        raise WindowOpen(migration.name)
+    if migration.status is not S.COMPLETED or strays_gone:
+        return
+    async with transaction(engine, read_only=True) as connection:
+        seen = await migrations.strays(connection, migration.id)
+    if seen:
+        raise StraysSeen(migration.name, "; ".join(f"{who}: {count:,}" for who, count in seen))
+
+
+async def drop_indexes(engine: AsyncEngine, migration: Migration) -> None:
+    """Drop the shadow's indexes without making anybody wait."""
+    for each in await objects(engine, migration):
+        if each.kind != "index":
+            continue
+        index = sql.Identifier(migration.target_schema, each.name)
+        async with message.raw_connection(engine) as raw:
+            await raw.execute(compose(_FILE, "unhurried"))
+            try:
+                await raw.execute(compose(_FILE, "drop_index", {"index": index}))
+            finally:
+                if not raw.closed:
+                    await raw.execute(compose(_FILE, "reset"))
+
+
+async def drop_the_rest(engine: AsyncEngine, migration: Migration, *, actor: str, on_wait: OnWait) -> Timing:
+    """Drop triggers, functions and the shadow column, and be `cleaned`: one transaction.
+
+    Locks: ACCESS EXCLUSIVE on the table, a few milliseconds, one deadline per try.
+    Raises: LockNotObtained, TooDirty, MovedMeanwhile.
+    """
+    made = Capture.of(migration)
+    async with transaction(engine, read_only=True) as connection:
+        relation = await facts.relation(connection, migration.target_schema, migration.target_table)
+        version = (await facts.server(connection))["version"]
+    parts = {
+        "table": made.target.table_id,
+        "shadow": sql.Identifier(made.target.shadow),
+        "migration_id": sql.Literal(migration.id),
+        "side": sql.Literal(migration.live_side.value),
+    }
+    body = [
+        compose(_FILE, "check", parts),
+        *capture.removal(made),
+        compose(_FILE, "drop_column", parts),
+        compose(_FILE, "forget", parts),
+        migrations.move_in_message(migration, S.CLEANED, actor=actor),
+    ]
+    if relation is None:
+        async with transaction(engine) as connection:
+            await migrations.move(connection, migration, S.CLEANED, actor=actor, reason="the table is gone")
+        return Timing(())
+    whole = message.frame(
+        made.target.table_id,
+        body,
+        lock_statements=[message.lock_table(made.target.table_id)],
+        server_version=version,
+    )
+
+    async def attempt() -> Timing:
+        async with message.raw_connection(engine) as raw:
+            return await message.send(raw, whole)
+
+    async def blockers() -> list[Blocker]:
+        async with transaction(engine) as connection:
+            return await message.find_blockers(connection, [relation.oid])
+
+    timing = await message.climb(attempt, blockers=blockers, name=migration.name, verb="cleanup", on_wait=on_wait)
+    async with transaction(engine) as connection:
+        await leases.void(connection, migration.id)
+    return timing

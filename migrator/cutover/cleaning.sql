@@ -1,0 +1,45 @@
+-- Cleaning up: what is left of a migration on the operator's table.
+
+-- name: objects
+-- What would be dropped, with its size.
+SELECT 'index' AS kind, c.relname::text AS name, pg_relation_size(c.oid) AS bytes
+  FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+ WHERE i.indrelid = %(oid)s AND c.relname LIKE '%%\_\_migrator'
+UNION ALL
+SELECT 'column', a.attname::text, coalesce((SELECT avg_width::bigint FROM pg_stats s
+         WHERE s.schemaname = %(schema)s AND s.tablename = %(table)s AND s.attname = a.attname), 0)
+       * greatest((SELECT reltuples::bigint FROM pg_class WHERE oid = a.attrelid), 0)
+  FROM pg_attribute a WHERE a.attrelid = %(oid)s AND NOT a.attisdropped AND a.attname LIKE '%%\_\_migrator'
+UNION ALL
+SELECT 'trigger', t.tgname::text, 0 FROM pg_trigger t
+ WHERE t.tgrelid = %(oid)s AND t.tgname LIKE '%%\_\_migrator' AND NOT t.tgisinternal
+ORDER BY 1, 2
+
+-- name: drop_index
+-- locks: SHARE UPDATE EXCLUSIVE on the table, shortly; waits for transactions that use it.   idempotent: yes.
+DROP INDEX CONCURRENTLY IF EXISTS {index}
+
+-- name: unhurried
+SELECT set_config('lock_timeout', '0', false), set_config('statement_timeout', '0', false)
+
+-- name: reset
+RESET ALL
+
+-- name: check
+-- Under the lock: after this nobody marks rows any more, so none may be left without the live generation's vector.
+DO $check$
+BEGIN
+  IF EXISTS (SELECT FROM migrator.dirty WHERE migration_id = {migration_id} AND side = {side}) THEN
+    RAISE EXCEPTION 'migrator: rows still lack a vector' USING ERRCODE = 'MG003';
+  END IF;
+END
+$check$
+
+-- name: drop_column
+-- locks: ACCESS EXCLUSIVE on the table, held already.   idempotent: yes.   Metadata only: the space returns as rows
+-- are updated, or by a rewrite.
+ALTER TABLE {table} DROP COLUMN IF EXISTS {shadow}
+
+-- name: forget
+-- idempotent: yes.
+DELETE FROM migrator.dirty WHERE migration_id = {migration_id}

@@ -1,0 +1,149 @@
+"""Readiness: everything that must hold before a swap is tried, each failure named with what to do about it.
+
+Floor 2. Promise: a swap is never tried on a migration whose verdicts are stale, whose indexes are missing, whose
+dependents can't all be moved, or whose old snapshots would read NULL; and the look itself locks nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from migrator.errors import GateFailed, OperatorError, TransientError
+from migrator.generation import Side
+from migrator.state import verdicts
+from migrator.state.connection import transaction
+from migrator.state.migrations import Migration
+from migrator.target import dependents, facts, index, message, swap
+from migrator.target.dependents import Dependent, LiveIndex
+from migrator.target.message import Blocker
+from migrator.target.relation import SUFFIX, suffixed
+from migrator.target.swap import Swap
+
+
+@dataclass(eq=False)
+class NotSwappable(OperatorError):
+    """Something on the table can't be taken along, or is not there."""
+
+    name: str
+    verb: str
+    problems: list[str]
+
+    runbook = "cutover"
+    state = "Nothing was changed."
+    next = "Mend what is named, then run `migrator {verb} {name}` again."
+
+    def sentences(self) -> tuple[str, str, str]:
+        """Return the three sentences, the first with a line per problem."""
+        lines = "".join(f"\n  - {problem}" for problem in self.problems)
+        happened = f"{self.name} can't be swapped as things are:{lines}\n"
+        return happened, self.state, self.next.format(name=self.name, verb=self.verb)
+
+
+@dataclass(eq=False)
+class OldSnapshots(TransientError):
+    """Transactions with snapshots from before the last vectors would read NULL."""
+
+    name: str
+    verb: str
+    holders: list[Blocker]
+
+    runbook = "cutover-lock-timeout"
+    state = "Nothing was changed: {name} stands where it stood, and nobody was cancelled."
+    next = "Wait for them or end them, then run `migrator {verb} {name}` again."
+
+    def sentences(self) -> tuple[str, str, str]:
+        """Return the three sentences, the first naming them."""
+        who = "; ".join(map(str, self.holders))
+        happened = f"Transactions from before the last vectors are still open and would read NULL: {who}."
+        return happened, self.state.format(name=self.name), self.next.format(name=self.name, verb=self.verb)
+
+
+async def look(engine: AsyncEngine, migration: Migration, *, verb: str) -> Swap:
+    """Look at everything that the swap takes along.
+
+    Raises: NotSwappable.
+    """
+    async with transaction(engine, read_only=True) as connection:
+        relation = await facts.relation(connection, migration.target_schema, migration.target_table)
+        if relation is None:
+            raise NotSwappable(migration.name, verb, [f"{migration.target} is gone"])
+        columns = await facts.columns(connection, relation.oid)
+        if migration.target_column not in columns or migration.shadow_column not in columns:
+            raise NotSwappable(migration.name, verb, ["a column of the migration is gone"])
+        live = columns[migration.target_column]
+        found = await dependents.find(connection, relation.oid, live)
+        shadow = await dependents.find(connection, relation.oid, columns[migration.shadow_column])
+        wanted = await dependents.indexes(connection, relation.oid, live)
+        print_now = await dependents.fingerprint(connection, relation.oid)
+        problems = _dependents(found, shadow)
+        problems += [*await _indexes(connection, relation.oid, wanted)]
+        problems += [
+            each for each in dependents.changes(migration.fingerprint, print_now) if not each.startswith("view ")
+        ]
+        if problems:
+            raise NotSwappable(migration.name, verb, problems)
+        views = [each.oid for each in found if each.kind == "view" and each.direct]
+        ordered = await swap.outermost_first(connection, views)
+        return Swap(
+            migration=migration,
+            oid=relation.oid,
+            columns=frozenset(columns),
+            views=ordered,
+            view_locks=await message.view_locks(connection, ordered),
+            indexes=[each.name for each in wanted if not each.name.endswith(SUFFIX)],
+            fingerprint=print_now,
+            server_version=(await facts.server(connection))["version"],
+        )
+
+
+def _dependents(found: list[Dependent], shadow: list[Dependent]) -> list[str]:
+    problems = [f"{each.kind} {each.name} hangs on the column" for each in found if each.action == "refuse"]
+    problems += [f"view {each.name} is not ours to change" for each in found if each.kind == "view" and not each.owned]
+    # Our own comment on the shadow moves with it and means what it says on either side.
+    expected = {"index", "comment"}
+    problems += [f"{each.kind} {each.name} hangs on the shadow column" for each in shadow if each.kind not in expected]
+    return problems
+
+
+async def _indexes(connection: AsyncConnection, oid: int, wanted: list[LiveIndex]) -> list[str]:
+    problems = []
+    for each in wanted:
+        if each.name.endswith(SUFFIX):
+            continue
+        valid, _ = await index.state(connection, oid, suffixed(each.name))
+        if not valid:
+            problems.append(f"index {each.name} has no valid twin on the shadow column")
+    return problems
+
+
+async def gates(engine: AsyncEngine, migration: Migration) -> None:
+    """Make sure that every gate's newest verdict is fresh, and passed or waived.
+
+    Raises: GateFailed.
+    """
+    async with transaction(engine, read_only=True) as connection:
+        newest = await verdicts.newest(connection, migration.id)
+    problems = [
+        f"{row.gate} is stale" if row.epoch != migration.epoch or not row.young else f"{row.gate} did not pass"
+        for row in newest
+        if row.epoch != migration.epoch or not row.young or not (row.passed or row.waived_by is not None)
+    ]
+    if not newest:
+        problems = ["no gate was measured"]
+    if problems:
+        raise GateFailed(migration.name, "; ".join(problems) + f" (run `migrator validate {migration.name}`)")
+
+
+async def old_snapshots(engine: AsyncEngine, migration: Migration) -> list[Blocker]:
+    """Return who holds a snapshot from before the proof."""
+    if migration.proved_at is None:
+        return []
+    async with transaction(engine, read_only=True) as connection:
+        return await message.old_snapshots(connection, migration.proved_at)
+
+
+def new_side(verb: str) -> Side:
+    """Return which side a verb makes live."""
+    return Side.FROM if verb == "rollback" else Side.TO

@@ -1,0 +1,96 @@
+"""The swap itself: tries on a ladder, each whole or nothing, and the truth when the connection broke around COMMIT.
+
+Floor 2. Promise (P8, P9): no try makes anybody wait longer than its deadline; a failed one leaves everything as it was
+and is written down as a note with who was in the way; nobody is cancelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from migrator.cutover import readiness
+from migrator.generation import Side
+from migrator.lifecycle import MigrationStatus
+from migrator.state import migrations
+from migrator.state.connection import DatabaseGone, DatabaseUnreachable, transaction
+from migrator.state.migrations import Migration
+from migrator.target import message
+from migrator.target.message import Blocker, Timing
+from migrator.target.swap import Bounds, Swap
+
+OnWait = Callable[[int, list[Blocker], float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """Which way a swap goes."""
+
+    verb: str
+    side: Side
+    status: MigrationStatus
+
+
+CUTOVER = Direction("cutover", Side.TO, MigrationStatus.COMPLETED)
+ROLLBACK = Direction("rollback", Side.FROM, MigrationStatus.ROLLED_BACK)
+
+
+async def swap(
+    engine: AsyncEngine, migration: Migration, direction: Direction, *, bounds: Bounds, actor: str, on_wait: OnWait
+) -> Timing:
+    """Swap, in as many tries as the ladder has.
+
+    Locks: ACCESS EXCLUSIVE on the views over the column and on the table, a few milliseconds, one deadline per try.
+    Raises: LockNotObtained, TooDirty, CatalogChanged, MovedMeanwhile, NotSwappable.
+    """
+    looked = await readiness.look(engine, migration, verb=direction.verb)
+    whole = looked.message(direction.side, direction.status, bounds=bounds, actor=actor)
+    tries = 0
+
+    async def attempt() -> Timing:
+        nonlocal tries
+        tries += 1
+        try:
+            async with message.raw_connection(engine) as raw:
+                return await message.send(raw, whole)
+        except (DatabaseGone, DatabaseUnreachable):
+            # Broken around COMMIT: only the database knows what happened.
+            async with transaction(engine) as connection:
+                found = await migrations.get_by_id(connection, migration.id)
+            if found.epoch == migration.epoch:
+                raise
+            return Timing(())
+
+    async def blockers() -> list[Blocker]:
+        return await _blockers(engine, looked)
+
+    def told(number: int, held: list[Blocker], pause: float) -> None:
+        on_wait(number, held, pause)
+
+    try:
+        return await message.climb(attempt, blockers=blockers, name=migration.name, verb=direction.verb, on_wait=told)
+    except message.LockNotObtained as error:
+        async with transaction(engine) as connection:
+            text = f"{direction.verb} not done: {error.sentences()[0]}"
+            await migrations.note(connection, migration.id, migration.status, text, actor)
+        raise
+
+
+async def _blockers(engine: AsyncEngine, looked: Swap) -> list[Blocker]:
+    async with transaction(engine) as connection:
+        return await message.find_blockers(connection, [looked.oid, *looked.views])
+
+
+async def rehearse(
+    engine: AsyncEngine, migration: Migration, direction: Direction, *, bounds: Bounds, actor: str
+) -> tuple[Timing, str]:
+    """Do all of it and roll it back; returns how long each step held the lock, and the SQL.
+
+    Raises: LockBusy, TooDirty, CatalogChanged, NotSwappable.
+    """
+    looked = await readiness.look(engine, migration, verb=direction.verb)
+    whole = looked.message(direction.side, direction.status, bounds=bounds, actor=actor, commit=False)
+    async with message.raw_connection(engine) as raw:
+        return await message.send(raw, whole), whole.as_string(raw)

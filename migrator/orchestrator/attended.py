@@ -1,0 +1,300 @@
+"""Attended steps: validate again, cut over, roll back, clean up, in somebody's terminal under the migration's lease.
+
+Floor 3. Promise: one of them at a time per migration; each tells what it waits for; each ends with the migration where
+it says, whatever was interrupted. They use the same catch-up as the workers, so they also work when no worker is alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from migrator.backfill import catch_up
+from migrator.cutover import cleaning, readiness, swapping
+from migrator.cutover.cleaning import Leftover
+from migrator.cutover.readiness import OldSnapshots
+from migrator.cutover.swapping import CUTOVER, ROLLBACK, Direction
+from migrator.errors import OperatorError, StatusConflict, TransientError
+from migrator.generation import Side
+from migrator.lifecycle import UNATTENDED, MigrationStatus
+from migrator.spending.renewal import renewed
+from migrator.spending.worker import Worker
+from migrator.state import dirty, leases, migrations
+from migrator.state.budget import Purpose
+from migrator.state.connection import TooDirty, transaction
+from migrator.state.leases import Duty, Lease
+from migrator.state.migrations import Migration
+from migrator.state.verdicts import Verdict
+from migrator.target.message import Blocker, Timing
+from migrator.target.swap import Bounds
+from migrator.validation import validate as validation
+
+S = MigrationStatus
+Tell = Callable[[str], None]
+#: Rows that may be without a vector at the swap, and for how long the oldest of them: absent from search for about a
+#: second, never wrong (design of the swap: the provider can't be asked under the lock).
+MAX_DIRTY_ROWS, MAX_DIRTY_SECONDS = 100, 5.0
+#: Seconds for which catch-up may take to get within the bound, and for which old snapshots are waited for.
+PATIENCE_SECONDS, SNAPSHOT_PATIENCE_SECONDS = 120.0, 60.0
+#: Swaps that found too many rows under the lock, although there were few enough a moment before.
+_DIRTY_TRIES = 5
+
+
+@dataclass(eq=False)
+class Attended(OperatorError):
+    """Somebody else is doing an attended step of this migration."""
+
+    name: str
+    verb: str
+
+    runbook = "worker-died"
+    happened = "Somebody else is doing a step of {name} in another terminal, or did a moment ago and died."
+    state = "Nothing was changed; a dead one's lease ends by itself within half a minute."
+    next = "Wait for it, then run `migrator {verb} {name}` again."
+
+
+@dataclass(eq=False)
+class NotConverging(TransientError):
+    """Rows become dirty as fast as they are embedded."""
+
+    name: str
+    verb: str
+    dirty_rows: int
+
+    runbook = "not-converging"
+    happened = "{dirty_rows} rows of {name} still lack a vector: they come as fast as they are embedded."
+    state = "Nothing was changed; catch-up goes on."
+    next = "Raise the limits, or run `migrator {verb} {name} --max-dirty-rows N` with a larger number."
+
+
+@dataclass(frozen=True, slots=True)
+class Swapped:
+    """What a swap did: how long the lock was held, rows without a vector then, and seconds until the last had one."""
+
+    timing: Timing
+    absent_rows: int
+    absent_seconds: float | None
+
+
+async def cut_over(worker: Worker, name: str, *, max_dirty_rows: int, actor: str, tell: Tell) -> Swapped:
+    """Make the new generation live.
+
+    Raises: StatusConflict, Attended, GateFailed, NotSwappable, OldSnapshots, NotConverging, LockNotObtained.
+    """
+    migration = await _get(worker, name)
+    if migration.status is not S.READY:
+        raise StatusConflict(name, "cutover", S.READY, migration.status, f"migrator status {name}")
+    async with _attending(worker, migration, "cutover"):
+        await readiness.gates(worker.engine, migration)
+        await readiness.look(worker.engine, migration, verb="cutover")
+        await _old_snapshots_gone(worker, migration, tell)
+        return await _swap(worker, migration, CUTOVER, max_dirty_rows=max_dirty_rows, actor=actor, tell=tell)
+
+
+async def rehearse(worker: Worker, name: str, *, max_dirty_rows: int, actor: str) -> tuple[Timing, str]:
+    """Do the whole cutover and roll it back; returns how long each step held the lock, and the SQL.
+
+    Raises: StatusConflict, NotSwappable, LockBusy, TooDirty.
+    """
+    migration = await _get(worker, name)
+    if migration.status is not S.READY:
+        raise StatusConflict(name, "cutover --rehearse", S.READY, migration.status, f"migrator status {name}")
+    bounds = Bounds(max_dirty_rows, MAX_DIRTY_SECONDS if max_dirty_rows else 0.0)
+    return await swapping.rehearse(worker.engine, migration, CUTOVER, bounds=bounds, actor=actor)
+
+
+async def roll_back(worker: Worker, name: str, *, max_dirty_rows: int, actor: str, tell: Tell) -> Swapped:
+    """Make the old generation live again, after settling what it lacks.
+
+    Raises: StatusConflict, Attended, NotSwappable, NotConverging, CapReached, LockNotObtained.
+    """
+    migration = await _get(worker, name)
+    in_window = S.COMPLETED in {migration.status, migration.paused_from}
+    if not in_window:
+        raise StatusConflict(name, "rollback", S.COMPLETED, migration.status, f"migrator status {name}")
+    async with _attending(worker, migration, "rollback"):
+        return await _swap(worker, migration, ROLLBACK, max_dirty_rows=max_dirty_rows, actor=actor, tell=tell)
+
+
+async def validate(worker: Worker, name: str, *, actor: str) -> list[Verdict]:
+    """Measure the gates again; the migration is `ready` afterwards, or paused.
+
+    Raises: StatusConflict, Attended, GateFailed, and what provider and purse raise.
+    """
+    async with transaction(worker.engine) as connection:
+        migration = await migrations.get(connection, name)
+        if migration.status is S.READY or migration.paused_from is S.VALIDATING:
+            await migrations.move(connection, migration, S.VALIDATING, actor=actor)
+        elif migration.status is not S.VALIDATING:
+            raise StatusConflict(name, "validate", "ready, or paused by a gate", migration.status)
+        migration = await migrations.get(connection, name)
+        lease = await leases.take(
+            connection, migration.id, Duty.VALIDATE, holder=worker.holder, seconds=worker.lease_seconds
+        )
+    if lease is None:
+        raise Attended(name, "validate")
+    async with renewed(worker, lease):
+        return await validation.run(worker, migration, lease)
+
+
+async def clean_up(
+    worker: Worker, name: str, *, close_window: bool, strays_gone: bool, actor: str, tell: Tell
+) -> list[Leftover]:
+    """Drop what is no longer needed; returns what was dropped.
+
+    Raises: StatusConflict, Attended, WindowOpen, StraysSeen, NotConverging, LockNotObtained.
+    """
+    migration = await _get(worker, name)
+    if migration.status is S.CLEANED:
+        return []
+    allowed = {S.COMPLETED, S.ROLLED_BACK, S.CANCELLED, S.CLEANING}
+    if migration.status not in allowed:
+        raise StatusConflict(name, "cleanup", "cancelled, rolled back or completed", migration.status)
+    await cleaning.refuse_early(worker.engine, migration, close_window=close_window, strays_gone=strays_gone)
+    async with _attending(worker, migration, "cleanup") as lease:
+        if migration.status is S.COMPLETED:
+            await _fresh(worker, migration, Side.TO, Bounds(0, 0), "cleanup", tell)
+        if migration.status is not S.CLEANING:
+            async with transaction(worker.engine) as connection:
+                await migrations.move(connection, migration, S.CLEANING, actor=actor)
+        dropped = await cleaning.objects(worker.engine, migration)
+        await cleaning.drop_indexes(worker.engine, migration)
+        migration = await _get(worker, name)
+        for _ in range(_DIRTY_TRIES):
+            await _settle(worker, migration, lease, migration.live_side, frozenset({S.CLEANING}))
+            try:
+                await cleaning.drop_the_rest(worker.engine, migration, actor=actor, on_wait=_on_wait(tell))
+            except TooDirty:
+                continue
+            return dropped
+    raise NotConverging(name, "cleanup", await _dirty(worker, migration, migration.live_side))
+
+
+@asynccontextmanager
+async def _attending(worker: Worker, migration: Migration, verb: str) -> AsyncIterator[Lease]:
+    """Hold the migration's own lease during an attended step."""
+    async with transaction(worker.engine) as connection:
+        lease = await leases.take(
+            connection, migration.id, Duty.ATTEND, holder=worker.holder, seconds=worker.lease_seconds
+        )
+    if lease is None:
+        raise Attended(migration.name, verb)
+    try:
+        async with renewed(worker, lease):
+            yield lease
+    finally:
+        async with transaction(worker.engine) as connection:
+            await leases.give_back(connection, lease)
+
+
+async def _swap(
+    worker: Worker, migration: Migration, direction: Direction, *, max_dirty_rows: int, actor: str, tell: Tell
+) -> Swapped:
+    bounds = Bounds(max_dirty_rows, MAX_DIRTY_SECONDS if max_dirty_rows else 0.0)
+    for _ in range(_DIRTY_TRIES):
+        await _fresh(worker, migration, direction.side, bounds, direction.verb, tell)
+        try:
+            timing = await swapping.swap(
+                worker.engine, migration, direction, bounds=bounds, actor=actor, on_wait=_on_wait(tell)
+            )
+        except TooDirty:
+            continue
+        return Swapped(timing, timing.dirty_rows, await _until_embedded(worker, migration, direction.side))
+    raise NotConverging(migration.name, direction.verb, await _dirty(worker, migration, direction.side))
+
+
+async def _fresh(worker: Worker, migration: Migration, side: Side, bounds: Bounds, verb: str, tell: Tell) -> None:
+    """Wait, or work, until few enough rows lack that side's vector.
+
+    Raises: NotConverging, CapReached and other failures of the work.
+    """
+    loop = asyncio.get_running_loop()
+    until, told = loop.time() + PATIENCE_SECONDS, False
+    while True:
+        async with transaction(worker.engine) as connection:
+            count, oldest = await dirty.count(connection, migration.id, side)
+        if count <= bounds.max_dirty_rows and (count == 0 or oldest <= bounds.max_dirty_seconds):
+            return
+        if loop.time() > until:
+            raise NotConverging(migration.name, verb, count)
+        if not told:
+            tell(f"{count:,} rows lack their {migration.generation(side)} vector; catching up")
+            told = True
+        duty = Duty.CATCH_UP if side is Side.TO else Duty.SETTLE
+        async with transaction(worker.engine) as connection:
+            lease = await leases.take(
+                connection, migration.id, duty, holder=worker.holder, seconds=worker.lease_seconds
+            )
+        if lease is None:  # a worker is at it
+            await asyncio.sleep(0.2)
+            continue
+        async with renewed(worker, lease):
+            await _settle(worker, migration, lease, side, UNATTENDED | {S.PAUSED})
+        async with transaction(worker.engine) as connection:
+            await leases.give_back(connection, lease, counts_as_attempt=False)
+
+
+async def _settle(
+    worker: Worker, migration: Migration, lease: Lease, side: Side, allowed: frozenset[MigrationStatus]
+) -> None:
+    """Embed what is dirty now, until a look finds nothing."""
+    purpose = Purpose.CATCH_UP if side is Side.TO else Purpose.ROLLBACK_DEBT
+    while True:
+        progress = await catch_up.once(worker, migration, lease, side, purpose, allowed=allowed)
+        if progress is None or not (progress.written or progress.failure):
+            return
+        if progress.failure is not None:
+            raise progress.failure
+
+
+async def _until_embedded(worker: Worker, migration: Migration, side: Side) -> float | None:
+    """Wait for the rows that were absent at the swap; None when that takes too long to wait for."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with transaction(worker.engine) as connection:
+        last = await dirty.newest_id(connection, migration.id, side)
+    while last is not None and loop.time() < began + PATIENCE_SECONDS:
+        async with transaction(worker.engine) as connection:
+            if not await dirty.any_up_to(connection, migration.id, side, last):
+                return loop.time() - began
+            held = await leases.duty_row(connection, migration.id, Duty.CATCH_UP)
+        if held is None or held.status != "leased":
+            fresh = await _get(worker, migration.name)
+            await _fresh(worker, fresh, side, Bounds(0, 0), "status", lambda _: None)
+        await asyncio.sleep(0.05)
+    return 0.0 if last is None else None
+
+
+async def _old_snapshots_gone(worker: Worker, migration: Migration, tell: Tell) -> None:
+    loop = asyncio.get_running_loop()
+    until, told = loop.time() + SNAPSHOT_PATIENCE_SECONDS, False
+    while True:
+        holders = await readiness.old_snapshots(worker.engine, migration)
+        if not holders:
+            return
+        if loop.time() > until:
+            raise OldSnapshots(migration.name, "cutover", holders)
+        if not told:
+            tell("waiting for transactions from before the last vectors: " + "; ".join(map(str, holders)))
+            told = True
+        await asyncio.sleep(0.5)
+
+
+def _on_wait(tell: Tell) -> Callable[[int, list[Blocker], float], None]:
+    def told(number: int, held: list[Blocker], pause: float) -> None:
+        who = "; ".join(map(str, held)) or "nobody any more"
+        tell(f"try {number}: the lock was not to be had (holding it: {who}); next try in {pause:.1f} s")
+
+    return told
+
+
+async def _get(worker: Worker, name: str) -> Migration:
+    async with transaction(worker.engine) as connection:
+        return await migrations.get(connection, name)
+
+
+async def _dirty(worker: Worker, migration: Migration, side: Side) -> int:
+    async with transaction(worker.engine) as connection:
+        return (await dirty.count(connection, migration.id, side))[0]

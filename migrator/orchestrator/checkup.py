@@ -1,0 +1,205 @@
+"""The check-up behind `migrator doctor`: every server and setting, each with ok, warn or fail, and its mend.
+
+Floor 3. Promise: a check that can't be made is a failed check, never a traceback; no secret is shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from migrator.errors import MigratorError
+from migrator.generation import Side
+from migrator.lifecycle import OPEN
+from migrator.planning import preflight, survey
+from migrator.provider import client, profiles
+from migrator.provider.client import LostError, RefusedError, UnbelievableError
+from migrator.settings import Settings, api_key, without_password
+from migrator.spec import Spec
+from migrator.state import migrations, schema, workers
+from migrator.state.connection import make_engine, transaction
+from migrator.target import capture, facts
+
+Level = Literal["ok", "warn", "fail"]
+#: Seconds for a server that may not be there.
+_PATIENCE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at."""
+
+    name: str
+    level: Level
+    message: str
+    mend: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the shape that `doctor --json` prints."""
+        return asdict(self)
+
+
+def _ok(name: str, message: str) -> Check:
+    return Check(name, "ok", message)
+
+
+async def run(settings: Settings, spec: Spec | None) -> list[Check]:
+    """Look at everything."""
+    found = await _database_checks(settings, spec)
+    found += await _guarded("broker", lambda: _broker(settings.broker_url))
+    if spec is not None:
+        found += await _guarded("provider", lambda: _provider(spec))
+    return found
+
+
+async def _guarded(name: str, look: Callable[[], Awaitable[list[Check]]]) -> list[Check]:
+    try:
+        return await look()
+    except MigratorError as error:
+        happened, _, following = error.sentences()
+        return [Check(name, "fail", happened, following)]
+
+
+async def _database_checks(settings: Settings, spec: Spec | None) -> list[Check]:
+    try:
+        engine = make_engine(settings.required_database_url(), "migrator doctor", pool_size=1)
+    except MigratorError as error:
+        return [Check("database", "fail", error.sentences()[0], error.sentences()[2])]
+    try:
+        found = await _guarded("database", lambda: _database(engine))
+        if found[-1].level == "fail":
+            return found
+        found += await _guarded("schema", lambda: _schema(engine))
+        if spec is not None:
+            found += await _guarded("target", lambda: _target(engine, spec))
+    finally:
+        await engine.dispose()
+    return found
+
+
+async def _database(engine: AsyncEngine) -> list[Check]:
+    async with transaction(engine, read_only=True) as connection:
+        server = await facts.server(connection)
+        extension = await facts.extension(connection)
+    version = f"{server['version'] // 10000}.{server['version'] % 10000}"
+    found = [_ok("database", f"PostgreSQL {version} as role {server['role']}")]
+    if server["version"] < preflight.OLDEST_SERVER:
+        found = [Check("database", "fail", f"PostgreSQL {version} is older than 14", "Upgrade the server.")]
+    if extension is None:
+        mend = "Run `CREATE EXTENSION vector` as a superuser."
+        return [*found, Check("pgvector", "fail", "it is not installed in this database", mend)]
+    return [*found, _ok("pgvector", f"version {extension[0]} in schema {extension[1]}")]
+
+
+async def _schema(engine: AsyncEngine) -> list[Check]:
+    async with transaction(engine) as connection:
+        await schema.require(connection)
+        alive = await workers.alive(connection)
+        opened = await migrations.list_all(connection, OPEN)
+        late = []
+        for migration in opened:
+            relation = await facts.relation(connection, migration.target_schema, migration.target_table)
+            triggers = await facts.triggers(connection, relation.oid) if relation is not None else []
+            late += [
+                f"{each['name']} on {migration.target_table}"
+                for each in triggers
+                if each["before"] and each["on_update"] and each["name"] > capture.TRIGGERS["update"]
+            ]
+    found = [_ok("schema", f"revision {schema.head()}; {len(opened)} open migrations")]
+    if alive:
+        names = ", ".join(f"{row.name} ({row.slots} slots)" for row in alive)
+        found.append(_ok("workers", names))
+    else:
+        mend = "Run `celery -A workers.app worker` and `celery -A workers.app beat`, or use `migrator work NAME`."
+        found.append(Check("workers", "warn", "none is alive", mend))
+    if late:
+        mend = f"Rename it so that it sorts before {capture.TRIGGERS['update']}."
+        found.append(Check("triggers", "fail", f"fires after our capture trigger: {', '.join(late)}", mend))
+    return found
+
+
+async def _target(engine: AsyncEngine, spec: Spec) -> list[Check]:
+    findings = preflight.check(await survey.make(engine, spec))
+    bad = [each for each in findings if each.severity == "refuse"]
+    if not bad:
+        return [_ok("target", f"{spec.target.table}.{spec.target.column} can be moved")]
+    return [Check("target", "fail", f"{each.object}: {each.message}", each.mend) for each in bad]
+
+
+async def _broker(url: str) -> list[Check]:
+    scheme = urlsplit(url).scheme
+    shown = without_password(url)
+    if scheme in {"amqp", "amqps"}:
+        return await asyncio.to_thread(_amqp, url, shown)
+    if scheme not in {"redis", "rediss"}:
+        mend = "Set MIGRATOR_BROKER_URL to redis://... or amqp://... (a Redis cluster can't be used by Celery)."
+        return [Check("broker", "fail", f"{shown} is of no kind that Celery can use here", mend)]
+    import redis.asyncio as redis  # noqa: PLC0415 - only where the broker is one
+
+    connection = redis.Redis.from_url(url, socket_timeout=_PATIENCE_SECONDS, socket_connect_timeout=_PATIENCE_SECONDS)
+    try:
+        info = await connection.info()
+        policy = (await connection.config_get("maxmemory-policy")).get("maxmemory-policy", "unknown")
+    except (redis.RedisError, OSError) as error:
+        mend = "Check the server and MIGRATOR_BROKER_URL; `migrator work NAME` needs no broker."
+        return [Check("broker", "fail", f"{shown} can't be reached ({type(error).__name__})", mend)]
+    finally:
+        await connection.aclose()
+    found = [_ok("broker", f"{shown}, Redis protocol {info.get('redis_version', '?')}")]
+    if policy != "noeviction":
+        mend = "Set maxmemory-policy to noeviction: with another, queues can vanish."
+        found.append(Check("broker memory", "warn", f"maxmemory-policy is {policy}", mend))
+    return found
+
+
+def _amqp(url: str, shown: str) -> list[Check]:
+    from kombu.connection import Connection  # noqa: PLC0415 - only where the broker is one
+
+    try:
+        with Connection(url, connect_timeout=_PATIENCE_SECONDS) as connection:  # type: ignore[no-untyped-call]
+            connection.ensure_connection(max_retries=1, timeout=_PATIENCE_SECONDS)
+    except Exception as error:  # noqa: BLE001 - each transport raises its own kinds
+        mend = "Check the server and MIGRATOR_BROKER_URL; `migrator work NAME` needs no broker."
+        return [Check("broker", "fail", f"{shown} can't be reached ({type(error).__name__})", mend)]
+    return [_ok("broker", shown)]
+
+
+async def _provider(spec: Spec) -> list[Check]:
+    return [each for side in (Side.TO, Side.FROM) for each in await _model(spec, side)]
+
+
+async def _model(spec: Spec, side: Side) -> list[Check]:
+    model = spec.model_of(side)
+    name = f"provider [{side}]"
+    key = api_key(model.api_key_env)
+    if key is None:
+        mend = f"Set {model.api_key_env} in the environment, here and on every worker."
+        return [Check(name, "fail", f"{model.api_key_env} is not set here", mend)]
+    profile = profiles.choose(model.profile, model.base_url)
+    http = client.make_http(key)
+    try:
+        reply = await client.post(
+            http,
+            model.base_url,
+            model.generation,
+            ["ready"],
+            request_id=uuid.uuid4().hex,
+            send_dimensions=profile.send_dimensions,
+        )
+    except RefusedError as error:
+        mend = error.refusal.hint[:1].upper() + error.refusal.hint[1:] + "."
+        return [Check(name, "fail", f"{model.generation}: {error.refusal}", mend)]
+    except LostError as error:
+        return [Check(name, "fail", f"{model.base_url} can't be reached ({error.why})", "Check base_url and network.")]
+    except UnbelievableError as error:
+        return [Check(name, "fail", f"{model.generation}: {error.why}", "Check [to] model and dimensions.")]
+    finally:
+        await http.aclose()
+    used = f"{reply.tokens} tokens, which no migration's cap counts"
+    return [_ok(name, f"{model.generation} answers with {reply.vectors.shape[1]} dimensions ({used})")]

@@ -1,0 +1,81 @@
+-- The swap, and the way back: the same statements, since both exchange the names of two columns.
+
+-- name: check
+-- Under the lock: the catalog is what the last look saw, and few enough rows lack a vector.
+-- locks: held already.
+DO $check$
+DECLARE
+  dirty_rows bigint;
+  oldest double precision;
+  now_is text;
+BEGIN
+  SELECT md5(string_agg(f.part || '=' || coalesce(f.text, ''), chr(10) ORDER BY f.part COLLATE "C")) INTO now_is
+    FROM ({fingerprint}) AS f;
+  IF now_is IS DISTINCT FROM {expected} THEN
+    RAISE EXCEPTION 'migrator: the catalog changed' USING ERRCODE = 'MG002';
+  END IF;
+  SELECT count(DISTINCT d.key), coalesce(extract(epoch FROM clock_timestamp() - min(d.at)), 0)
+    INTO dirty_rows, oldest
+    FROM migrator.dirty AS d WHERE d.migration_id = {migration_id} AND d.side = {side};
+  IF dirty_rows > {max_dirty_rows} OR oldest > {max_dirty_seconds} THEN
+    RAISE EXCEPTION 'migrator: too many rows lack a vector' USING ERRCODE = 'MG003';
+  END IF;
+  RAISE NOTICE 'migrator-dirty: %', dirty_rows;
+END
+$check$
+
+-- name: exchange
+-- The names change, and what was bound to the old column by its number follows. Views first say what they show, by
+-- name; the same words, said again after the names changed, name the other column. Owner, grants and comments of a
+-- view stay; its options are said again, since CREATE OR REPLACE would drop them.
+-- locks: held already; SHARE UPDATE EXCLUSIVE on the indexes that change names.   idempotent: no.
+DO $exchange$
+DECLARE
+  views text[];
+  statement text;
+BEGIN
+  SELECT array_agg(format('CREATE OR REPLACE VIEW %I.%I%s AS %s', n.nspname, c.relname,
+                          coalesce(' WITH (' || array_to_string(c.reloptions, ', ') || ')', ''),
+                          pg_get_viewdef(c.oid)) ORDER BY o.position)
+    INTO views
+    FROM unnest({views}::oid[]) WITH ORDINALITY AS o (oid, position)
+    JOIN pg_class c ON c.oid = o.oid JOIN pg_namespace n ON n.oid = c.relnamespace;
+  FOREACH statement IN ARRAY {renames}::text[] LOOP
+    EXECUTE statement;
+  END LOOP;
+  RAISE NOTICE 'migrator: names %', extract(epoch FROM clock_timestamp());
+  FOREACH statement IN ARRAY coalesce(views, '{{}}') LOOP
+    EXECUTE statement;
+  END LOOP;
+  RAISE NOTICE 'migrator: views %', extract(epoch FROM clock_timestamp());
+END
+$exchange$
+
+-- name: rename_column
+-- locks: held already.   idempotent: no.
+ALTER TABLE {table} RENAME COLUMN {old} TO {new}
+
+-- name: rename_index
+-- locks: SHARE UPDATE EXCLUSIVE on the index.   idempotent: no.
+ALTER INDEX {old} RENAME TO {new}
+
+-- name: live
+-- idempotent: yes.
+UPDATE migrator.live SET generation = {generation}, migration_id = {migration_id}, since = now()
+ WHERE target_schema = {target_schema} AND target_table = {target_table} AND target_column = {target_column}
+
+-- name: notify
+-- Heard by `LISTEN migrator_live` at commit.
+SELECT pg_notify('migrator_live', {payload})
+
+-- name: functions_lock
+-- Two swaps at once would replace functions of the same catalog rows (H9): this lock comes before the table's.
+-- locks: advisory, until commit.
+SELECT pg_advisory_xact_lock({key})
+
+-- name: view_edges
+-- Which of these views reads which other of them.
+SELECT DISTINCT r.ev_class::bigint AS outer_oid, d.refobjid::bigint AS inner_oid
+  FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+ WHERE r.ev_class = ANY(%(oids)s::oid[]) AND d.refclassid = 'pg_class'::regclass
+   AND d.refobjid = ANY(%(oids)s::oid[]) AND d.refobjid <> r.ev_class
