@@ -55,6 +55,8 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=30.0, ge=1, le=600)
     #: Provider requests in flight per worker process. httpx slows down above 32 connections a client.
     concurrency: int = Field(default=4, ge=1, le=32)
+    #: Tells apart two deployments on one machine, in the name of beat's file.
+    instance: str = Field(default="default", pattern=r"^[A-Za-z0-9_-]{1,40}$")
 
     def required_database_url(self) -> str:
         """Return the database's URL.

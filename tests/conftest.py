@@ -13,9 +13,12 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from migrator.demo.servers import Postgres, Valkey
+from migrator.demo.simulator.control import Simulator
+from migrator.spending.worker import Worker
 from migrator.state import connection as connections
 from migrator.state import schema
 from migrator.target import readers
+from tests.deployment import Deployment
 
 _TIERS = {"unit": 10, "integration": 60, "acceptance": 180, "chaos": 240, "revisions": 60, "docs": 120}
 
@@ -127,3 +130,37 @@ def sql(database: str) -> Iterator[psycopg.Connection]:
     """An application's plain autocommit connection."""
     with psycopg.connect(database, autocommit=True) as connection:
         yield connection
+
+
+@pytest.fixture(scope="session")
+def simulator_process(scratch: Path) -> Iterator[Simulator]:
+    made = Simulator(scratch / "simulator")
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def simulator(simulator_process: Simulator) -> Simulator:
+    """The provider, with an empty bill and no faults."""
+    simulator_process.admin(reset=True)
+    return simulator_process
+
+
+@pytest.fixture
+def deployment(database: str, simulator: Simulator, tmp_path: Path) -> Iterator[Deployment]:
+    made = Deployment(database, tmp_path, simulator)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+async def worker(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Worker]:
+    """The engine's own worker, in this process, for a deployment."""
+    for name, value in deployment.env.items():
+        if name.startswith(("MIGRATOR_", "TEST_")):
+            monkeypatch.setenv(name, value)
+    made = Worker.make("test")
+    made.backoff_seconds = 0.01
+    yield made
+    await made.close()

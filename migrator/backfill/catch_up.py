@@ -26,8 +26,9 @@ from migrator.state.migrations import Migration
 #: Hints read at once: a few dozen requests of work.
 HINTS = 500
 #: Seconds between two looks at an empty `dirty`, and how long one holder keeps looking before `tick` offers the duty
-#: anew: rows that a forgotten writer left without a vector are absent from search for about the first.
-IDLE_SECONDS, SHIFT_SECONDS = 0.5, 60.0
+#: anew: rows that a forgotten writer left without a vector are absent from search for about the first, and a worker
+#: that is asked to stop does so within the second.
+IDLE_SECONDS, SHIFT_SECONDS = 0.5, 10.0
 
 
 def sides(migration: Migration, *, windows_open: bool) -> list[Side]:

@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.state.tables import verdicts
@@ -58,7 +59,7 @@ async def newest(connection: AsyncConnection, migration_id: int) -> Sequence[Row
     query = (
         select(verdicts, fresh.label("young"))
         .where(verdicts.c.migration_id == migration_id)
-        .distinct(verdicts.c.gate)
+        .ext(distinct_on(verdicts.c.gate))
         .order_by(verdicts.c.gate, verdicts.c.id.desc())
     )
     return (await connection.execute(query)).all()

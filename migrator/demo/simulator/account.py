@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
 
 @dataclass(slots=True)
@@ -60,6 +60,9 @@ class Entry:
 class Account:
     """The simulated provider's state; one per process."""
 
+    #: What the admin endpoint may set as it comes.
+    PLAIN: ClassVar = frozenset({"latency_seconds", "max_texts", "max_text_tokens", "answer_with"})
+
     keys: frozenset[str] | None = None
     max_texts: int = 10
     max_text_tokens: int = 8192
@@ -72,6 +75,12 @@ class Account:
     in_flight: int = 0
     #: Answer for another model than was asked for, while echoing the name that was (one-api did).
     answer_with: str | None = None
+
+    def reset(self) -> None:
+        """Forget the bill, and be as at the start."""
+        for each in fields(self):
+            if each.name != "in_flight":
+                setattr(self, each.name, getattr(Account(), each.name))
 
     def bill(self, request_id: str, key: str, model: str, texts: list[str], tokens: int) -> None:
         """Write a request onto the bill."""

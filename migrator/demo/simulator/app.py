@@ -89,19 +89,20 @@ def make_app(backend: Backend, account: Account) -> Starlette:
 
 
 def _change(account: Account, wanted: dict[str, Any]) -> None:
-    for name in ("latency_seconds", "max_texts", "max_text_tokens", "answer_with"):
-        if name in wanted:
-            setattr(account, name, wanted[name])
-    if "requests_per_minute" in wanted:
-        account.requests = Bucket(wanted["requests_per_minute"])
-    if "tokens_per_minute" in wanted:
-        account.tokens = Bucket(wanted["tokens_per_minute"])
-    if "keys" in wanted:
-        account.keys = frozenset(wanted["keys"]) if wanted["keys"] is not None else None
-    for fault in wanted.get("faults", []):
-        account.faults.append(Fault(**fault))
+    """Switch what is named: plain figures, limits (as new buckets), keys, and faults to come."""
+    if wanted.get("reset"):
+        account.reset()
     if wanted.get("no_faults"):
         account.faults.clear()
+    plain = {name: wanted[name] for name in wanted.keys() & Account.PLAIN}
+    for name, value in plain.items():
+        setattr(account, name, value)
+    for name in ("requests", "tokens"):
+        if f"{name}_per_minute" in wanted:
+            setattr(account, name, Bucket(wanted[f"{name}_per_minute"]))
+    if "keys" in wanted:
+        account.keys = frozenset(wanted["keys"]) if wanted["keys"] is not None else None
+    account.faults.extend(Fault(**fault) for fault in wanted.get("faults", []))
 
 
 async def _embeddings(request: Request, backend: Backend, account: Account) -> JSONResponse:

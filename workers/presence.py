@@ -1,0 +1,99 @@
+"""A sign of life of each worker, in Postgres, so that `status` and `doctor` can say whether anybody is there.
+
+Floor 4. Written by the worker's main process every few seconds, over a connection that is opened and closed each time:
+nothing may be open when a child is forked. A database that is away costs a log line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from typing import Any
+
+from celery import bootsteps
+from sqlalchemy import text
+
+import migrator
+from migrator import settings
+from migrator.errors import MigratorError
+from migrator.state import schema, workers
+from migrator.state.connection import make_engine, transaction
+from migrator.state.workers import SIGN_OF_LIFE_SECONDS
+
+logger = logging.getLogger(__name__)
+
+
+class Presence(bootsteps.StartStopStep):
+    """Signs every few seconds, and says goodbye at the end."""
+
+    requires = {"celery.worker.components:Timer", "celery.worker.components:Pool"}  # noqa: RUF012 - celery's protocol
+
+    def __init__(self, worker: Any, **_: Any) -> None:
+        self._timer_entry: Any = None
+        self._worker = worker
+
+    def start(self, worker: Any) -> None:
+        """Sign once, and from then on by the worker's timer."""
+        self._sign()
+        self._timer_entry = worker.timer.call_repeatedly(SIGN_OF_LIFE_SECONDS, self._sign)
+
+    def stop(self, worker: Any) -> None:
+        """Say goodbye."""
+        del worker
+        if self._timer_entry is not None:
+            self._timer_entry.cancel()
+        self._quietly(_leave(self._worker.hostname))
+
+    def terminate(self, worker: Any) -> None:
+        """Say goodbye at a cold shutdown too."""
+        self.stop(worker)
+
+    def _sign(self) -> None:
+        slots = int(self._worker.concurrency or 1)
+        queues = sorted(self._worker.app.amqp.queues.consume_from)
+        self._quietly(_sign(self._worker.hostname, slots, queues))
+
+    @staticmethod
+    def _quietly(step: Any) -> None:
+        try:
+            asyncio.run(step)
+        except MigratorError as error:
+            logger.warning("no sign of life could be written: %s", error.sentences()[0])
+
+
+async def _sign(name: str, slots: int, queues: list[str]) -> None:
+    engine = make_engine(settings.load().required_database_url(), "migrator presence", pool_size=1)
+    try:
+        async with transaction(engine, lock_timeout_seconds=1, statement_timeout_seconds=2) as connection:
+            if await schema.current(connection) != schema.head():
+                return
+            wanted = await connection.execute(
+                text(
+                    "SELECT DISTINCT spec -> part ->> 'api_key_env' FROM migrator.migrations,"
+                    " unnest(ARRAY['from', 'to']) AS part WHERE spec -> part ->> 'api_key_env' IS NOT NULL"
+                )
+            )
+            present = [variable for variable in wanted.scalars() if settings.api_key(variable) is not None]
+            await workers.sign(
+                connection,
+                name=name,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                slots=slots,
+                queues=queues,
+                version=migrator.__version__,
+                keys_present=sorted(present),
+            )
+    finally:
+        await engine.dispose()
+
+
+async def _leave(name: str) -> None:
+    engine = make_engine(settings.load().required_database_url(), "migrator presence", pool_size=1)
+    try:
+        async with transaction(engine, lock_timeout_seconds=1, statement_timeout_seconds=2) as connection:
+            await workers.leave(connection, name)
+    finally:
+        await engine.dispose()
