@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -164,3 +165,48 @@ async def worker(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Asy
     made.backoff_seconds = 0.01
     yield made
     await made.close()
+
+
+@pytest.fixture
+def scratch_server(scratch: Path) -> Iterator[Callable[..., Postgres]]:
+    """Make servers with settings of their own, each with a database `app`."""
+    made: list[Postgres] = []
+
+    def make(**settings: str) -> Postgres:
+        server = Postgres(scratch / f"own-{next(_numbers)}", settings={"fsync": "off", **settings})
+        server.start()
+        made.append(server)
+        _admin(server, "CREATE DATABASE app")
+        with psycopg.connect(server.database_url("app"), autocommit=True) as connection:
+            connection.execute("CREATE EXTENSION vector")
+        # In a thread of its own: an async test has a loop already.
+        thread = threading.Thread(target=lambda: asyncio.run(_init(server.database_url("app"))))
+        thread.start()
+        thread.join()
+        return server
+
+    yield make
+    for server in made:
+        server.remove()
+
+
+@pytest.fixture
+async def deployment_on(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Callable[[Postgres], Awaitable[tuple[Deployment, Worker]]]]:
+    """A deployment and its worker on a server of the test's own."""
+    made: list[tuple[Deployment, Worker]] = []
+
+    async def make(server: Postgres) -> tuple[Deployment, Worker]:
+        deployment = Deployment(server.database_url("app"), tmp_path, simulator)
+        for name, value in deployment.env.items():
+            if name.startswith(("MIGRATOR_", "TEST_")):
+                monkeypatch.setenv(name, value)
+        worker = Worker.make("test")
+        made.append((deployment, worker))
+        return deployment, worker
+
+    yield make
+    for deployment, worker in made:
+        await worker.close()
+        deployment.close()

@@ -107,10 +107,35 @@ async def drop_the_rest(engine: AsyncEngine, migration: Migration, *, actor: str
     Locks: ACCESS EXCLUSIVE on the table, a few milliseconds, one deadline per try.
     Raises: LockNotObtained, TooDirty, MovedMeanwhile.
     """
+    prepared = await prepare(engine, migration, actor=actor)
+    if prepared is None:
+        async with transaction(engine) as connection:
+            await migrations.move(connection, migration, S.CLEANED, actor=actor, reason="the table is gone")
+        return Timing(())
+    oid, framed = prepared
+
+    async def attempt() -> Timing:
+        async with message.raw_connection(engine) as raw:
+            return await message.send(raw, message.whole(framed))
+
+    async def blockers() -> list[Blocker]:
+        async with transaction(engine) as connection:
+            return await message.find_blockers(connection, [oid])
+
+    timing = await message.climb(attempt, blockers=blockers, name=migration.name, verb="cleanup", on_wait=on_wait)
+    async with transaction(engine) as connection:
+        await leases.void(connection, migration.id)
+    return timing
+
+
+async def prepare(engine: AsyncEngine, migration: Migration, *, actor: str) -> tuple[int, list[sql.Composable]] | None:
+    """Return the table's oid and the whole transaction, statement by statement; None where the table is gone."""
     made = Capture.of(migration)
     async with transaction(engine, read_only=True) as connection:
         relation = await facts.relation(connection, migration.target_schema, migration.target_table)
         version = (await facts.server(connection))["version"]
+    if relation is None:
+        return None
     parts = {
         "table": made.target.table_id,
         "shadow": sql.Identifier(made.target.shadow),
@@ -124,26 +149,6 @@ async def drop_the_rest(engine: AsyncEngine, migration: Migration, *, actor: str
         compose(_FILE, "forget", parts),
         migrations.move_in_message(migration, S.CLEANED, actor=actor),
     ]
-    if relation is None:
-        async with transaction(engine) as connection:
-            await migrations.move(connection, migration, S.CLEANED, actor=actor, reason="the table is gone")
-        return Timing(())
-    whole = message.frame(
-        made.target.table_id,
-        body,
-        lock_statements=[message.lock_table(made.target.table_id)],
-        server_version=version,
-    )
-
-    async def attempt() -> Timing:
-        async with message.raw_connection(engine) as raw:
-            return await message.send(raw, whole)
-
-    async def blockers() -> list[Blocker]:
-        async with transaction(engine) as connection:
-            return await message.find_blockers(connection, [relation.oid])
-
-    timing = await message.climb(attempt, blockers=blockers, name=migration.name, verb="cleanup", on_wait=on_wait)
-    async with transaction(engine) as connection:
-        await leases.void(connection, migration.id)
-    return timing
+    locks = [message.lock_table(made.target.table_id)]
+    framed = message.frame(made.target.table_id, body, lock_statements=locks, server_version=version)
+    return relation.oid, framed

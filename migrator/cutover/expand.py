@@ -32,33 +32,40 @@ async def run(engine: AsyncEngine, migration: Migration, *, actor: str, on_wait:
     Locks: ACCESS EXCLUSIVE on the table for a few milliseconds, with one deadline per try.
     Raises: LockNotObtained, MovedMeanwhile, PrivilegeMissing.
     """
+    oid, framed = await prepare(engine, migration, actor=actor)
     async with transaction(engine, read_only=True) as connection:
-        relation = await facts.relation(connection, migration.target_schema, migration.target_table)
-        assert relation is not None  # noqa: S101 - `start` has just compared the fingerprint
-        columns = frozenset(await facts.columns(connection, relation.oid))
-        version = (await facts.server(connection))["version"]
-        baseline = await lanes.write_counters(connection, relation.oid)
-    made = Capture.of(migration)
-    table = made.target.table_id
-    whole = message.frame(
-        table,
-        statements(migration, made, columns, actor),
-        lock_statements=[message.lock_table(table)],
-        server_version=version,
-    )
+        baseline = await lanes.write_counters(connection, oid)
 
     async def attempt() -> Timing:
         async with message.raw_connection(engine) as raw:
-            return await message.send(raw, whole)
+            return await message.send(raw, message.whole(framed))
 
     async def blockers() -> list[Blocker]:
         async with transaction(engine) as connection:
-            return await message.find_blockers(connection, [relation.oid])
+            return await message.find_blockers(connection, [oid])
 
     timing = await message.climb(attempt, blockers=blockers, name=migration.name, verb="start", on_wait=on_wait)
     async with transaction(engine) as connection:
         await migrations.change(connection, migration.id, write_baseline=baseline)
     return timing
+
+
+async def prepare(engine: AsyncEngine, migration: Migration, *, actor: str) -> tuple[int, list[sql.Composable]]:
+    """Return the table's oid and the whole transaction, statement by statement."""
+    async with transaction(engine, read_only=True) as connection:
+        relation = await facts.relation(connection, migration.target_schema, migration.target_table)
+        assert relation is not None  # noqa: S101 - `start` has just compared the fingerprint
+        columns = frozenset(await facts.columns(connection, relation.oid))
+        version = (await facts.server(connection))["version"]
+    made = Capture.of(migration)
+    table = made.target.table_id
+    framed = message.frame(
+        table,
+        statements(migration, made, columns, actor),
+        lock_statements=[message.lock_table(table)],
+        server_version=version,
+    )
+    return relation.oid, framed
 
 
 def statements(migration: Migration, made: Capture, columns: frozenset[str], actor: str) -> list[sql.Composed]:

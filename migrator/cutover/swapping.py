@@ -6,7 +6,7 @@ and is written down as a note with who was in the way; nobody is cancelled.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -38,7 +38,14 @@ ROLLBACK = Direction("rollback", Side.FROM, MigrationStatus.ROLLED_BACK)
 
 
 async def swap(
-    engine: AsyncEngine, migration: Migration, direction: Direction, *, bounds: Bounds, actor: str, on_wait: OnWait
+    engine: AsyncEngine,
+    migration: Migration,
+    direction: Direction,
+    *,
+    bounds: Bounds,
+    actor: str,
+    on_wait: OnWait,
+    ladder: Sequence[float] = message.LADDER_SECONDS,
 ) -> Timing:
     """Swap, in as many tries as the ladder has.
 
@@ -46,7 +53,7 @@ async def swap(
     Raises: LockNotObtained, TooDirty, CatalogChanged, MovedMeanwhile, NotSwappable.
     """
     looked = await readiness.look(engine, migration, verb=direction.verb)
-    whole = looked.message(direction.side, direction.status, bounds=bounds, actor=actor)
+    whole = message.whole(looked.statements(direction.side, direction.status, bounds=bounds, actor=actor))
     tries = 0
 
     async def attempt() -> Timing:
@@ -66,11 +73,15 @@ async def swap(
     async def blockers() -> list[Blocker]:
         return await _blockers(engine, looked)
 
-    def told(number: int, held: list[Blocker], pause: float) -> None:
-        on_wait(number, held, pause)
-
     try:
-        return await message.climb(attempt, blockers=blockers, name=migration.name, verb=direction.verb, on_wait=told)
+        return await message.climb(
+            attempt,
+            blockers=blockers,
+            name=migration.name,
+            verb=direction.verb,
+            on_wait=on_wait,
+            ladder=ladder,
+        )
     except message.LockNotObtained as error:
         async with transaction(engine) as connection:
             text = f"{direction.verb} not done: {error.sentences()[0]}"
@@ -91,6 +102,7 @@ async def rehearse(
     Raises: LockBusy, TooDirty, CatalogChanged, NotSwappable.
     """
     looked = await readiness.look(engine, migration, verb=direction.verb)
-    whole = looked.message(direction.side, direction.status, bounds=bounds, actor=actor, commit=False)
+    statements = looked.statements(direction.side, direction.status, bounds=bounds, actor=actor, commit=False)
+    whole = message.whole(statements)
     async with message.raw_connection(engine) as raw:
         return await message.send(raw, whole), whole.as_string(raw)

@@ -16,7 +16,7 @@ from migrator.cutover import cleaning, readiness, swapping
 from migrator.cutover.cleaning import Leftover
 from migrator.cutover.readiness import OldSnapshots
 from migrator.cutover.swapping import CUTOVER, ROLLBACK, Direction
-from migrator.errors import OperatorError, StatusConflict, TransientError
+from migrator.errors import MigratorError, OperatorError, StatusConflict, TransientError
 from migrator.generation import Side
 from migrator.lifecycle import UNATTENDED, MigrationStatus
 from migrator.spending.renewal import renewed
@@ -206,65 +206,78 @@ async def _swap(
 
 
 async def _fresh(worker: Worker, migration: Migration, side: Side, bounds: Bounds, verb: str, tell: Tell) -> None:
-    """Wait, or work, until few enough rows lack that side's vector.
+    """Wait, or work, until few enough rows lack that side's vector: what was there at first is all embedded.
 
     Raises: NotConverging, CapReached and other failures of the work.
     """
     loop = asyncio.get_running_loop()
     until, told = loop.time() + PATIENCE_SECONDS, False
+    async with transaction(worker.engine) as connection:
+        first = await dirty.newest_id(connection, migration.id, side)
     while True:
         async with transaction(worker.engine) as connection:
             count, oldest = await dirty.count(connection, migration.id, side)
-        if count <= bounds.max_dirty_rows and (count == 0 or oldest <= bounds.max_dirty_seconds):
+            old = first is not None and await dirty.any_up_to(connection, migration.id, side, first)
+        few = count <= bounds.max_dirty_rows and oldest <= bounds.max_dirty_seconds
+        if count == 0 or (few and not old):
             return
         if loop.time() > until:
             raise NotConverging(migration.name, verb, count)
         if not told:
             tell(f"{count:,} rows lack their {migration.generation(side)} vector; catching up")
             told = True
-        duty = Duty.CATCH_UP if side is Side.TO else Duty.SETTLE
-        async with transaction(worker.engine) as connection:
-            lease = await leases.take(
-                connection, migration.id, duty, holder=worker.holder, seconds=worker.lease_seconds
-            )
-        if lease is None:  # a worker is at it
+        if not await _help(worker, migration, side):
             await asyncio.sleep(0.2)
-            continue
+
+
+async def _help(worker: Worker, migration: Migration, side: Side) -> bool:
+    """Do a round of catch-up ourselves, unless a worker is at it; says whether we did."""
+    async with transaction(worker.engine) as connection:
+        fresh = await migrations.get_by_id(connection, migration.id)
+        # The workers' catch-up keeps the live side and the new one; a rollback's debt is nobody's but ours.
+        kept = catch_up.sides(fresh, windows_open=False)
+        duty = Duty.CATCH_UP if side in kept else Duty.SETTLE
+        lease = await leases.take(connection, migration.id, duty, holder=worker.holder, seconds=worker.lease_seconds)
+    if lease is None:
+        return False
+    try:
         async with renewed(worker, lease):
             await _settle(worker, migration, lease, side, UNATTENDED | {S.PAUSED})
+    finally:
         async with transaction(worker.engine) as connection:
             await leases.give_back(connection, lease, counts_as_attempt=False)
+    return True
 
 
 async def _settle(
     worker: Worker, migration: Migration, lease: Lease, side: Side, allowed: frozenset[MigrationStatus]
 ) -> None:
-    """Embed what is dirty now, until a look finds nothing."""
+    """Embed a handful of what is dirty now: writers may go on for ever, so whoever calls looks again."""
     purpose = Purpose.CATCH_UP if side is Side.TO else Purpose.ROLLBACK_DEBT
-    while True:
-        progress = await catch_up.once(worker, migration, lease, side, purpose, allowed=allowed)
-        if progress is None or not (progress.written or progress.failure):
-            return
-        if progress.failure is not None:
-            raise progress.failure
+    progress = await catch_up.once(worker, migration, lease, side, purpose, allowed=allowed)
+    if progress is not None and progress.failure is not None:
+        raise progress.failure
 
 
 async def _until_embedded(worker: Worker, migration: Migration, side: Side) -> float | None:
-    """Wait for the rows that were absent at the swap; None when that takes too long to wait for."""
+    """Wait for the rows that were absent at the swap; None when that takes too long, or can't be done from here.
+
+    The swap is done: nothing that fails here may look as if it were not.
+    """
     loop = asyncio.get_running_loop()
     began = loop.time()
-    async with transaction(worker.engine) as connection:
-        last = await dirty.newest_id(connection, migration.id, side)
-    while last is not None and loop.time() < began + PATIENCE_SECONDS:
+    try:
         async with transaction(worker.engine) as connection:
-            if not await dirty.any_up_to(connection, migration.id, side, last):
-                return loop.time() - began
-            held = await leases.duty_row(connection, migration.id, Duty.CATCH_UP)
-        if held is None or held.status != "leased":
-            fresh = await _get(worker, migration.name)
-            await _fresh(worker, fresh, side, Bounds(0, 0), "status", lambda _: None)
-        await asyncio.sleep(0.05)
-    return 0.0 if last is None else None
+            last = await dirty.newest_id(connection, migration.id, side)
+        while loop.time() < began + PATIENCE_SECONDS:
+            async with transaction(worker.engine) as connection:
+                if last is None or not await dirty.any_up_to(connection, migration.id, side, last):
+                    return loop.time() - began
+            await _help(worker, migration, side)
+            await asyncio.sleep(0.05)
+    except MigratorError:
+        return None
+    return None
 
 
 async def _old_snapshots_gone(worker: Worker, migration: Migration, tell: Tell) -> None:

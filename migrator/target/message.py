@@ -82,8 +82,11 @@ def frame(
     before: Sequence[sql.Composable] = (),
     deadline_seconds: float = DEADLINE_SECONDS,
     commit: bool = True,
-) -> sql.Composed:
-    """Return one message: BEGIN, `before`, the first lock, all locks under one deadline, the body, COMMIT or not."""
+) -> list[sql.Composable]:
+    """Return the statements of one message, in order.
+
+    BEGIN, `before`, the first lock, all locks under one deadline, the body, COMMIT (or ROLLBACK).
+    """
     lock_timeout = milliseconds(deadline_seconds)
     parts = {
         "table": table,
@@ -103,7 +106,12 @@ def frame(
         moment("locked"),
     ]
     end = sql.SQL("COMMIT") if commit else sql.SQL("ROLLBACK")
-    return sql.SQL(";\n").join([*first, *body, moment("done"), end])
+    return [*first, *body, moment("done"), end]
+
+
+def whole(statements: Sequence[sql.Composable]) -> sql.Composed:
+    """Return statements as the one message that they are sent as."""
+    return sql.SQL(";\n").join(statements)
 
 
 def moment(step: str) -> sql.Composed:

@@ -49,10 +49,10 @@ class Swap:
     fingerprint: dict[str, str]
     server_version: int
 
-    def message(
+    def statements(
         self, side: Side, new: MigrationStatus, *, bounds: Bounds, actor: str, commit: bool = True
-    ) -> sql.Composed:
-        """Return the whole transaction that makes `side` live."""
+    ) -> list[sql.Composable]:
+        """Return the whole transaction that makes `side` live, statement by statement."""
         made = Capture.of(self.migration)
         table = made.target.table_id
         return message.frame(

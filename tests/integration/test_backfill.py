@@ -10,37 +10,17 @@ import pytest
 
 from migrator.errors import GateFailed
 from migrator.lifecycle import MigrationStatus
-from migrator.orchestrator import verbs, work
+from migrator.orchestrator import verbs
 from migrator.orchestrator.perform import perform
 from migrator.orchestrator.tick import tick
 from migrator.orchestrator.work import CameToRest
 from migrator.spending.worker import Worker
-from migrator.state import dirty, leases, migrations
+from migrator.state import leases, migrations
 from migrator.state.connection import transaction
-from migrator.state.leases import Ticket
 from tests.deployment import V3, V4, Deployment, embed, literal, until
+from tests.integration.steps import begin, drain, first_tickets, start, to
 
 S = MigrationStatus
-
-
-async def begin(deployment: Deployment, worker: Worker, rows: int) -> None:
-    """Plan and start a table of so many rows."""
-    deployment.make_table(rows)
-    await start(deployment, worker)
-
-
-async def start(deployment: Deployment, worker: Worker) -> None:
-    _, not_stored = await verbs.make_plan(worker.engine, deployment.spec, actor="test")
-    assert not_stored is None
-    await verbs.start(worker.engine, deployment.spec, path="docs.toml", actor="test", on_wait=lambda *_: None)
-
-
-async def to(worker: Worker, status: MigrationStatus) -> None:
-    await work.work(worker, "docs", until=status, on_line=lambda _: None)
-
-
-async def first_tickets(worker: Worker) -> list[Ticket]:
-    return (await tick(worker.engine, actor="test")).tickets
 
 
 async def test_a_table_goes_to_ready_and_bills_every_text_once(deployment: Deployment, worker: Worker) -> None:
@@ -205,9 +185,8 @@ async def test_a_worker_that_slept_past_its_lease_writes_nothing(deployment: Dep
         await leases.void(connection, found.id)
     assert "was lost" in await running
     assert deployment.value("SELECT count(embedding__migrator) FROM docs") == 0
-    counted = deployment.value(
-        "SELECT (SELECT sum(spent_tokens) FROM migrator.ledger) + (SELECT coalesce(sum(tokens), 0) FROM migrator.reservations)"
-    )
+    counted = deployment.value("SELECT sum(spent_tokens) FROM migrator.ledger")
+    counted += deployment.value("SELECT coalesce(sum(tokens), 0) FROM migrator.reservations")
     assert counted >= deployment.simulator.ledger()["tokens"], "what was billed for nothing stays counted"
 
 
@@ -322,20 +301,6 @@ async def test_live_writes_during_the_backfill(deployment: Deployment, worker: W
     assert deployment.mismatches("embedding", V3) == []
 
 
-async def drain(worker: Worker) -> None:
-    """Let catch-up finish what is dirty."""
-
-    async def clean() -> bool:
-        for ticket in await first_tickets(worker):
-            await perform(worker, ticket)
-        async with transaction(worker.engine) as connection:
-            found = await migrations.get(connection, "docs")
-            counts = [await dirty.count(connection, found.id, side) for side in ("to", "from")]  # type: ignore[arg-type]
-        return all(count == 0 for count, _ in counts)
-
-    await until(clean)
-
-
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
@@ -404,7 +369,9 @@ async def test_the_requests_limit_paces_and_says_that_it_binds(deployment: Deplo
     began, seen = loop.time(), set()
     working = asyncio.create_task(to(worker, S.INDEXING))
     while not working.done():
-        seen |= {row[0] for row in deployment.query("SELECT binding FROM migrator.migrations WHERE binding IS NOT NULL")}
+        seen |= {
+            row[0] for row in deployment.query("SELECT binding FROM migrator.migrations WHERE binding IS NOT NULL")
+        }
         await asyncio.sleep(0.1)
     await working
     assert loop.time() - began > 1.8, "30 requests at 10 a second, ten of them at once"

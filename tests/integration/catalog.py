@@ -1,0 +1,43 @@
+"""What the catalog and the rows say of a table, to compare before and after."""
+
+from __future__ import annotations
+
+import subprocess
+
+import psycopg
+
+from migrator.demo.servers import Postgres
+
+
+def dump(server: Postgres, url: str, *options: str) -> str:
+    """pg_dump of everything but schema migrator, without the lines that differ from run to run."""
+    done = subprocess.run(
+        [server.tool("pg_dump"), "--exclude-schema=migrator", "--no-owner", *options, url],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return "\n".join(line for line in done.stdout.splitlines() if not line.startswith(("\\restrict", "\\unrestrict")))
+
+
+def picture(url: str) -> list[tuple[object, ...]]:
+    """Names, numbers, rules and state of everything that a swap touches: two pictures are equal or they are not."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        return connection.execute("""
+            SELECT 'column', attname::text, attnum::text FROM pg_attribute
+             WHERE attrelid = 'docs'::regclass AND attnum > 0 AND NOT attisdropped
+            UNION ALL SELECT 'trigger', tgname::text, pg_get_triggerdef(oid) || tgenabled::text FROM pg_trigger
+             WHERE tgrelid = 'docs'::regclass
+            UNION ALL SELECT 'function', proname::text, md5(prosrc) FROM pg_proc
+             WHERE pronamespace = 'migrator'::regnamespace
+            UNION ALL SELECT 'index', c.relname::text, i.indkey::text
+              FROM pg_index i JOIN pg_class c ON c.oid = indexrelid WHERE indrelid = 'docs'::regclass
+            UNION ALL SELECT 'view', c.relname::text, pg_get_viewdef(c.oid) || coalesce(c.reloptions::text, '')
+                             || coalesce(c.relacl::text, '')
+              FROM pg_class c WHERE c.relkind = 'v' AND c.relnamespace = 'public'::regnamespace
+            UNION ALL SELECT 'view column', d.refobjsubid::text, d.objid::text FROM pg_depend d
+             WHERE d.refobjid = 'docs'::regclass AND d.classid = 'pg_rewrite'::regclass AND d.refobjsubid > 0
+            UNION ALL SELECT 'status', status, live_side || epoch::text FROM migrator.migrations
+            UNION ALL SELECT 'live', generation, since::text FROM migrator.live
+            UNION ALL SELECT 'transitions', count(*)::text, '' FROM migrator.transitions
+            ORDER BY 1, 2, 3""").fetchall()
