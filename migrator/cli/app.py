@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-import click
 import typer
 
 from migrator import __version__
@@ -39,6 +38,17 @@ from migrator.cli import (
 from migrator.errors import Defect, MigratorError
 
 INTERRUPTED = 130
+
+
+@runtime_checkable
+class _Shown(Protocol):
+    """What typer raises for wrong usage: it can show itself, and knows its exit code."""
+
+    exit_code: int
+
+    def show(self) -> None:
+        """Print usage and message on stderr."""
+
 
 app = typer.Typer(
     name="migrator",
@@ -105,10 +115,7 @@ def run(arguments: list[str] | None = None) -> int:
     except MigratorError as error:
         console.failure(error, as_json_too="--json" in words)
         return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         console.aside(
             "Interrupted. What was in hand was given back; everything committed stays. Run `migrator status`."
         )
@@ -117,6 +124,9 @@ def run(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last door: whatever comes here is a defect of ours
+        if isinstance(error, _Shown):  # wrong usage: typer's own exceptions have no public base class
+            error.show()
+            return error.exit_code
         # Frames only: the message of a foreign exception may quote a row.
         console.aside("".join(traceback.format_tb(error.__traceback__)))
         defect = Defect(f"{type(error).__name__} reached the command line")

@@ -33,22 +33,10 @@ def command(
         migrator cleanup docs --close-window
     """
     from migrator.cli import session
-    from migrator.cutover import cleaning
-    from migrator.cutover.cleaning import Leftover
     from migrator.orchestrator import attended
-    from migrator.spending.worker import Worker
-    from migrator.state import migrations
-    from migrator.state.connection import transaction
 
-    async def look(worker: Worker) -> list[Leftover]:
-        async with transaction(worker.engine) as connection:
-            migration = await migrations.get(connection, name)
-        await cleaning.refuse_early(
-            worker.engine, migration, close_window=close_window or dry_run, strays_gone=strays_gone or dry_run
-        )
-        return await cleaning.objects(worker.engine, migration)
-
-    found = session.run(look)
+    sure = {"close_window": close_window or dry_run, "strays_gone": strays_gone or dry_run}
+    found = session.run(lambda worker: attended.what_is_left(worker, name, **sure))
     if not json:
         console.table([(f"  {each.kind}", each.name, console.size(each.bytes)) for each in found])
         console.say(f"{len(found)} objects of {name} on the table." if found else "Nothing of ours is on the table.")
@@ -58,18 +46,9 @@ def command(
         return
     if found:
         console.ask(f"Drop them? The other generation's vectors of {name} are gone then.", verb="cleanup", yes=yes)
-
-    async def step(worker: Worker) -> list[Leftover]:
-        return await attended.clean_up(
-            worker,
-            name,
-            close_window=close_window,
-            strays_gone=strays_gone,
-            actor=session.actor(),
-            tell=console.aside,
-        )
-
-    dropped = session.run(step)
+    dropped = session.run(
+        lambda worker: attended.clean_up(worker, name, **sure, actor=session.actor(), tell=console.aside)
+    )
     if json:
         console.as_json({"name": name, "status": "cleaned", "dropped": [[each.kind, each.name] for each in dropped]})
     else:

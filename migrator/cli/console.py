@@ -90,3 +90,8 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     raise AssertionError
+
+
+def usd(amount: float) -> str:
+    """Return US dollars for people: cents, or four decimals where there would be none."""
+    return f"{amount:,.2f}" if amount >= 1 else f"{amount:.4f}"

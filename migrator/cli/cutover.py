@@ -6,11 +6,14 @@ Floor 4.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from migrator.cli import console, options
+
+if TYPE_CHECKING:
+    from migrator.orchestrator.attended import Swapped
 
 
 def command(
@@ -42,19 +45,10 @@ def command(
     from migrator.cli import session
     from migrator.errors import Declined
     from migrator.orchestrator import attended
-    from migrator.orchestrator.attended import Swapped
-    from migrator.spending.worker import Worker
 
     rows = 0 if strict else attended.MAX_DIRTY_ROWS if max_dirty_rows is None else max_dirty_rows
     if rehearse:
-        timing, text = session.run(
-            lambda worker: attended.rehearse(worker, name, max_dirty_rows=rows, actor=session.actor())
-        )
-        if sql_file is not None:
-            sql_file.write_text(text, encoding="utf-8")
-        for part, took in timing.steps:
-            console.say(f"  {part:10} {took:7.2f} ms")
-        console.say(f"The lock would be held for {timing.held_ms:.1f} ms. Everything was rolled back.")
+        _rehearse(name, rows, sql_file)
         return
     if not readers_ready and yes:
         raise Declined("cutover", "it was not said that readers are ready: add --readers-ready")
@@ -63,20 +57,30 @@ def command(
         "or send both vectors to migrator.query_vector."
     )
     console.ask(question, verb="cutover", yes=yes)
-
-    async def step(worker: Worker) -> Swapped:
-        return await attended.cut_over(worker, name, max_dirty_rows=rows, actor=session.actor(), tell=console.aside)
-
-    told(name, "completed", session.run(step), json=json)
+    swapped = session.run(
+        lambda worker: attended.cut_over(worker, name, max_dirty_rows=rows, actor=session.actor(), tell=console.aside)
+    )
+    told(name, "completed", swapped, json=json)
     if not json:
         console.say(f"Next: watch it; then `migrator cleanup {name} --close-window`, or `migrator rollback {name}`.")
 
 
-def told(name: str, status: str, swapped: object, *, json: bool) -> None:
-    """Print what a swap did."""
-    from migrator.orchestrator.attended import Swapped
+def _rehearse(name: str, rows: int, sql_file: Path | None) -> None:
+    from migrator.cli import session
+    from migrator.orchestrator import attended
 
-    assert isinstance(swapped, Swapped)  # noqa: S101 - for the type checker; imports are late here
+    timing, text = session.run(
+        lambda worker: attended.rehearse(worker, name, max_dirty_rows=rows, actor=session.actor())
+    )
+    if sql_file is not None:
+        sql_file.write_text(text, encoding="utf-8")
+    for part, took in timing.steps:
+        console.say(f"  {part:10} {took:7.2f} ms")
+    console.say(f"The lock would be held for {timing.held_ms:.1f} ms. Everything was rolled back.")
+
+
+def told(name: str, status: str, swapped: Swapped, *, json: bool) -> None:
+    """Print what a swap did."""
     if json:
         console.as_json(
             {

@@ -56,7 +56,10 @@ def show(plan: dict[str, Any]) -> None:
         [
             ("  rows", f"{plan['rows']:,}, of which {plan['rows_to_embed']:,} are embedded (skipped: {skipped})"),
             ("  tokens", f"{tokens['estimate']:,} ({tokens['low']:,} to {tokens['high']:,}; {tokens['method']})"),
-            ("  cost", f"{cost['low']:.2f} to {cost['high']:.2f} USD (at {prices} USD per million tokens)"),
+            (
+                "  cost",
+                f"{console.usd(cost['low'])} to {console.usd(cost['high'])} USD (at {prices} USD per million tokens)",
+            ),
             ("  time", f"{plan['hours']:.2f} h ({plan['hours_bound_by']})"),
             ("  disk", f"{console.size(plan['disk_bytes'])}, WAL {console.size(plan['wal_bytes'])}"),
             ("  index", f"{console.size(build['bytes'])}, {console.size(build['memory_bytes'])} of memory to build"),

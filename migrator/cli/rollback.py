@@ -32,15 +32,12 @@ def command(
     """
     from migrator.cli import cutover, session
     from migrator.orchestrator import attended
-    from migrator.orchestrator.attended import Swapped
-    from migrator.spending.worker import Worker
 
     rows = attended.MAX_DIRTY_ROWS if max_dirty_rows is None else max_dirty_rows
     console.ask(f"Make the old generation of {name} live again?", verb="rollback", yes=yes)
-
-    async def step(worker: Worker) -> Swapped:
-        return await attended.roll_back(worker, name, max_dirty_rows=rows, actor=session.actor(), tell=console.aside)
-
-    cutover.told(name, "rolled_back", session.run(step), json=json)
+    swapped = session.run(
+        lambda worker: attended.roll_back(worker, name, max_dirty_rows=rows, actor=session.actor(), tell=console.aside)
+    )
+    cutover.told(name, "rolled_back", swapped, json=json)
     if not json:
         console.say(f"Next: `migrator resume {name}` to try again, or `migrator cleanup {name}`.")

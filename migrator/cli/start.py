@@ -5,11 +5,16 @@ Floor 4.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from migrator.cli import console, options
+
+if TYPE_CHECKING:
+    from migrator.spec import Spec
+    from migrator.spending.worker import Worker
+    from migrator.target.message import Blocker, Timing
 
 
 def command(
@@ -31,41 +36,12 @@ def command(
         migrator start docs.toml --replan --yes
     """
     from migrator import spec as specs
-    from migrator.cli import plan as plan_verb
     from migrator.cli import session
-    from migrator.orchestrator import verbs
-    from migrator.planning.findings import PlanRefused, refusals
-    from migrator.planning.plan import PlanNotStored
-    from migrator.spending.worker import Worker
-    from migrator.target.message import Timing
 
     wanted = specs.load(spec)
-    actor = session.actor()
-
-    async def step(worker: Worker) -> Timing | None:
-        stored = await verbs.stored_plan(worker.engine, wanted)
-        if stored is None or replan:
-            made, not_stored = await verbs.make_plan(worker.engine, wanted, actor=actor)
-            if made.refused:
-                raise PlanRefused(wanted.name, str(spec), refusals(made.findings))
-            if not_stored is not None:
-                raise PlanNotStored(wanted.name, not_stored)
-            document = made.document
-        else:
-            document = stored.plan
-        if not json:
-            plan_verb.show(document)
-        if dry_run:
-            return None
-        question = (
-            f"Add column {wanted.target.column}__migrator and triggers to {wanted.target.table}, and begin to embed "
-            f"{document['rows_to_embed']:,} rows for {document['cost_usd']['low']:.2f} to "
-            f"{document['cost_usd']['high']:.2f} USD (cap {wanted.limits.max_cost_usd:.2f})?"
-        )
-        console.ask(question, verb="start", yes=yes)
-        return await verbs.start(worker.engine, wanted, path=str(spec), actor=actor, on_wait=_told)
-
-    timing = session.run(step)
+    timing = session.run(
+        lambda worker: _step(worker, wanted, str(spec), replan=replan, yes=yes, dry_run=dry_run, json=json)
+    )
     if json:
         console.as_json({"name": wanted.name, "started": timing is not None})
     elif timing is None:
@@ -75,8 +51,33 @@ def command(
         console.say(f"Next: `migrator status {wanted.name}`; it goes on by itself to ready.")
 
 
-def _told(number: int, held: object, pause: float) -> None:
-    who = "; ".join(map(str, held)) if isinstance(held, list) else ""
-    console.aside(
-        f"try {number}: the lock was not to be had (holding it: {who or 'nobody any more'}); next try in {pause:.1f} s"
+async def _step(
+    worker: Worker, wanted: Spec, path: str, *, replan: bool, yes: bool, dry_run: bool, json: bool
+) -> Timing | None:
+    """Plan where there is no plan, show it, ask, and expand; None for a dry run."""
+    from migrator.cli import plan as plan_verb
+    from migrator.cli import session
+    from migrator.orchestrator import verbs
+
+    stored = await verbs.stored_plan(worker.engine, wanted)
+    if stored is None or replan:
+        document = (await verbs.plan_to_start(worker.engine, wanted, path=path, actor=session.actor())).document
+    else:
+        document = stored.plan
+    if not json:
+        plan_verb.show(document)
+    if dry_run:
+        return None
+    cost = document["cost_usd"]
+    question = (
+        f"Add column {wanted.target.column}__migrator and triggers to {wanted.target.table}, and begin to embed "
+        f"{document['rows_to_embed']:,} rows for {console.usd(cost['low'])} to {console.usd(cost['high'])} USD "
+        f"(cap {wanted.limits.max_cost_usd:.2f})?"
     )
+    console.ask(question, verb="start", yes=yes)
+    return await verbs.start(worker.engine, wanted, path=path, actor=session.actor(), on_wait=_told)
+
+
+def _told(number: int, held: list[Blocker], pause: float) -> None:
+    who = "; ".join(map(str, held)) or "nobody any more"
+    console.aside(f"try {number}: the lock was not to be had (holding it: {who}); next try in {pause:.1f} s")

@@ -139,6 +139,16 @@ async def validate(worker: Worker, name: str, *, actor: str) -> list[Verdict]:
         return await validation.run(worker, migration, lease)
 
 
+async def what_is_left(worker: Worker, name: str, *, close_window: bool, strays_gone: bool) -> list[Leftover]:
+    """Return what `clean_up` would drop.
+
+    Raises: MigrationUnknown, WindowOpen, StraysSeen.
+    """
+    migration = await _get(worker, name)
+    await cleaning.refuse_early(worker.engine, migration, close_window=close_window, strays_gone=strays_gone)
+    return await cleaning.objects(worker.engine, migration)
+
+
 async def clean_up(
     worker: Worker, name: str, *, close_window: bool, strays_gone: bool, actor: str, tell: Tell
 ) -> list[Leftover]:

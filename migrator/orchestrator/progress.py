@@ -212,7 +212,6 @@ def exit_code(migration: Migration) -> int:
 def as_json(found: Progress) -> dict[str, Any]:
     """Return the shape of `status --json`; its keys stay."""
     migration, counts, account = found.migration, found.counts, found.account
-    price = migration.spec.model_of(Side.FROM).price_usd_per_mtok[1]
     return {
         "name": migration.name,
         "status": str(migration.status),
@@ -253,15 +252,18 @@ def as_json(found: Progress) -> dict[str, Any]:
             "generation": str(migration.live_generation),
             "since": found.live_since.isoformat() if found.live_since is not None else None,
         },
-        "rollback": {
-            "window_open": found.window_open,
-            "debt_rows": found.dirty_from if found.window_open else 0,
-            "debt_usd": float(budget.price(found.debt_tokens, price).usd) if found.window_open else 0.0,
-        },
-        "verdicts": [
-            {name: each[name] for name in ("gate", "passed", "figure", "threshold", "detail", "waived_by")}
-            for each in found.verdicts
-        ],
+        "rollback": _debt(found),
+        "verdicts": [{name: each[name] for name in _VERDICT} for each in found.verdicts],
         "diverted": dict(found.strays),
         "workers": found.workers_alive,
     }
+
+
+#: What of a verdict is told.
+_VERDICT = ("gate", "passed", "figure", "threshold", "detail", "waived_by")
+
+
+def _debt(found: Progress) -> dict[str, Any]:
+    price = found.migration.spec.model_of(Side.FROM).price_usd_per_mtok[1]
+    rows, tokens = (found.dirty_from, found.debt_tokens) if found.window_open else (0, 0)
+    return {"window_open": found.window_open, "debt_rows": rows, "debt_usd": float(budget.price(tokens, price).usd)}

@@ -19,7 +19,7 @@ from migrator.lifecycle import PAUSABLE, TRANSITIONS, MigrationStatus
 from migrator.planning import plan as plans
 from migrator.planning import preflight, survey
 from migrator.planning.findings import PlanRefused, refusals
-from migrator.planning.plan import Plan, PlanStale
+from migrator.planning.plan import Plan, PlanNotStored, PlanStale
 from migrator.spec import Spec
 from migrator.state import batches, budget, dirty, dispositions, migrations, schema, verdicts
 from migrator.state.connection import transaction
@@ -48,6 +48,19 @@ async def make_plan(engine: AsyncEngine, spec: Spec, *, actor: str) -> tuple[Pla
     """Make a plan and store it where that is possible; returns it, and why it was not stored."""
     made = await plans.make(engine, spec)
     return made, await plans.store(engine, made, actor)
+
+
+async def plan_to_start(engine: AsyncEngine, spec: Spec, *, path: str, actor: str) -> Plan:
+    """Make a plan that `start` can use.
+
+    Raises: PlanRefused, PlanNotStored.
+    """
+    made, not_stored = await make_plan(engine, spec, actor=actor)
+    if made.refused:
+        raise PlanRefused(spec.name, path, made.refused)
+    if not_stored is not None:
+        raise PlanNotStored(spec.name, not_stored)
+    return made
 
 
 async def start(engine: AsyncEngine, spec: Spec, *, path: str, actor: str, on_wait: OnWait) -> Timing:

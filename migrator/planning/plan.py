@@ -187,15 +187,19 @@ async def store(engine: AsyncEngine, plan: Plan, actor: str) -> str | None:
     if plan.survey.relation is None or plan.survey.key is None:
         return "it names no table with a usable key"
     async with transaction(engine) as connection:
-        if await schema.current(connection) != schema.head():
-            return "schema migrator is missing or of another revision (`migrator init`)"
+        there = await connection.execute(text("SELECT to_regclass('migrator.alembic_version') IS NOT NULL"))
+        if not there.scalar_one():
+            return "schema migrator is missing (`migrator init`)"
         may = text(
-            "SELECT bool_and(has_table_privilege('migrator.' || name, privilege)) FROM"
+            "SELECT bool_and(has_table_privilege('migrator.' || name, privilege))"
+            " AND has_table_privilege('migrator.alembic_version', 'SELECT') FROM"
             " unnest(ARRAY['migrations', 'transitions', 'budgets', 'dirty']) AS name,"
             " unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege"
         )
         if not (await connection.execute(may)).scalar_one():
             return "this role may not write schema migrator"
+        if await schema.current(connection) != schema.head():
+            return "schema migrator is of another revision (`migrator init`)"
         stored = await migrations.store_plan(connection, plan.spec.name, _values(plan), actor)
         await budget.open_budget(connection, stored, plan.spec.limits.max_cost_usd)
         await budget.set_cap(connection, stored, plan.spec.limits.max_cost_usd)

@@ -6,7 +6,7 @@ later. Each finding has a test by its code.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from packaging.version import InvalidVersion, Version
 
@@ -226,6 +226,11 @@ def _key(survey: Survey) -> Iterator[Finding]:
             )
 
 
+def _for_the_owner(survey: Survey) -> Callable[[str, str, str, str], Finding]:
+    """Refuse what this role lacks, or only warn where it is not the role that will start it anyway."""
+    return refuse if survey.relation is not None and survey.relation.is_owner else warn
+
+
 def _triggers(survey: Survey) -> Iterator[Finding]:
     for trigger in survey.triggers:
         name = trigger["name"]
@@ -244,7 +249,7 @@ def _triggers(survey: Survey) -> Iterator[Finding]:
         elif survey.may_silence_triggers:
             yield info("trigger_silenced", name, "it does not fire on our own writes", "nothing needs to be done")
         else:
-            yield refuse(
+            yield _for_the_owner(survey)(
                 "trigger_fires",
                 name,
                 "it would fire on every backfilled row, and this role may not silence it",
@@ -259,14 +264,14 @@ def _dependents(survey: Survey) -> Iterator[Finding]:
         if each.action == "refuse":
             yield refuse("dependent_" + each.kind.replace(" ", "_"), each.name, f"this {each.kind} hangs on it", _LATER)
         elif not each.owned:
-            yield refuse(
+            yield _for_the_owner(survey)(
                 "view_not_owned",
                 each.name,
                 "the swap must re-point this view, and this role does not own it",
                 "run as a member of the role that owns it",
             )
         else:
-            yield info("view", each.name, f"the swap will {each.action.replace('-', ' ')} it", "nothing to do")
+            yield info("view", each.name, f"the swap takes it along ({each.action})", "nothing to do")
     for index in survey.indexes:
         if not index.valid:
             yield refuse("index_invalid", index.name, "it is INVALID", "drop it, or REINDEX it")

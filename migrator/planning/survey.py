@@ -128,6 +128,7 @@ async def _state(connection: AsyncConnection, found: Survey) -> None:
         "SELECT to_regclass('migrator.migrations') IS NOT NULL"
         " AND has_schema_privilege('migrator', 'USAGE') AND has_table_privilege('migrator.migrations', 'SELECT')"
         " AND has_table_privilege('migrator.workers', 'SELECT')"
+        " AND has_table_privilege('migrator.alembic_version', 'SELECT')"
     )
     there = await connection.execute(text("SELECT to_regnamespace('migrator') IS NOT NULL"))
     if not there.scalar_one() or not (await connection.execute(may)).scalar_one():

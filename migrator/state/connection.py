@@ -256,7 +256,8 @@ def _without_state(error: psycopg.Error, where: str) -> Exception:
         for words in refused:
             if words in str(error):
                 return DatabaseRefused(where, words)
-        if "connection failed" in str(error) or "connection timeout" in str(error):
+        unreachable = ("connection failed", "connection timeout", "failed to resolve host", "could not translate host")
+        if any(words in str(error) for words in unreachable):
             return DatabaseUnreachable(where, _connect_reason(error))
         return DatabaseGone(line)
     return Defect(f"{type(error).__name__} from the database driver")

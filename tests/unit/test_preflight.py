@@ -1,0 +1,205 @@
+"""Every finding, by its code: facts in, findings out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from migrator import spec as specs
+from migrator.planning import preflight
+from migrator.planning.findings import Severity
+from migrator.planning.survey import Survey
+from migrator.target.dependents import Dependent, LiveIndex
+from migrator.target.facts import Column, Key, Relation
+
+
+def spec(**target: Any) -> specs.Spec:
+    data: dict[str, Any] = {
+        "name": "docs",
+        "target": {"table": "public.docs", "column": "embedding", "text": "{title}", **target},
+        "from": {"model": "v3", "dimensions": 1024},
+        "to": {"model": "v4", "dimensions": 1024, "base_url": "http://127.0.0.1:1/v1", "price_usd_per_mtok": 1.0},
+        "limits": {"max_cost_usd": 1.0},
+    }
+    return specs.parse(data, "test")
+
+
+def column(name: str, kind: str, **values: Any) -> Column:
+    plain: dict[str, Any] = {
+        "name": name, "number": 1, "type": kind, "full_type": kind, "type_name": kind, "modifier": -1,
+        "not_null": False, "generated": False, "identity": False, "has_default": False, "has_grants": False,
+        "storage": "x", "type_storage": "x", "statistics_target": -1, "compression": "", "has_options": False,
+        "has_comment": False,
+    }  # fmt: skip
+    return Column(**{**plain, **values})
+
+
+def survey() -> Survey:
+    """A table that can be moved."""
+    return Survey(
+        spec=spec(),
+        server={"version": 180006, "in_recovery": False, "standbys": 0, "role": "me"},
+        extension=("0.8.6", "public"),
+        relation=Relation(
+            oid=1, kind="r", persistence="p", is_partition=False, file=1, pages=1, estimated_rows=1,
+            row_security=False, force_row_security=False, is_owner=True, may_select=True, inherits=False,
+            bypasses_rls=True, table_bytes=1,
+        ),
+        columns={
+            "id": column("id", "bigint"),
+            "title": column("title", "text"),
+            "embedding": column("embedding", "vector", modifier=1024),
+        },
+        keys=[Key(("id",), ("bigint",), is_primary=True)],
+        key=Key(("id",), ("bigint",), is_primary=True),
+        workers=["w1"],
+    )  # fmt: skip
+
+
+def relation(**values: Any) -> Callable[[Survey], None]:
+    def change(found: Survey) -> None:
+        from dataclasses import replace  # noqa: PLC0415
+
+        assert found.relation is not None
+        found.relation = replace(found.relation, **values)
+
+    return change
+
+
+def columns(**values: Column) -> Callable[[Survey], None]:
+    return lambda found: found.columns.update(values)
+
+
+def setting(**values: Any) -> Callable[[Survey], None]:
+    def change(found: Survey) -> None:
+        for name, value in values.items():
+            setattr(found, name, value)
+
+    return change
+
+
+def trigger(name: str = "touch", *, before: bool = True, enabled: str = "O") -> dict[str, Any]:
+    return {"name": name, "before": before, "on_insert": False, "on_update": True, "enabled": enabled}
+
+
+def index(**values: Any) -> LiveIndex:
+    plain: dict[str, Any] = {
+        "oid": 2, "name": "docs_embedding", "method": "hnsw", "columns": 1, "has_expressions": False,
+        "predicate": None, "on_column": True, "valid": True, "is_unique": False, "opclass": "vector_cosine_ops",
+        "opclass_schema": "public", "options": None, "tablespace": None, "bytes": 1,
+    }  # fmt: skip
+    return LiveIndex(**{**plain, **values})
+
+
+def dependent(kind: str, *, owned: bool = True) -> Dependent:
+    return Dependent(kind, "thing", 3, direct=True, owned=owned)
+
+
+R, W, I = Severity.REFUSE, Severity.WARN, Severity.INFO  # noqa: E741 - the three severities
+
+CASES: list[tuple[str, Severity, Callable[[Survey], Any]]] = [
+    ("table_missing", R, setting(relation=None)),
+    ("standby", R, lambda found: found.server.update(in_recovery=True)),
+    ("standbys", I, lambda found: found.server.update(standbys=2)),
+    ("server_too_old", R, lambda found: found.server.update(version=130012)),
+    ("extension_missing", R, setting(extension=None)),
+    ("extension_too_old", R, setting(extension=("0.6.2", "public"))),
+    ("extension_unsafe", W, setting(extension=("0.8.1", "public"))),
+    ("table_kind", R, relation(kind="p")),
+    ("table_kind", R, relation(kind="f")),
+    ("inheritance", R, relation(inherits=True)),
+    ("unlogged", W, relation(persistence="u")),
+    ("temporary", R, relation(persistence="t")),
+    ("privilege_select", R, relation(may_select=False)),
+    ("privilege_owner", W, relation(is_owner=False)),
+    ("row_security", R, relation(row_security=True, bypasses_rls=False, force_row_security=True)),
+    ("column_missing", R, lambda found: found.columns.pop("embedding")),
+    ("column_type", R, columns(embedding=column("embedding", "sparsevec"))),
+    ("column_generated", R, columns(embedding=column("embedding", "vector", modifier=1024, generated=True))),
+    ("dims_differ_from_spec", R, columns(embedding=column("embedding", "vector", modifier=512))),
+    ("text_column_missing", R, lambda found: found.columns.pop("title")),
+    ("text_column_type", R, columns(title=column("title", "jsonb"))),
+    ("text_column_generated", R, columns(title=column("title", "text", generated=True))),
+    ("where_function", R, setting(spec=spec(where="mine(title)"))),
+    ("expression_fails", R, setting(expression_error="no such function")),
+    ("key_missing", R, setting(key=None, keys=[])),
+    ("key_type", R, setting(key=Key(("at",), ("timestamp with time zone",), is_primary=True))),
+    ("trigger_after_ours", R, setting(triggers=[trigger("zzzz_z")], may_silence_triggers=True)),
+    ("trigger_always", R, setting(triggers=[trigger(enabled="A")], may_silence_triggers=True)),
+    ("trigger_silenced", I, setting(triggers=[trigger()], may_silence_triggers=True)),
+    ("trigger_fires", R, setting(triggers=[trigger()])),
+    ("view", I, setting(dependents=[dependent("view")])),
+    ("view_not_owned", R, setting(dependents=[dependent("view", owned=False)])),
+    *(
+        ("dependent_" + kind.replace(" ", "_"), R, setting(dependents=[dependent(kind)]))
+        for kind in (
+            "materialized view",
+            "rule",
+            "check constraint",
+            "not null constraint",
+            "default",
+            "generated column",
+            "trigger",
+            "row policy",
+            "function",
+            "extended statistics",
+            "publication column list",
+            "column grant",
+            "comment",
+            "statistics target",
+            "storage",
+            "compression",
+            "column options",
+        )  # fmt: skip
+    ),
+    ("index_invalid", R, setting(indexes=[index(valid=False)])),
+    ("index_not_plain", R, setting(indexes=[index(has_expressions=True)])),
+    ("index_predicate", R, setting(indexes=[index(predicate="(embedding IS NOT NULL)")])),
+    ("publication", R, setting(publications=["p"])),
+    ("migration_open", R, setting(open_migrations=[("other", "paused", "embedding")])),
+    ("leftover", R, setting(leftovers=[("column", "embedding__migrator")])),
+    ("readers_of_earlier_migration", W, setting(earlier="old")),
+    ("state_unread", I, setting(workers=None)),
+    ("no_workers", W, setting(workers=[])),
+]
+
+
+def test_a_good_table_has_no_findings() -> None:
+    assert preflight.check(survey()) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "severity", "change"), CASES, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_finding(code: str, severity: Severity, change: Callable[[Survey], Any]) -> None:
+    found = survey()
+    change(found)
+    findings = preflight.check(found)
+    assert [(each.code, each.severity) for each in findings if each.code == code] == [(code, severity)]
+    assert all(each.message and each.mend for each in findings)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"to": {"dimensions": 512}}, "dims_change"),
+        ({"to": {"dimensions": 2048}}, "dims_over_index_limit"),
+        ({"to": {"column_type": "halfvec"}}, "type_change"),
+    ],
+)
+def test_finding_about_dimensions_and_types(change: dict[str, dict[str, Any]], code: str) -> None:
+    found = survey()
+    data = found.spec.dump()
+    for part, values in change.items():
+        data[part].update(values)
+    found.spec = specs.parse(data, "test")
+    assert code in {each.code for each in preflight.check(found)}
+
+
+def test_h21_and_h25_are_refused_before_anything_is_paid() -> None:
+    found = survey()
+    found.spec = spec(where="lower(title) = 'x' AND now_is_later(title)")
+    found.immutable_functions = frozenset({"lower"})
+    assert [each.object for each in preflight.check(found)] == ["now_is_later()"]
