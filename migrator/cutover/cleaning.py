@@ -81,7 +81,7 @@ async def refuse_early(engine: AsyncEngine, migration: Migration, *, close_windo
     if migration.status is not S.COMPLETED or strays_gone:
         return
     async with transaction(engine, read_only=True) as connection:
-        seen = await migrations.strays(connection, migration.id)
+        seen = await migrations.strays(connection, migration)
     if seen:
         raise StraysSeen(migration.name, "; ".join(f"{who}: {count:,}" for who, count in seen))
 

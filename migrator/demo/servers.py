@@ -63,6 +63,10 @@ _POSTGRES_SETTINGS = {
 }
 
 
+#: Room for "/.s.PGSQL.65535" in the 107 bytes of a socket's path.
+_SOCKET_FOLDER_BYTES = 90
+
+
 @dataclass
 class Postgres:
     """One embedded PostgreSQL cluster in `home`. `url` names its database `postgres`, superuser `postgres`."""
@@ -71,8 +75,8 @@ class Postgres:
     settings: dict[str, str] = field(default_factory=dict)
     port: int = field(default_factory=processes.free_port)
     _process: subprocess.Popen[bytes] | None = None
-    _socket: Path | None = None
     _bin: Path | None = None
+    _copied: Path | None = None
 
     @property
     def url(self) -> str:
@@ -100,13 +104,12 @@ class Postgres:
         account = _as_nobody()
         binaries = self._bin or self._find_binaries(account)
         self._bin = binaries
-        # A socket's path may have 107 bytes at most, so it can't live in a deep folder.
-        self._socket = Path(tempfile.mkdtemp(prefix="mgr-"))
-        data = self.home / "data"
+        data, sockets = self.home / "data", self.home / "s"
+        sockets.mkdir(exist_ok=True)
         data.mkdir(mode=0o700, exist_ok=True)
         if account:
             self.home.chmod(0o711)  # `nobody` must be able to pass through
-            for folder in (data, self._socket):
+            for folder in (data, sockets):
                 os.chown(folder, account["user"], account["group"])
         env = {**os.environ, "LC_ALL": "C.UTF-8", "TZ": "UTC"}
         if not (data / "PG_VERSION").exists():
@@ -114,31 +117,29 @@ class Postgres:
         settings = {
             **_POSTGRES_SETTINGS,
             "port": str(self.port),
-            "unix_socket_directories": str(self._socket),
+            # A socket's path may have 107 bytes at most: where the folder lies too deep, TCP has to do.
+            "unix_socket_directories": str(sockets) if len(str(sockets)) < _SOCKET_FOLDER_BYTES else "",
             **self.settings,
         }
         options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
+        drop = (account["user"], account["group"]) if account else None
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
-                [str(binaries / "postgres"), "-D", str(data), *options],
+                processes.tethered([binaries / "postgres", "-D", data, *options], signal.SIGINT, drop),
                 env=env,
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=processes.dies_with_parent(signal.SIGINT),  # noqa: PLW1509 - only a prctl
-                **account,
             )
         processes.wait_until(self._answers, self._process, self.log, seconds=30)
 
     def stop(self) -> None:
-        """Stop it fast (SIGINT: clients are disconnected) and remove the socket's folder."""
+        """Stop it fast (SIGINT: clients are disconnected)."""
         if self._process is not None:
             processes.stop(self._process, first=signal.SIGINT)
             self._process = None
-        if self._socket is not None:
-            shutil.rmtree(self._socket, ignore_errors=True)
 
     def kill(self) -> None:
         """SIGKILL the postmaster and every backend: the crash that P2 speaks of."""
@@ -201,9 +202,8 @@ class Postgres:
         """Stop it and delete everything it wrote."""
         self.stop()
         shutil.rmtree(self.home, ignore_errors=True)
-        copied = getattr(self, "_copied", None)
-        if copied is not None:
-            shutil.rmtree(copied, ignore_errors=True)
+        if self._copied is not None:
+            shutil.rmtree(self._copied, ignore_errors=True)
 
 
 @dataclass

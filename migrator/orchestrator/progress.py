@@ -125,7 +125,7 @@ async def read(connection: AsyncConnection, migration: Migration) -> Progress:
         if relation and migration.status is S.INDEXING
         else None,
         workers_alive=len(await workers.alive(connection)),
-        strays=await migrations.strays(connection, migration.id),
+        strays=await migrations.strays(connection, migration),
     )
 
 

@@ -226,16 +226,18 @@ async def written_in_pass(connection: AsyncConnection, migration_id: int, pass_n
 
 
 async def recent(connection: AsyncConnection, migration_id: int, *, seconds: float) -> tuple[int, int, float]:
-    """Return (rows, tokens, seconds) of the batches finished lately, to tell a rate from."""
+    """Return (rows, tokens, seconds) of the batches that are in hand or were finished lately, to tell a rate from."""
     now = func.clock_timestamp()
     query = select(
         func.coalesce(func.sum(batches.c.rows_written), 0),
         func.coalesce(func.sum(batches.c.tokens), 0),
-        func.coalesce(func.extract("epoch", now - func.min(batches.c.finished_at)), 0),
+        func.coalesce(func.extract("epoch", now - func.min(batches.c.leased_at)), 0),
     ).where(
         batches.c.migration_id == migration_id,
-        batches.c.status == "done",
-        batches.c.finished_at > now - timedelta(seconds=seconds),
+        or_(
+            batches.c.status == "leased",
+            and_(batches.c.status == "done", batches.c.finished_at > now - timedelta(seconds=seconds)),
+        ),
     )
     rows, tokens, span = (await connection.execute(query)).one()
     return int(rows), int(tokens), float(span)

@@ -109,6 +109,7 @@ async def claim(connection: AsyncConnection, ticket: Ticket, *, holder: str, sec
         .values(
             status="leased",
             holder=holder,
+            leased_at=func.clock_timestamp(),
             lease_until=_until(seconds),
             fence=table.c.fence + 1,
             attempts=table.c.attempts + 1,
@@ -230,6 +231,7 @@ async def take(
         .values(
             status="leased",
             holder=holder,
+            leased_at=func.clock_timestamp(),
             lease_until=_until(seconds),
             ticket_until=None,
             not_before=None,

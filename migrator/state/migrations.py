@@ -324,14 +324,18 @@ async def live_generation(connection: AsyncConnection, schema: str, table: str, 
     return (await connection.execute(query)).one_or_none()
 
 
-async def strays(connection: AsyncConnection, migration_id: int) -> list[tuple[str, int]]:
-    """Return who wrote vectors of the other generation in the last day, and how many: (application, role) by count."""
+async def strays(connection: AsyncConnection, migration: Migration) -> list[tuple[str, int]]:
+    """Return who wrote vectors of the generation that is not live in the last day: (application, role) by count."""
     since = func.clock_timestamp() - timedelta(seconds=STRAY_SECONDS)
     table = tables.strays
     who = func.concat(table.c.application, " (role ", table.c.role, ")")
     query = (
         select(who, func.count())
-        .where(table.c.migration_id == migration_id, table.c.at > since)
+        .where(
+            table.c.migration_id == migration.id,
+            table.c.at > since,
+            table.c.generation != str(migration.live_generation),
+        )
         .group_by(who)
         .order_by(func.count().desc())
         .limit(20)

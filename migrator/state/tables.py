@@ -72,6 +72,7 @@ def _lease_columns() -> list[Column[Any]]:
     return [
         Column("status", Text, nullable=False, server_default="pending"),
         Column("holder", Text),
+        Column("leased_at", _Time),
         Column("lease_until", _Time),
         #: A ticket for it was given to the broker and need not be given again before then.
         Column("ticket_until", _Time),
@@ -248,6 +249,8 @@ strays = Table(
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("migration_id", BigInteger, nullable=False),
+    #: The generation that was written: whoever writes the live one is no stray any more.
+    Column("generation", Text, nullable=False),
     Column("application", Text, nullable=False),
     Column("role", Text, nullable=False),
     Column("at", _Time, nullable=False, server_default=text("clock_timestamp()")),

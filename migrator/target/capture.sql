@@ -44,8 +44,8 @@ BEGIN
   IF wrote AND NOT native THEN
     NEW.{shadow} := NEW.{live};
     NEW.{live} := OLD.{live};
-    INSERT INTO migrator.strays (migration_id, application, role)
-    VALUES ({migration_id}, coalesce(current_setting('application_name', true), ''), session_user);
+    INSERT INTO migrator.strays (migration_id, generation, application, role)
+    VALUES ({migration_id}, declared, coalesce(current_setting('application_name', true), ''), session_user);
   ELSIF text_differs THEN
     NEW.{shadow} := NULL;
   END IF;
@@ -117,8 +117,8 @@ BEGIN
     UPDATE {table} AS t SET {live} = NULL WHERE {key_is_new};
     PERFORM set_config('migrator.internal', '', true);
     NEW.{live} := NULL;
-    INSERT INTO migrator.strays (migration_id, application, role)
-    VALUES ({migration_id}, coalesce(current_setting('application_name', true), ''), session_user);
+    INSERT INTO migrator.strays (migration_id, generation, application, role)
+    VALUES ({migration_id}, declared, coalesce(current_setting('application_name', true), ''), session_user);
   END IF;
   IF NEW.{shadow} IS NOT NULL AND NEW.{live} IS NOT NULL THEN
     RETURN NULL;

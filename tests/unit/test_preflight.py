@@ -152,7 +152,7 @@ CASES: list[tuple[str, Severity, Callable[[Survey], Any]]] = [
             "storage",
             "compression",
             "column options",
-        )  # fmt: skip
+        )
     ),
     ("index_invalid", R, setting(indexes=[index(valid=False)])),
     ("index_not_plain", R, setting(indexes=[index(has_expressions=True)])),

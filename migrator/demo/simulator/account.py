@@ -53,6 +53,7 @@ class Entry:
     model: str
     tokens: int
     digests: list[str]
+    counts: list[int]
     at: float
 
 
@@ -82,10 +83,10 @@ class Account:
             if each.name != "in_flight":
                 setattr(self, each.name, getattr(Account(), each.name))
 
-    def bill(self, request_id: str, key: str, model: str, texts: list[str], tokens: int) -> None:
-        """Write a request onto the bill."""
-        digests = [hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts]
-        self.entries.append(Entry(request_id, key, model, tokens, digests, time.time()))
+    def bill(self, request_id: str, key: str, model: str, texts: list[str], counts: list[int]) -> None:
+        """Write a request onto the bill; `counts` are the texts' tokens."""
+        entry = Entry(request_id, key, model, sum(counts), [digest(text) for text in texts], counts, time.time())
+        self.entries.append(entry)
 
     def refuse(self, why: str) -> None:
         """Count a refusal."""
@@ -116,3 +117,8 @@ class Account:
             "refused": self.refused,
             "in_flight": self.in_flight,
         }
+
+
+def digest(text: str) -> str:
+    """Return what the ledger keeps of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

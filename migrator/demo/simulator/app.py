@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import uuid
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -58,17 +59,7 @@ def make_app(backend: Backend, account: Account) -> Starlette:
     async def ledger(request: Request) -> JSONResponse:
         totals = account.totals()
         if request.query_params.get("entries"):
-            totals["entries"] = [
-                {
-                    "request_id": each.request_id,
-                    "key": each.key,
-                    "model": each.model,
-                    "tokens": each.tokens,
-                    "digests": each.digests,
-                    "at": each.at,
-                }
-                for each in account.entries
-            ]
+            totals["entries"] = [asdict(each) for each in account.entries]
         return JSONResponse(totals)
 
     async def admin(request: Request) -> JSONResponse:
@@ -120,7 +111,7 @@ async def _embeddings(request: Request, backend: Backend, account: Account) -> J
         await asyncio.sleep(account.latency_seconds)
     answering = account.answer_with or model
     vectors = await asyncio.to_thread(backend.embed, answering, texts, dims)
-    account.bill(request_id, key, model, texts, sum(counts))
+    account.bill(request_id, key, model, texts, counts)
     wanted = body.get("encoding_format", "float")
     data = [
         {"object": "embedding", "index": index, "embedding": _encode(vector, wanted)}
