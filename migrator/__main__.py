@@ -1,4 +1,4 @@
-"""`python -m migrator` is the same as `migrator`."""
+"""`python -m migrator` is the same as `migrator`. Floor 4."""
 
 from migrator.cli.app import main
 

@@ -2,12 +2,15 @@
 
 Floor 2. Promise (P5): `dirty` is a hint and nothing more. A row is embedded only where its column is NULL now; ten
 edits of it are one request; an id is deleted only in the transaction that fills the row, or that finds nothing to fill.
+Until then the row is nobody else's: windows pass over it.
 The sides: the live column is always kept whole, and the new generation's as long as it is wanted.
 """
 
 from __future__ import annotations
 
 import asyncio
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.backfill import batch
 from migrator.backfill.classify import classify
@@ -25,18 +28,28 @@ from migrator.state.migrations import Migration
 
 #: Hints read at once: a few dozen requests of work.
 HINTS = 500
+#: Keys above which hints no longer wait for the pass: every window looks them up, so they must stay few.
+DEFERRED_KEYS = 10_000
 #: Seconds between two looks at an empty `dirty`, and how long one holder keeps looking before `tick` offers the duty
 #: anew: rows that a forgotten writer left without a vector are absent from search for about the first, and a worker
 #: that is asked to stop does so within the second.
 IDLE_SECONDS, SHIFT_SECONDS = 0.5, 10.0
 
 
-def sides(migration: Migration, *, windows_open: bool) -> list[Side]:
-    """Return the sides to keep fresh now. During a pass the windows embed the new side, so nothing is paid twice."""
+def sides(migration: Migration, *, deferred: bool) -> list[Side]:
+    """Return the sides to keep fresh now; the shadow column's may be deferred."""
     live = migration.live_side
     if migration.status in {MigrationStatus.COMPLETED, MigrationStatus.ROLLED_BACK}:
         return [live]
-    return [live] if windows_open else [live, Side.TO]
+    return [live] if deferred else [live, Side.TO]
+
+
+async def is_deferred(connection: AsyncConnection, migration: Migration) -> bool:
+    """Say whether the shadow column's hints wait for the end of the pass: a row edited ten times is then paid once."""
+    if await batches.open_count(connection, migration.id) == 0:
+        return False
+    keys, _ = await dirty.count(connection, migration.id, Side.TO)
+    return keys < DEFERRED_KEYS
 
 
 async def once(
@@ -87,9 +100,9 @@ async def shift(worker: Worker, migration: Migration, lease: Lease, *, seconds: 
     while loop.time() < until:
         async with transaction(worker.engine) as connection:
             migration = await migrations.get_by_id(connection, migration.id)
-            windows_open = await batches.open_count(connection, migration.id) > 0
+            deferred = await is_deferred(connection, migration)
         worked = False
-        for side in dict.fromkeys(sides(migration, windows_open=windows_open)):
+        for side in dict.fromkeys(sides(migration, deferred=deferred)):
             progress = await once(worker, migration, lease, side, Purpose.CATCH_UP)
             if progress is None:
                 continue

@@ -245,7 +245,7 @@ async def _help(worker: Worker, migration: Migration, side: Side) -> bool:
     async with transaction(worker.engine) as connection:
         fresh = await migrations.get_by_id(connection, migration.id)
         # The workers' catch-up keeps the live side and the new one; a rollback's debt is nobody's but ours.
-        kept = catch_up.sides(fresh, windows_open=False)
+        kept = catch_up.sides(fresh, deferred=False)
         duty = Duty.CATCH_UP if side in kept else Duty.SETTLE
         lease = await leases.take(connection, migration.id, duty, holder=worker.holder, seconds=worker.lease_seconds)
     if lease is None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from migrator.backfill import catch_up
 from migrator.backfill.proof import plan_pass
 from migrator.generation import Side
 from migrator.lifecycle import UNATTENDED, MigrationStatus
@@ -122,8 +123,8 @@ async def _catch_up(connection: AsyncConnection, migration: Migration, *, restin
     standing = migration.status in {S.READY, S.COMPLETED} and not resting
     shadow = 0
     if migration.live_side is Side.FROM and migration.status is not S.ROLLED_BACK and not resting:
-        open_batches = await batches.open_count(connection, migration.id)
-        shadow = 0 if open_batches else (await dirty.count(connection, migration.id, Side.TO))[0]
+        deferred = await catch_up.is_deferred(connection, migration)
+        shadow = 0 if deferred else (await dirty.count(connection, migration.id, Side.TO))[0]
     if not (standing or live or shadow):
         return []
     return await _offer(connection, migration, Duty.CATCH_UP)

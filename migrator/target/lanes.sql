@@ -7,6 +7,7 @@ LOCK TABLE {table} IN ROW EXCLUSIVE MODE
 
 -- name: read_window
 -- Rows of a window of pages that have no vector yet, in lane order: first the first row of every page, then the second.
+-- A dirty row is catch-up's, which may have it at the provider just now: embedded here too, it would be billed twice.
 -- locks: none.   idempotent: yes.   source: TID range scan, PostgreSQL 14.
 SELECT s.key, s.body, s.all_null
   FROM (SELECT {key} AS key, {text} AS body, {all_null} AS all_null, t.ctid::text::point AS place
@@ -14,6 +15,8 @@ SELECT s.key, s.body, s.all_null
          WHERE t.ctid >= %(first)s::tid AND t.ctid < %(beyond)s::tid AND t.{column} IS NULL AND {in_scope}) AS s
  WHERE NOT EXISTS (SELECT FROM migrator.dispositions d
                     WHERE d.migration_id = %(migration_id)s AND d.key = s.key AND d.kind <> 'truncated')
+   AND NOT EXISTS (SELECT FROM migrator.dirty d
+                    WHERE d.migration_id = %(migration_id)s AND d.side = 'to' AND d.key = s.key)
  ORDER BY s.place[1], s.place[0]
 
 -- name: read_keys
