@@ -22,7 +22,8 @@ from migrator import settings
 from migrator.state.batches import QUEUE_BACKFILL, QUEUE_CONTROL, QUEUE_INDEX, QUEUE_LIVE
 from workers import presence
 
-#: Seconds between two ticks. A finished batch ticks too, so this is only how long a lost hint goes unnoticed.
+#: Seconds between two ticks at most. A finished batch ticks too, so this is only how long a lost hint goes unnoticed;
+#: with leases shorter than the default's 30 s, a third of the lease, so that a killed worker's batch is seen in time.
 TICK_SECONDS = 10.0
 #: Seconds after which an unread tick is dropped: compared with the worker's clock, so far longer than clocks differ.
 TICK_EXPIRES_SECONDS = 600
@@ -98,12 +99,12 @@ app.conf.update(
     beat_schedule={
         "tick": {
             "task": "migrator.tick",
-            "schedule": TICK_SECONDS,
+            "schedule": min(TICK_SECONDS, _settings.lease_seconds / 3),
             "options": {"queue": QUEUE_CONTROL, "expires": TICK_EXPIRES_SECONDS},
         }
     },
     # Beat remembers nothing worth keeping: its file goes where temporary files go.
     beat_schedule_filename=str(Path(tempfile.gettempdir()) / f"migrator-beat-{_settings.instance}"),
-    beat_max_loop_interval=5,
+    beat_max_loop_interval=1,
 )
 app.steps["worker"].add(presence.Presence)

@@ -25,7 +25,7 @@ from migrator.demo.simulator.backends import MODEL_DIMS, NEW_MODEL, OLD_MODEL, i
 
 NEW_GENERATION = f"{NEW_MODEL}@{MODEL_DIMS}"
 #: Seconds between two writes of one writer and two searches of one reader: a busy small shop, on a shared machine.
-_WRITE_SECONDS, _READ_SECONDS = 0.25, 0.05
+_WRITE_SECONDS, _READ_SECONDS = 0.25, 0.1
 
 _SEARCH = """
 SELECT s.embedding, migrator.query_vector('public.docs', 'embedding', %(old)s, %(new)s)

@@ -20,6 +20,8 @@ _LANGUAGES = {"en": "en-us", "fr": "fr-fr", "es": "es-es"}
 _SHARES = {"en": 0.6, "fr": 0.25, "es": 0.15}
 #: Queries of each kind; and the words that a description must have to say anything.
 QUERIES, _MIN_WORDS = 100, 4
+#: Characters of a lead that make a row: its first sentences. On one core the new model does 125 whole leads a second.
+_LEAD_CHARACTERS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ def load(rows: int) -> Corpus:
     for language, file in _LANGUAGES.items():
         found = json.loads((data / f"summaries_{file}.json").read_text(encoding="utf-8"))
         everything[language] = {
-            each["title"]: Article(language, each["title"], each["extract"], each.get("description") or "")
+            each["title"]: Article(language, each["title"], _opening(each["extract"]), each.get("description") or "")
             for each in found.values()
         }
     # Titles that both English and French know come first, so that there are pairs to ask for.
@@ -85,3 +87,10 @@ def load(rows: int) -> Corpus:
     ]
     queries += [Query("description", each.description, each.title) for each in described[:QUERIES]]
     return Corpus(articles, queries)
+
+
+def _opening(lead: str) -> str:
+    """Return the beginning of a lead, cut between two words."""
+    if len(lead) <= _LEAD_CHARACTERS:
+        return lead
+    return lead[:_LEAD_CHARACTERS].rsplit(maxsplit=1)[0]

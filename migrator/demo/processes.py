@@ -43,14 +43,15 @@ def spawn(
     cwd: Path | None = None,
     death_signal: int = signal.SIGTERM,
 ) -> subprocess.Popen[bytes]:
-    """Start a process in a session of its own, its output appended to `log`."""
+    """Start a process in a session of its own, its output appended to `log`, its temporary files beside that."""
     with log.open("ab") as out:
         return subprocess.Popen(  # noqa: S603 - the commands are ours
             tethered(command, death_signal),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env=env,
+            # A process that is killed can't remove its temporary files: here they go with its log.
+            env={**(os.environ if env is None else env), "TMPDIR": str(log.parent)},
             cwd=cwd,
             start_new_session=True,
         )

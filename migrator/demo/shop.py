@@ -78,10 +78,10 @@ def quality(
     found: dict[str, list[float]] = defaultdict(list)
     statement = """
         SELECT title FROM docs_search WHERE language = 'en'
-         ORDER BY embedding <=> migrator.query_vector('public.docs', 'embedding', %s, %s) LIMIT 10"""
+         ORDER BY embedding <=> (SELECT migrator.query_vector('public.docs', 'embedding', %s, %s)) LIMIT 10"""
     with psycopg.connect(url, autocommit=True) as connection:
         register_vector(connection)
-        # Exact search: the figure is the models', not an index's.
+        # Exact search: the figure is the models', not an index's. The sub-select is evaluated once, not for each row.
         connection.execute("SET enable_indexscan = off")
         for number, query in enumerate(queries):
             pair = [Vector(vectors[0][number]), Vector(vectors[1][number])]

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import time
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import psycopg
 import typer
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from migrator.demo import corpus as corpora
 from migrator.demo import shop
@@ -28,7 +31,7 @@ from migrator.demo.summary import Summary, make_bill
 from migrator.demo.terminal import CommandFailed, Terminal, chapter, tell
 
 #: The share of rows after which the worker is killed, and seconds of life between two swaps.
-_KILL_AT, _LIFE_SECONDS = 0.2, 3.0
+_KILL_AT, _LIFE_SECONDS = 0.2, 2.0
 _INTERRUPTED = 130
 
 
@@ -36,9 +39,13 @@ def run(*, rows: int, keep: bool, summary: Path | None) -> int:
     """Tell the story; returns its exit code."""
     began = time.monotonic()
     corpus = corpora.load(rows)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     stage = Stage()
     try:
-        made = _Story(stage, corpus).tell()
+        # Small products in many threads: BLAS threads would spin on the cores that the models need.
+        with threadpool_limits(1, user_api="blas"):
+            made = _Story(stage, corpus).tell()
         made.seconds = time.monotonic() - began
         made.judge()
         _close(made, summary)
@@ -53,8 +60,14 @@ def run(*, rows: int, keep: bool, summary: Path | None) -> int:
         typer.echo("\nInterrupted; everything the demo started is being stopped.", err=True)
         return _INTERRUPTED
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave half of it running
         stage.stop()
     return 0 if made.ok else 1
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(number)
 
 
 def _close(made: Summary, summary: Path | None) -> None:
