@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from celery import Celery
-from kombu.entity import Queue
+from kombu.entity import Exchange, Queue
 
 from migrator import settings
 from migrator.state.batches import QUEUE_BACKFILL, QUEUE_CONTROL, QUEUE_INDEX, QUEUE_LIVE
@@ -35,8 +35,9 @@ INDEX_SECONDS = 30 * 86_400
 #: `celery -A workers.app flower` finds its settings without being told where they are.
 os.environ.setdefault("FLOWER_CONF", str(Path(__file__).with_name("flowerconfig.py")))
 
-# One line per request at INFO would be most of a worker's log.
-logging.getLogger("httpx").setLevel(logging.WARNING)
+# One line per request, and two per look at the schema, would be most of a worker's log.
+for _chatty in ("httpx", "alembic"):
+    logging.getLogger(_chatty).setLevel(logging.WARNING)
 
 _settings = settings.load()
 
@@ -61,7 +62,9 @@ app.conf.update(
     worker_cancel_long_running_tasks_on_connection_loss=False,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
-    broker_pool_limit=4,
+    # Opened as needed. Flower asks eight questions at once and takes two connections for each: with fewer than 16 it
+    # waits for itself for ever, and shows nothing (seen with 4).
+    broker_pool_limit=32,
     broker_transport_options={
         # Messages are acknowledged at once, so this only bounds how long a lost reservation lingers.
         "visibility_timeout": 3 * BATCH_HARD_SECONDS,
@@ -94,7 +97,11 @@ app.conf.update(
     worker_hijack_root_logger=False,
     task_create_missing_queues=False,
     task_default_queue=QUEUE_CONTROL,
-    task_queues=[Queue(name) for name in (QUEUE_CONTROL, QUEUE_BACKFILL, QUEUE_LIVE, QUEUE_INDEX)],
+    # Each queue has a key of its own. `Queue(name)` alone takes the default's, and a message then goes to all of them.
+    task_queues=[
+        Queue(name, Exchange("migrator", type="direct"), routing_key=name)
+        for name in (QUEUE_CONTROL, QUEUE_BACKFILL, QUEUE_LIVE, QUEUE_INDEX)
+    ],
     task_routes={"migrator.tick": {"queue": QUEUE_CONTROL}},
     beat_schedule={
         "tick": {

@@ -74,6 +74,21 @@ def test_workers_carry_a_migration_to_ready_by_themselves(deployed: Deployment) 
     assert keys == [], "no result is kept anywhere but in Postgres"
 
 
+def test_each_message_goes_to_one_queue_and_is_read_once(deployed: Deployment) -> None:
+    """Four workers, one a queue: what is for one of them is not delivered to the others."""
+    for queue in ("control", "backfill", "live", "index"):
+        deployed.worker(queue, "-Q", queue)
+    deployed.beat()
+    start(deployed, 120)
+    deployed.wait_for("ready")
+    logs = {path.stem: path.read_text() for path in deployed.home.glob("*.log")}
+    assert "stale ticket" not in "".join(logs.values())
+    assert "migrator.tick[" in logs["control"]
+    assert "migrator.batch[docs.b" in logs["backfill"]
+    assert "migrator.index[" in logs["index"]
+    assert "migrator.tick[" not in logs["backfill"] + logs["live"] + logs["index"]
+
+
 def test_catch_up_keeps_a_ready_table_fresh(deployed: Deployment) -> None:
     deployed.worker()
     deployed.beat()
