@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
 import threading
@@ -21,7 +22,14 @@ from migrator.state import schema
 from migrator.target import readers
 from tests.deployment import Deployment
 
+#: Debian's packages that tests marked `system` need, and a program of each.
+PACKAGES = {"rabbitmq-server": "rabbitmq-server"}
 _TIERS = {"unit": 10, "integration": 60, "acceptance": 180, "chaos": 240, "revisions": 60, "docs": 120}
+
+
+def find_program(name: str) -> str | None:
+    """Where a program lies; Debian keeps servers in folders that a user's PATH leaves out."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,6 +39,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Each tier has its time limit; long and system forms are asked for by name."""
+    if config.getoption("system"):
+        missing = [package for package, program in PACKAGES.items() if find_program(program) is None]
+        if missing:
+            raise pytest.UsageError(
+                f"--system needs Debian's {', '.join(missing)}: apt-get install {' '.join(missing)}"
+            )
     kept, dropped = [], []
     for item in items:
         for tier, seconds in _TIERS.items():

@@ -19,6 +19,10 @@ from pathlib import Path
 _TETHER = Path(__file__).with_name("tether.py")
 
 
+class NotReady(Exception):
+    """A server of the demo did not come up."""
+
+
 def tethered(command: Sequence[str | Path], death_signal: int, account: tuple[int, int] | None = None) -> list[str]:
     """Return a command that dies with this process, and runs as (uid, gid) where they are given."""
     uid, gid = account if account is not None else ("-", "-")
@@ -78,7 +82,7 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
 def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, *, seconds: float) -> None:
     """Wait for a condition while the process lives.
 
-    Raises: RuntimeError, with the end of the log, when it ends or the time is over.
+    Raises: NotReady, with the end of the log, when it ends or the time is over.
     """
     deadline = time.monotonic() + seconds
     while not ready():
@@ -86,7 +90,7 @@ def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log:
         if ended or time.monotonic() > deadline:
             tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
             why = f"ended with {process.returncode}" if ended else f"was not ready after {seconds:.0f} s"
-            raise RuntimeError(f"{process.args!r} {why}:\n{tail}")
+            raise NotReady(f"{process.args!r} {why}:\n{tail}")
         time.sleep(0.02)
 
 

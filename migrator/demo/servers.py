@@ -164,7 +164,7 @@ class Postgres:
             **account,
         )
         if made.returncode:
-            raise RuntimeError(made.stderr.decode(errors="replace")[-2000:])
+            raise processes.NotReady(made.stderr.decode(errors="replace")[-2000:])
 
     def _answers(self) -> bool:
         import psycopg  # noqa: PLC0415 - `migrator --help` must not pay for it

@@ -25,6 +25,7 @@ from migrator.demo import shop
 from migrator.demo.application import Application
 from migrator.demo.corpus import Corpus
 from migrator.demo.endpoint import Endpoint
+from migrator.demo.processes import NotReady
 from migrator.demo.simulator.backends import NEW_MODEL, OLD_MODEL
 from migrator.demo.stage import KEY_VARIABLE, Stage
 from migrator.demo.summary import Summary, make_bill
@@ -51,7 +52,7 @@ def run(*, rows: int, keep: bool, summary: Path | None) -> int:
         _close(made, summary)
         if keep:
             _keep(stage)
-    except CommandFailed as failed:
+    except (CommandFailed, NotReady) as failed:
         typer.secho(f"The demo stopped: {failed}. Logs of its processes:", fg=typer.colors.RED, err=True)
         for log in sorted(stage.home.rglob("*.log")):
             typer.echo(f"--- {log.name}\n{log.read_text(errors='replace')[-1500:]}", err=True)
