@@ -25,7 +25,9 @@ def command(
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
-    """Drop what is no longer needed: the other column, its index, the triggers. The only verb that destroys.
+    """Drop what is no longer needed.
+
+    The other column, its index, the triggers. The only verb that destroys.
 
     Examples:
         migrator cleanup docs --dry-run

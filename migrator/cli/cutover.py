@@ -33,7 +33,9 @@ def command(
     yes: options.Yes = False,
     json: options.Json = False,
 ) -> None:
-    """Make the new generation live: one transaction, a few milliseconds under the lock, all or nothing.
+    """Make the new generation live.
+
+    One transaction, a few milliseconds under the lock, all or nothing.
 
     Waits for old snapshots, keeps catching up, and tries the lock on a ladder; nobody waits longer than 0.4 s.
 

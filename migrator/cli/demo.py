@@ -17,7 +17,9 @@ def command(
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running at the end, until Ctrl-C.")] = False,
     summary: Annotated[Path | None, typer.Option(help="Write the summary there as JSON.")] = None,
 ) -> int:
-    """Show the whole job on embedded servers and real models: plan to cleanup, with live traffic and a killed worker.
+    """Show the whole job on embedded servers.
+
+    With real models: plan to cleanup, with live traffic and a killed worker.
 
     Needs the extras `embedded`, `demo` and `tokens`. Everything listens on loopback and is gone at the end.
 

@@ -20,7 +20,9 @@ def command(
     *,
     json: options.Json = False,
 ) -> int:
-    """Check servers, versions, privileges, broker, workers and provider; each with ok, warn or fail, and its mend.
+    """Check everything that a migration needs.
+
+    Servers, versions, privileges, broker, workers and provider; each with ok, warn or fail, and its mend.
 
     With a spec, one word is sent to the provider (a few tokens), to see that key, model and dimensions are right.
 

@@ -9,7 +9,7 @@ from migrator.cli import console, options
 
 
 def command(*, json: options.Json = False) -> None:
-    """Create or upgrade schema `migrator` in the target's database; safe to repeat.
+    """Create or upgrade schema `migrator`. Safe to repeat.
 
     Examples:
         migrator init

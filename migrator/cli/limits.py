@@ -25,7 +25,9 @@ def command(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Change limits while it runs; workers read them before every request.
+    """Change limits while it runs.
+
+    Workers read them before every request.
 
     Examples:
         migrator limits docs --rpm 600 --max-cost 80

@@ -18,7 +18,9 @@ def command(
     everything: Annotated[bool, typer.Option("--all", help="Pause every migration of this database.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Pause: no further request is sent; what is in flight is finished and written.
+    """Send no further request.
+
+    What is in flight is finished and written.
 
     Examples:
         migrator pause docs

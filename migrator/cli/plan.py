@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 def command(spec: options.SpecFile, *, json: options.Json = False) -> int:
-    """Look at the table and say what a migration would do and cost; changes nothing on it.
+    """Tell what a migration would do and cost.
+
+    Changes nothing on the table, and needs no more than SELECT on it.
 
     The plan is stored where the role may write schema `migrator`; `start` uses it while the table is unchanged.
 

@@ -9,7 +9,9 @@ from migrator.cli import console, options
 
 
 def command(name: options.Name, *, json: options.Json = False) -> None:
-    """Go on where it was paused; after a rollback, go on towards another cutover.
+    """Go on where it was paused.
+
+    After a rollback: go on towards another cutover.
 
     Examples:
         migrator resume docs

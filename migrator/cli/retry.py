@@ -9,7 +9,9 @@ from migrator.cli import console, options
 
 
 def command(name: options.Name, *, json: options.Json = False) -> None:
-    """Put failed batches back, and try quarantined rows again (their requests are paid once more).
+    """Try failed batches and quarantined rows again.
+
+    Their requests are paid once more.
 
     Examples:
         migrator retry docs

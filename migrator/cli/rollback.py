@@ -21,7 +21,9 @@ def command(
     yes: options.Yes = False,
     json: options.Json = False,
 ) -> None:
-    """Make the old generation live again, after settling what it lacks; nothing written since is lost.
+    """Make the old generation live again.
+
+    First it settles what the old one lacks; nothing written since is lost.
 
     Readers must embed queries with the old model again from that instant on, or send both vectors.
 

@@ -22,7 +22,9 @@ def command(
     limit: Annotated[int, typer.Option(min=1, help="How many lines at the most.")] = 50,
     json: options.Json = False,
 ) -> None:
-    """List rows that have no new vector, or one of shortened text, with the reason. Shows keys, never texts.
+    """List rows that have no new vector, with the reason.
+
+    Or one of shortened text. Shows keys, never texts.
 
     Examples:
         migrator rows docs

@@ -25,7 +25,9 @@ def command(
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
-    """Add the shadow column and the capture triggers, and begin; the workers go on by themselves to `ready`.
+    """Begin: add the shadow column and the capture triggers.
+
+    The workers go on by themselves to `ready`.
 
     Uses the stored plan while the table is unchanged. Locks the table for a few milliseconds, in tries that make
     nobody wait longer than 0.4 s.

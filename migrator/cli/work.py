@@ -17,7 +17,9 @@ def command(
     *,
     until: Annotated[str, typer.Option(metavar="STATUS", help="Stop when it is in this status.")] = "ready",
 ) -> None:
-    """Work on a migration in the foreground: the same engine as the workers', without a broker.
+    """Work in the foreground, without a broker.
+
+    The same engine as the workers'.
 
     Ctrl-C gives back what is in hand. It may run beside Celery workers.
 

@@ -67,8 +67,7 @@ async def objects(engine: AsyncEngine, migration: Migration) -> list[Leftover]:
         relation = await facts.relation(connection, migration.target_schema, migration.target_table)
         if relation is None:
             return []
-        values = {"oid": relation.oid, "schema": migration.target_schema, "table": migration.target_table}
-        return [Leftover(**row) for row in await fetch(connection, compose(_FILE, "objects"), values)]
+        return [Leftover(**row) for row in await fetch(connection, compose(_FILE, "objects"), {"oid": relation.oid})]
 
 
 async def refuse_early(engine: AsyncEngine, migration: Migration, *, close_window: bool, strays_gone: bool) -> None:

@@ -1,13 +1,14 @@
 -- Cleaning up: what is left of a migration on the operator's table.
 
 -- name: objects
--- What would be dropped, with its size.
+-- What would be dropped, with its size. Statistics know only the width of a vector's TOAST pointer, so a column's is
+-- reckoned: 4 bytes a dimension (halfvec: 2) and 8 a vector (pgvector README), times the rows.
 SELECT 'index' AS kind, c.relname::text AS name, pg_relation_size(c.oid) AS bytes
   FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
  WHERE i.indrelid = %(oid)s AND c.relname LIKE '%%\_\_migrator'
 UNION ALL
-SELECT 'column', a.attname::text, coalesce((SELECT avg_width::bigint FROM pg_stats s
-         WHERE s.schemaname = %(schema)s AND s.tablename = %(table)s AND s.attname = a.attname), 0)
+SELECT 'column', a.attname::text,
+       (a.atttypmod * CASE (SELECT typname FROM pg_type WHERE oid = a.atttypid) WHEN 'halfvec' THEN 2 ELSE 4 END + 8)
        * greatest((SELECT reltuples::bigint FROM pg_class WHERE oid = a.attrelid), 0)
   FROM pg_attribute a WHERE a.attrelid = %(oid)s AND NOT a.attisdropped AND a.attname LIKE '%%\_\_migrator'
 UNION ALL

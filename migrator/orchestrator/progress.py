@@ -104,7 +104,11 @@ async def read(connection: AsyncConnection, migration: Migration) -> Progress:
     total = int(migration.plan["rows"])
     done = min(counts.rows_done, total)
     if proved and migration.status is not S.BACKFILLING:
-        total, done = migration.proved_rows or 0, migration.proved_embedded or 0
+        total = migration.proved_rows or 0
+        # Rows that were dirty at the proof have their vector by now, unless they are dirty still.
+        absent = sum(count for (kind, _), count in found.items() if kind != "truncated")
+        without = absent + migration.plan["skipped"]["filtered"] + dirty_to
+        done = max(migration.proved_embedded or 0, total - without)
     return Progress(
         migration=migration,
         counts=counts,
