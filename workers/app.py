@@ -114,4 +114,5 @@ app.conf.update(
     beat_schedule_filename=str(Path(tempfile.gettempdir()) / f"migrator-beat-{_settings.instance}"),
     beat_max_loop_interval=1,
 )
-app.steps["worker"].add(presence.Presence)
+app.steps["consumer"].add(presence.SignOfLife)
+app.steps["worker"].add(presence.Goodbye)

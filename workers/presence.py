@@ -25,42 +25,56 @@ from migrator.state.workers import SIGN_OF_LIFE_SECONDS
 logger = logging.getLogger(__name__)
 
 
-class Presence(bootsteps.StartStopStep):
-    """Signs every few seconds, and says goodbye at the end."""
+class SignOfLife(bootsteps.StartStopStep):
+    """Signs every few seconds. A step of the consumer: Celery clears its timer when the broker's connection is lost."""
 
-    requires = {"celery.worker.components:Timer", "celery.worker.components:Pool"}  # noqa: RUF012 - celery's protocol
+    requires = {"celery.worker.consumer.connection:Connection"}  # noqa: RUF012 - celery's protocol
+
+    def __init__(self, _consumer: Any, **_: Any) -> None:
+        self._timer_entry: Any = None
+
+    def start(self, consumer: Any) -> None:
+        """Sign at each connection, and from then on by the timer."""
+        worker = consumer.controller
+        _sign_quietly(worker)
+        self._timer_entry = consumer.timer.call_repeatedly(SIGN_OF_LIFE_SECONDS, _sign_quietly, (worker,))
+
+    def stop(self, consumer: Any) -> None:
+        """Stop signing: the next connection begins again."""
+        del consumer
+        if self._timer_entry is not None:
+            self._timer_entry.cancel()
+
+
+class Goodbye(bootsteps.StartStopStep):
+    """Takes the worker's sign down at its end, which a lost connection is not."""
 
     def __init__(self, worker: Any, **_: Any) -> None:
-        self._timer_entry: Any = None
         self._worker = worker
 
     def start(self, worker: Any) -> None:
-        """Sign once, and from then on by the worker's timer."""
-        self._sign()
-        self._timer_entry = worker.timer.call_repeatedly(SIGN_OF_LIFE_SECONDS, self._sign)
+        """Nothing to do yet."""
 
     def stop(self, worker: Any) -> None:
         """Say goodbye."""
-        del worker
-        if self._timer_entry is not None:
-            self._timer_entry.cancel()
-        self._quietly(_leave(self._worker.hostname))
+        _quietly(_leave(worker.hostname))
 
     def terminate(self, worker: Any) -> None:
         """Say goodbye at a cold shutdown too."""
         self.stop(worker)
 
-    def _sign(self) -> None:
-        slots = int(self._worker.concurrency or 1)
-        queues = sorted(self._worker.app.amqp.queues.consume_from)
-        self._quietly(_sign(self._worker.hostname, slots, queues))
 
-    @staticmethod
-    def _quietly(step: Any) -> None:
-        try:
-            asyncio.run(step)
-        except MigratorError as error:
-            logger.warning("no sign of life could be written: %s", error.sentences()[0])
+def _sign_quietly(worker: Any) -> None:
+    slots = int(worker.concurrency or 1)
+    queues = sorted(worker.app.amqp.queues.consume_from)
+    _quietly(_sign(worker.hostname, slots, queues))
+
+
+def _quietly(step: Any) -> None:
+    try:
+        asyncio.run(step)
+    except MigratorError as error:
+        logger.warning("no sign of life could be written: %s", error.sentences()[0])
 
 
 async def _sign(name: str, slots: int, queues: list[str]) -> None:

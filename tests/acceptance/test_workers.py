@@ -182,6 +182,9 @@ def test_a_worker_lives_through_a_broker_restart(deployed: Deployment, broker: V
     assert worker.poll() is None, "the worker process lived through it"
     assert deployed.mismatches("embedding__migrator", V4) == []
     assert deployed.simulator.ledger()["tokens"] == needed(deployed), "what was in hand was finished, not done again"
+    now = deployed.value("SELECT clock_timestamp()")
+    seen = "SELECT 1 FROM migrator.workers WHERE name = 'w1@test' AND last_seen > %s"
+    deployed.wait(lambda: deployed.query(seen, now), worker, "a sign of life after the broker's return", seconds=30)
 
 
 def test_p3_two_beats_and_a_foreground_worker_beside_it(deployed: Deployment) -> None:
