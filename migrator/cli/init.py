@@ -29,7 +29,7 @@ def command(*, json: options.Json = False) -> None:
             await readers.install(connection)
         return before, schema.head()
 
-    before, after = session.run(step)
+    before, after = session.run(step, with_schema=False)
     if json:
         console.as_json({"before": before, "revision": after})
     elif before == after:

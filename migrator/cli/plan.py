@@ -35,7 +35,7 @@ def command(spec: options.SpecFile, *, json: options.Json = False) -> int:
     async def step(worker: Worker) -> tuple[Plan, str | None]:
         return await verbs.make_plan(worker.engine, wanted, actor=session.actor())
 
-    made, not_stored = session.run(step)
+    made, not_stored = session.run(step, with_schema=False)
     if json:
         console.as_json({**made.document, "stored": not_stored is None, "not_stored_because": not_stored})
     else:

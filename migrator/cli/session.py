@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from migrator.spending.worker import Worker
+from migrator.state import schema
+from migrator.state.connection import transaction
 
 T = TypeVar("T")
 
@@ -26,12 +28,18 @@ def actor() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def run(step: Callable[[Worker], Awaitable[T]]) -> T:
-    """Run a command's step with a worker of its own."""
+def run(step: Callable[[Worker], Awaitable[T]], *, with_schema: bool = True) -> T:
+    """Run a command's step with a worker of its own.
+
+    Raises: SchemaMissing, SchemaOutdated, unless the step can do without schema `migrator`.
+    """
 
     async def whole() -> T:
         worker = Worker.make("cli")
         try:
+            if with_schema:
+                async with transaction(worker.engine, read_only=True) as connection:
+                    await schema.require(connection)
             return await step(worker)
         finally:
             await worker.close()

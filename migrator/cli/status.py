@@ -63,21 +63,19 @@ def command(
 
 async def _one(worker: Worker, name: str) -> Progress:
     from migrator.orchestrator import progress
-    from migrator.state import migrations, schema
+    from migrator.state import migrations
     from migrator.state.connection import transaction
 
     async with transaction(worker.engine) as connection:
-        await schema.require(connection)
         return await progress.read(connection, await migrations.get(connection, name))
 
 
 async def _all(worker: Worker) -> list[Progress]:
     from migrator.orchestrator import progress
-    from migrator.state import migrations, schema
+    from migrator.state import migrations
     from migrator.state.connection import transaction
 
     async with transaction(worker.engine) as connection:
-        await schema.require(connection)
         return [await progress.read(connection, each) for each in await migrations.list_all(connection)]
 
 
@@ -145,8 +143,10 @@ def _verdict(each: dict[str, Any]) -> str:
 
 
 def _nobody(found: Progress) -> str:
-    from migrator.lifecycle import UNATTENDED
+    from migrator.lifecycle import UNATTENDED, MigrationStatus
 
     if found.migration.status not in UNATTENDED:
         return "none alive"
-    return f"none alive: run `celery -A workers.app worker`, or `migrator work {found.migration.name}`"
+    under_way = {MigrationStatus.BACKFILLING, MigrationStatus.INDEXING, MigrationStatus.VALIDATING}
+    foreground = f", or `migrator work {found.migration.name}`" if found.migration.status in under_way else ""
+    return f"none alive: run `celery -A workers.app worker`{foreground}"

@@ -32,15 +32,11 @@ def command(
     from migrator.lifecycle import MigrationStatus
     from migrator.orchestrator import work
     from migrator.spending.worker import Worker
-    from migrator.state import schema
-    from migrator.state.connection import transaction
 
     if until not in work.WAY:
         raise typer.BadParameter(f"one of {', '.join(work.WAY)}", param_hint="--until")
 
     async def step(worker: Worker) -> MigrationStatus:
-        async with transaction(worker.engine) as connection:
-            await schema.require(connection)
         return await work.work(worker, name, until=MigrationStatus(until), on_line=console.say)
 
     console.say(f"{name} is {session.run(step)}.")

@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from migrator.cli import app as cli
 from migrator.demo.processes import free_port
 from migrator.demo.servers import Postgres
 from tests.deployment import KEY_VARIABLE, ROOT, V3, V4, Deployment, embed, literal
@@ -230,6 +231,22 @@ def test_missing_extension_and_schema(deployment: Deployment, bare_database: str
     done = deployment.run("plan", deployment.spec_file, env=bare)
     assert done.returncode == 2
     assert "extension_missing" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["pause", "docs"], ["pause", "--all"], ["resume", "docs"], ["cancel", "docs", "--yes"], ["batches", "docs"],
+        ["rows", "docs"], ["retry", "docs"], ["limits", "docs", "--rpm", "5"], ["validate", "docs"], ["work", "docs"],
+        ["cutover", "docs", "--rehearse"], ["rollback", "docs", "--yes"], ["cleanup", "docs", "--yes"],
+    ],
+)  # fmt: skip
+def test_every_verb_says_that_the_schema_is_missing(
+    words: list[str], bare_database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MIGRATOR_DATABASE_URL", bare_database)
+    assert cli.run(words) == 2
+    assert "no schema `migrator`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
