@@ -42,6 +42,15 @@ class NotSwappable(OperatorError):
 
 
 @dataclass(eq=False)
+class VerdictsMissing(GateFailed):
+    """The gates' newest verdicts are no licence to swap."""
+
+    state = "Nothing was changed: the old generation is live, and every vector paid for is kept."
+    happened = "{name} can't be cut over on its verdicts: {failures}."
+    next = "Run `migrator validate {name}`."
+
+
+@dataclass(eq=False)
 class OldSnapshots(TransientError):
     """Transactions with snapshots from before the last vectors would read NULL."""
 
@@ -79,9 +88,7 @@ async def look(engine: AsyncEngine, migration: Migration, *, verb: str) -> Swap:
         print_now = await dependents.fingerprint(connection, relation.oid)
         problems = _dependents(found, shadow)
         problems += [*await _indexes(connection, relation.oid, wanted)]
-        problems += [
-            each for each in dependents.changes(migration.fingerprint, print_now) if not each.startswith("view ")
-        ]
+        problems += [each for each in dependents.changes(migration.fingerprint, print_now) if not _taken_along(each)]
         if problems:
             raise NotSwappable(migration.name, verb, problems)
         views = [each.oid for each in found if each.kind == "view" and each.direct]
@@ -96,6 +103,11 @@ async def look(engine: AsyncEngine, migration: Migration, *, verb: str) -> Swap:
             fingerprint=print_now,
             server_version=(await facts.server(connection))["version"],
         )
+
+
+def _taken_along(change: str) -> bool:
+    """Say whether a change since the start is no concern of the swap's: views are moved, new columns stay."""
+    return change.startswith("view ") or (change.startswith("column ") and change.endswith(" was added"))
 
 
 def _dependents(found: list[Dependent], shadow: list[Dependent]) -> list[str]:
@@ -121,7 +133,7 @@ async def _indexes(connection: AsyncConnection, oid: int, wanted: list[LiveIndex
 async def gates(engine: AsyncEngine, migration: Migration) -> None:
     """Make sure that every gate's newest verdict is fresh, and passed or waived.
 
-    Raises: GateFailed.
+    Raises: VerdictsMissing.
     """
     async with transaction(engine, read_only=True) as connection:
         newest = await verdicts.newest(connection, migration.id)
@@ -133,7 +145,7 @@ async def gates(engine: AsyncEngine, migration: Migration) -> None:
     if not newest:
         problems = ["no gate was measured"]
     if problems:
-        raise GateFailed(migration.name, "; ".join(problems) + f" (run `migrator validate {migration.name}`)")
+        raise VerdictsMissing(migration.name, "; ".join(problems))
 
 
 async def old_snapshots(engine: AsyncEngine, migration: Migration) -> list[Blocker]:

@@ -65,8 +65,15 @@ class NotConverging(TransientError):
 
     runbook = "not-converging"
     happened = "{dirty_rows} rows of {name} still lack a vector: they come as fast as they are embedded."
-    state = "Nothing was changed; catch-up goes on."
-    next = "Raise the limits, or run `migrator {verb} {name} --max-dirty-rows N` with a larger number."
+    state = "The live column is as it was, and catch-up goes on."
+    next = "Raise the limits (`migrator limits {name} --rpm N --tpm N`), then run `migrator {verb} {name}` again."
+
+    def sentences(self) -> tuple[str, str, str]:
+        """Return the three sentences; cleanup knows no bound, since nobody catches up after it."""
+        happened, state, following = MigratorError.sentences(self)
+        if self.verb != "cleanup":
+            following += f" Or `migrator {self.verb} {self.name} --max-dirty-rows N` with a larger number."
+        return happened, state, following
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +126,7 @@ async def roll_back(worker: Worker, name: str, *, max_dirty_rows: int, actor: st
 
 
 async def validate(worker: Worker, name: str, *, actor: str) -> list[Verdict]:
-    """Measure the gates again; the migration is `ready` afterwards, or paused.
+    """Measure the gates again; the migration is `ready` afterwards, or paused; `validating` if cut short.
 
     Raises: StatusConflict, Attended, GateFailed, and what provider and purse raise.
     """
@@ -133,10 +140,16 @@ async def validate(worker: Worker, name: str, *, actor: str) -> list[Verdict]:
         lease = await leases.take(
             connection, migration.id, Duty.VALIDATE, holder=worker.holder, seconds=worker.lease_seconds
         )
-    if lease is None:
-        raise Attended(name, "validate")
-    async with renewed(worker, lease):
-        return await validation.run(worker, migration, lease)
+        if lease is None:
+            raise Attended(name, "validate")  # and the move is rolled back
+    try:
+        async with renewed(worker, lease):
+            return await validation.run(worker, migration, lease)
+    except MigratorError:
+        # Still `validating`: a worker goes on with it, and pauses it if it fares no better.
+        async with transaction(worker.engine) as connection:
+            await leases.give_back(connection, lease, counts_as_attempt=False)
+        raise
 
 
 async def what_is_left(worker: Worker, name: str, *, close_window: bool, strays_gone: bool) -> list[Leftover]:

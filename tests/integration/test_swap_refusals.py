@@ -72,6 +72,19 @@ async def test_what_came_since_the_start_and_cannot_be_moved_is_refused_by_name(
     assert deployment.status == "ready"
 
 
+async def test_a_column_that_came_since_the_start_is_no_obstacle(deployment: Deployment, worker: Worker) -> None:
+    """An ordinary release of the application must not take the way back away."""
+    await ready(deployment, worker, 10)
+    with deployment.connect() as connection:
+        connection.execute("ALTER TABLE docs ADD COLUMN added_before int")
+    await cut_over(worker)
+    with deployment.connect() as connection:
+        connection.execute("ALTER TABLE docs ADD COLUMN added_after int DEFAULT 1")
+    await roll_back(worker)
+    assert deployment.status == "rolled_back"
+    assert deployment.mismatches("embedding", V3) == []
+
+
 async def test_a_view_that_came_since_the_start_is_moved_too(deployment: Deployment, worker: Worker) -> None:
     await ready(deployment, worker, 5)
     with deployment.connect() as connection:
