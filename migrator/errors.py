@@ -131,4 +131,4 @@ class Declined(OperatorError):
     runbook = "first-migration"
     happened = "`{verb}` was not done: {why}."
     state = "Nothing was changed."
-    next = "Run it again with --yes to do it without being asked, or --dry-run to see what it would do."
+    next = "Run it again with --yes to do it without being asked; `migrator {verb} --help` tells what it does."

@@ -29,7 +29,7 @@ class TextTooLong(OperatorError):
         "{count} texts are over the provider's limit of {limit_tokens} tokens, and the spec says too_long = fail."
     )
     state = "Nothing of these rows was sent; everything embedded so far is kept."
-    next = "Shorten them (`migrator rows NAME --reason too_long`), then `migrator resume NAME`."
+    next = "Find them by length in SQL and shorten them, then `migrator resume NAME`."
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ class RowsLeft(MigratorError):
     runbook = "rows-left"
     happened = "{rows} rows of {name} are still without a vector after {name} went over the table again and again."
     state = "It is paused; everything embedded so far is kept."
-    next = "See who holds or changes them with `migrator batches {name} --failed`, then `migrator resume {name}`."
+    next = "Look for long transactions that hold them (pg_stat_activity), then run `migrator resume {name}`."
 
 
 async def run(worker: Worker, migration: Migration, lease: Lease) -> str:

@@ -49,7 +49,7 @@ class StraysSeen(OperatorError):
     runbook = "diverted-writers"
     happened = "Writers of the other generation were seen in the last 24 hours: {writers}."
     state = "Nothing was changed; their vectors are still being diverted."
-    next = "Deploy or stop them, then run `migrator cleanup {name}` again (--strays-gone if you did just that)."
+    next = "Deploy or stop them, then run `migrator cleanup {name} --close-window --strays-gone`."
 
 
 @dataclass(frozen=True, slots=True)

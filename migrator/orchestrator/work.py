@@ -89,7 +89,7 @@ async def _look(worker: Worker, name: str) -> Migration:
 def _refuse_rest(found: Migration) -> None:
     if found.status in UNATTENDED and found.status is not S.ROLLED_BACK:
         return
-    reason = found.reason or NEXT_STEP[found.status].format(name=found.name)
+    reason = (found.reason or NEXT_STEP[found.status].format(name=found.name)).rstrip(".")
     if found.status is MigrationStatus.PAUSED and reason.startswith("a gate failed"):
         raise GateFailed(found.name, reason)
     raise CameToRest(found.name, found.status, reason)

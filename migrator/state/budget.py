@@ -40,8 +40,8 @@ class CapReached(AtRest):
 
     runbook = "budget-reached"
     happened = "{name} reached its cap of {max_usd:.2f} USD: one more request could pass it."
-    state = "It is at rest; every vector paid for is kept, and nothing more is spent."
-    next = "Run `migrator limits {name} --max-cost X`, then `migrator resume {name}`."
+    state = "Every vector paid for is kept, and nothing more is spent."
+    next = "Run `migrator limits {name} --max-cost X`, then `migrator resume {name}`, or again what was interrupted."
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,7 @@ class LeaseLost(TransientError):
     runbook = "worker-died"
     happened = "The lease {lease} was lost: it ran out, or somebody else took it."
     state = "The transaction was rolled back; whoever holds the lease now does the work again."
-    next = "Nothing needs to be done; `migrator batches` shows who has what."
+    next = "Nothing needs to be done; `migrator batches NAME` shows who has what."
 
 
 def _until(seconds: float) -> ColumnElement[Any]:

@@ -58,14 +58,15 @@ class LockNotObtained(TransientError):
     blockers: list[Blocker]
 
     runbook = "cutover-lock-timeout"
-    state = "Nothing was changed: {name} stands where it stood, and nobody was cancelled."
-    next = "Wait for them or end them, then run `migrator {verb} {name}` again."
+    state = "The columns are as they were: {name} stands where it stood, and nobody was cancelled."
+    next = "Wait for them or end them, then run `migrator {verb} {again}` again."
 
     def sentences(self) -> tuple[str, str, str]:
         """Return the three sentences, the first naming who holds the table."""
         who = "; ".join(map(str, self.blockers)) or "nobody any more"
         happened = f"`{self.verb}` could not lock the table of {self.name} in {self.tries} tries; holding it: {who}."
-        return happened, self.state.format(name=self.name), self.next.format(name=self.name, verb=self.verb)
+        again = "SPEC" if self.verb == "start" else self.name
+        return happened, self.state.format(name=self.name), self.next.format(verb=self.verb, again=again)
 
 
 def milliseconds(seconds: float) -> sql.Literal:
