@@ -1,0 +1,61 @@
+"""Run benchmarks: prints a table, and writes a JSON list where `--json FILE` asks for one.
+
+Exit codes: 0 every goal was met, 2 no such benchmark, 3 a goal was missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks import Figure
+from migrator.cli import console
+from migrator.errors import MigratorError
+
+#: Name -> module with a `run()` that returns its figures.
+BENCHES = {"tokens": "benchmarks.tokens", "lanes": "benchmarks.lanes"}
+_HEADER = ("bench", "name", "figure", "unit", "goal", "met", "versus")
+_MISSED = 3
+
+
+def _row(figure: Figure) -> tuple[str, ...]:
+    met = {True: "yes", False: "NO", None: ""}[figure.met]
+    shown = f"{figure.figure:,.0f}" if abs(figure.figure) >= 1000 else f"{figure.figure:.4g}"  # noqa: PLR2004 - digits
+    return (figure.bench, figure.name, shown, figure.unit, figure.goal or "", met, figure.versus or "")
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the benchmarks that are named, or all of them; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="./run bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of: {', '.join(BENCHES)} (default: all)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures to FILE, too")
+    asked = parser.parse_args(words)
+    unknown = [name for name in asked.names if name not in BENCHES]
+    if unknown:
+        parser.error(f"no such benchmark: {', '.join(unknown)} (known: {', '.join(BENCHES)}). Nothing was run.")
+    figures: list[Figure] = []
+    for name in asked.names or BENCHES:
+        console.aside(f"{name} ...")
+        try:
+            figures += importlib.import_module(BENCHES[name]).run()
+        except MigratorError as error:
+            console.failure(error, as_json_too=False)
+            return error.exit_code
+    console.table([_row(figure) for figure in figures], header=_HEADER)
+    console.say(f"measured on {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    if asked.json is not None:
+        asked.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=2) + "\n", encoding="utf-8")
+    missed = [f"{figure.bench}: {figure.name}" for figure in figures if figure.met is False]
+    for each in missed:
+        console.aside(f"missed its goal: {each}")
+    return _MISSED if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
