@@ -24,7 +24,7 @@ from migrator.spending.worker import Worker
 from migrator.state import dirty, leases, migrations
 from migrator.state.budget import Purpose
 from migrator.state.connection import TooDirty, transaction
-from migrator.state.leases import Duty, Lease
+from migrator.state.leases import Duty, Lease, LeaseLost
 from migrator.state.migrations import Migration
 from migrator.state.verdicts import Verdict
 from migrator.target.message import Blocker, Timing
@@ -53,6 +53,20 @@ class Attended(OperatorError):
     happened = "Somebody else is doing a step of {name} in another terminal, or did a moment ago and died."
     state = "Nothing was changed; a dead one's lease ends by itself within half a minute."
     next = "Wait for it, then run `migrator {verb} {name}` again."
+
+
+@dataclass(eq=False)
+class Overtaken(TransientError):
+    """An attended step fell silent for longer than its lease: somebody else may have begun another."""
+
+    name: str
+    verb: str
+    seconds: float
+
+    runbook = "worker-died"
+    happened = "`{verb}` of {name} stood still for longer than its lease of {seconds:.0f} s, so its right has ended."
+    state = "It stopped where it was: each of its transactions is done as a whole, or not at all."
+    next = "Run `migrator status {name}` to see where it stands, then `migrator {verb} {name}` again."
 
 
 @dataclass(eq=False)
@@ -207,6 +221,8 @@ async def _attending(worker: Worker, migration: Migration, verb: str) -> AsyncIt
     try:
         async with renewed(worker, lease):
             yield lease
+    except LeaseLost:
+        raise Overtaken(migration.name, verb, lease.seconds) from None
     finally:
         async with transaction(worker.engine) as connection:
             await leases.give_back(connection, lease)
@@ -266,6 +282,9 @@ async def _help(worker: Worker, migration: Migration, side: Side) -> bool:
     try:
         async with renewed(worker, lease):
             await _settle(worker, migration, lease, side, UNATTENDED | {S.PAUSED})
+    except LeaseLost:
+        # The round was too slow for its lease (a loaded machine): what landed stays, the rest is looked at again.
+        await asyncio.sleep(0.2)
     finally:
         async with transaction(worker.engine) as connection:
             await leases.give_back(connection, lease, counts_as_attempt=False)
