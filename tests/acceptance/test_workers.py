@@ -8,31 +8,15 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
-import pytest
 import redis
 
 from migrator.demo.servers import Postgres, Valkey
 from migrator.demo.simulator.control import Simulator
 from tests.deployment import V4, Deployment
-
-
-@pytest.fixture
-def broker(scratch: Path) -> Iterator[Valkey]:
-    server = Valkey(scratch / f"valkey-{time.monotonic_ns()}")
-    server.start()
-    yield server
-    server.remove()
-
-
-@pytest.fixture
-def deployed(database: str, simulator: Simulator, broker: Valkey, tmp_path: Path) -> Iterator[Deployment]:
-    made = Deployment(database, tmp_path, simulator, broker.url)
-    yield made
-    made.close()
 
 
 def in_flight_tokens(deployment: Deployment) -> int:

@@ -73,7 +73,7 @@ def below(kind: type[MigratorError]) -> Iterator[type[MigratorError]]:
 
 
 def leaves() -> list[type[MigratorError]]:
-    """Every error with words of its own, so that is raised: all modules are imported, since errors stand beside them."""
+    """Every error with words of its own: all modules are imported, since errors stand beside what they are about."""
     for module in pkgutil.walk_packages(migrator.__path__, "migrator."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
