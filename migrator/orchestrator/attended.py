@@ -99,14 +99,26 @@ class Swapped:
     absent_seconds: float | None
 
 
+async def swappable(worker: Worker, name: str, direction: Direction) -> Migration:
+    """Return a migration that may be swapped that way.
+
+    Raises: MigrationUnknown, StatusConflict.
+    """
+    migration = await _get(worker, name)
+    needed = S.READY if direction is CUTOVER else S.COMPLETED
+    # The way back stays open through a pause.
+    found = {migration.status, migration.paused_from} if direction is ROLLBACK else {migration.status}
+    if needed not in found:
+        raise StatusConflict(name, direction.verb, needed, migration.status, f"migrator status {name}")
+    return migration
+
+
 async def cut_over(worker: Worker, name: str, *, max_dirty_rows: int, actor: str, tell: Tell) -> Swapped:
     """Make the new generation live.
 
     Raises: StatusConflict, Attended, GateFailed, NotSwappable, OldSnapshots, NotConverging, LockNotObtained.
     """
-    migration = await _get(worker, name)
-    if migration.status is not S.READY:
-        raise StatusConflict(name, "cutover", S.READY, migration.status, f"migrator status {name}")
+    migration = await swappable(worker, name, CUTOVER)
     async with _attending(worker, migration, "cutover"):
         await readiness.gates(worker.engine, migration)
         await readiness.look(worker.engine, migration, verb="cutover")
@@ -119,9 +131,7 @@ async def rehearse(worker: Worker, name: str, *, max_dirty_rows: int, actor: str
 
     Raises: StatusConflict, NotSwappable, LockBusy, TooDirty.
     """
-    migration = await _get(worker, name)
-    if migration.status is not S.READY:
-        raise StatusConflict(name, "cutover --rehearse", S.READY, migration.status, f"migrator status {name}")
+    migration = await swappable(worker, name, CUTOVER)
     bounds = Bounds(max_dirty_rows, MAX_DIRTY_SECONDS if max_dirty_rows else 0.0)
     return await swapping.rehearse(worker.engine, migration, CUTOVER, bounds=bounds, actor=actor)
 
@@ -131,10 +141,7 @@ async def roll_back(worker: Worker, name: str, *, max_dirty_rows: int, actor: st
 
     Raises: StatusConflict, Attended, NotSwappable, NotConverging, CapReached, LockNotObtained.
     """
-    migration = await _get(worker, name)
-    in_window = S.COMPLETED in {migration.status, migration.paused_from}
-    if not in_window:
-        raise StatusConflict(name, "rollback", S.COMPLETED, migration.status, f"migrator status {name}")
+    migration = await swappable(worker, name, ROLLBACK)
     async with _attending(worker, migration, "rollback"):
         return await _swap(worker, migration, ROLLBACK, max_dirty_rows=max_dirty_rows, actor=actor, tell=tell)
 
