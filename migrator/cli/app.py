@@ -30,6 +30,7 @@ from migrator.cli import (
     retry,
     rollback,
     rows,
+    simulate,
     start,
     status,
     validate,
@@ -83,6 +84,7 @@ for verb in (
     rollback,
     cleanup,
     demo,
+    simulate,
 ):
     app.command(verb.__name__.rpartition(".")[2])(verb.command)
 
