@@ -326,7 +326,7 @@ FAULTS = {
     "nan": "{'strange': ['nan']}",
     "infinity": "{'strange': ['inf']}",
     "zero": "{'zero': True}",
-    "business_error": "InternalError.Algo",
+    "business_error": "InternalError",
     "business_throttle": "Throttling.RateQuota",
     "extra_fields": "{'keys': ['created', 'data', 'id', 'model', 'object', 'provider', 'usage', 'warnings']}",
     "no_id": "{'keys': ['data', 'model', 'object', 'usage']}",

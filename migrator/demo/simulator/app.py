@@ -28,7 +28,7 @@ from migrator.demo.simulator.dialects import DIALECTS, Dialect
 from migrator.demo.simulator.faults import Fault
 from migrator.demo.simulator.limits import retry_after
 from migrator.demo.simulator.reading import CRASH, POISON
-from migrator.demo.simulator.refusals import Refused
+from migrator.demo.simulator.refusals import REFUSALS, Refused
 from migrator.demo.simulator.scenario import read_steps
 from migrator.demo.simulator.wire import Dropped, Undelivered
 
@@ -37,6 +37,8 @@ __all__ = ["CRASH", "POISON", "make_app"]
 #: Model Studio's own surface.
 NATIVE_PATH = "/api/v1/services/embeddings/text-embedding/text-embedding"
 _HTML = "<html><head><title>{0}</title></head><body><center><h1>{0}</h1></center><hr>nginx</body></html>"
+#: Refusals that come as a success: Model Studio's own SDK knows the layer.
+_BUSINESS = {"business_error": "server_error", "business_throttle": "requests_limit"}
 _GATEWAY = {"html_502": (502, "502 Bad Gateway"), "html_504": (504, "504 Gateway Time-out")}
 
 
@@ -172,6 +174,10 @@ def _before_work(fault: Fault, account: Account) -> Response:
     if fault.status is not None:
         account.refused[fault.name] += 1
         return JSONResponse(fault.body, fault.status, fault.headers)
+    if fault.kind in _BUSINESS:
+        account.refused[fault.name] += 1
+        words = REFUSALS[_BUSINESS[fault.kind]]
+        return JSONResponse(DIALECTS["native"].shape(words, 200, words.message), 200)
     if fault.kind == "dropped":
         account.refused[fault.name] += 1
         return Dropped()

@@ -16,14 +16,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 #: Refusals before any work: nothing is billed.
 REFUSED = frozenset({
     "server_error", "unavailable", "html_502", "html_504", "throttled", "requests_limit", "tokens_limit", "burst",
-    "free_quota", "dropped",
+    "free_quota", "dropped", "business_error", "business_throttle",
 })  # fmt: skip
 #: The work was done and is billed; the answer is late, cut, or never comes.
 LOST = frozenset({"stall", "reset", "truncated", "drip", "lost", "late_504"})
 #: An answer comes whole, and something in it is wrong or unusual.
 SPOILT = frozenset({
     "shuffled", "no_index", "duplicate_index", "one_short", "one_more", "no_data", "wrong_dims", "nan", "infinity",
-    "zero", "business_error", "business_throttle", "extra_fields", "no_id", "no_model", "other_model", "gzip",
+    "zero", "extra_fields", "no_id", "no_model", "other_model", "gzip",
 })  # fmt: skip
 #: Billed, and of no use to the client.
 WASTED = (LOST | SPOILT) - {"drip", "shuffled", "extra_fields", "no_id", "no_model", "gzip"}

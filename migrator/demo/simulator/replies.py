@@ -127,10 +127,6 @@ def _extra(body: Body) -> Body:
     return {**body, "data": data, "created": 1_700_000_000, "provider": "elsewhere", "warnings": []}
 
 
-def _error(code: str, message: str) -> Callable[[Body], Body]:
-    return lambda body: {"code": code, "message": message, "request_id": body["id"]}
-
-
 _IN_BODY: dict[str | None, Callable[[Body], Body]] = {
     "shuffled": _shuffled,
     "no_index": _no_index,
@@ -140,6 +136,4 @@ _IN_BODY: dict[str | None, Callable[[Body], Body]] = {
     "no_model": _without("model"),
     "other_model": lambda body: {**body, "model": "another-embedding-model"},
     "extra_fields": _extra,
-    "business_error": _error("InternalError.Algo", "Something inside failed."),
-    "business_throttle": _error("Throttling.RateQuota", "Requests rate limit exceeded, please try again later."),
 }
