@@ -14,6 +14,8 @@ class Books:
     used: dict[str, int] = field(default_factory=dict)
     pauses: list[tuple[float, str]] = field(default_factory=list)
     learnt: list[int] = field(default_factory=list)
+    #: What else it is told to remember.
+    told: dict[str, object] = field(default_factory=dict)
 
     async def admit(self, request_id: str, *, bound_tokens: int, likely_tokens: int) -> None:
         assert 0 < likely_tokens <= bound_tokens
@@ -34,6 +36,15 @@ class Books:
 
     async def learn_max_texts(self, max_texts: int) -> None:
         self.learnt.append(max_texts)
+
+    async def learn_limit(self, name: str, value: int) -> None:
+        self.told[name] = value
+
+    async def learn_norm(self, dims: int, norm: float) -> None:
+        self.told[f"norm of {dims}"] = norm
+
+    async def note_estimated(self, request_id: str) -> None:
+        self.told[request_id] = "estimated"
 
     def _close(self, request_id: str, state: str) -> None:
         assert self.state[request_id] == "open", "a request is closed once"

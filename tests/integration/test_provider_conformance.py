@@ -8,7 +8,7 @@ import itertools
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -38,7 +38,7 @@ _ids = itertools.count(1)
 
 @dataclass(frozen=True)
 class Provider:
-    """A server to be held to the list. `other_dims`: what it would have to refuse or cannot make."""
+    """A server to be held to the list."""
 
     name: str
     base_url: str
@@ -197,8 +197,7 @@ async def embedder(provider: Provider) -> AsyncIterator[Embedder]:
     )
     profile = profiles.load()["generic"]
     if not provider.send_dimensions:
-        values = {name: getattr(profile, name) for name in profile.__dataclass_fields__}
-        profile = profiles.Profile(**{**values, "send_dimensions": False})
+        profile = replace(profile, send_dimensions=False)
     yield Embedder(http, model, profile, Books(), provider.max_texts, backoff_seconds=0.01)
     await http.aclose()
 
