@@ -31,6 +31,7 @@ from migrator.cli import (
     retry,
     rollback,
     rows,
+    simulate,
     start,
     status,
     validate,
@@ -97,6 +98,7 @@ for verb in (
     rollback,
     cleanup,
     demo,
+    simulate,
 ):
     app.command(verb.__name__.rpartition(".")[2], help=_help(verb.command.__doc__ or ""))(verb.command)
 

@@ -45,8 +45,9 @@ LIFE = [
     "init", "doctor", "plan", "start", "work", "status", "batches", "rows", "retry", "limits", "pause", "resume",
     "validate", "cutover", "rollback", "resume", "cancel", "cleanup",
 ]  # fmt: skip
-#: Verbs that are only parsed: the demo starts servers and models of its own, and takes a minute.
-PARSED_ONLY = {"demo"}
+#: Verbs that are only parsed: the demo starts servers and models of its own, and takes a minute; the simulator serves
+#: until it is stopped, and test_simulate.py holds its rehearsals.
+PARSED_ONLY = {"demo", "simulate"}
 #: Programs that the documents may ask an operator to type.
 PROGRAMS = {
     "migrator", "celery", "psql", "redis-cli", "./run", "git", "cd", "cp", "cat", "export", "pip", "pipx", "uv", "uvx",
