@@ -47,7 +47,7 @@ def test_every_problem_is_reported_at_once() -> None:
     data["target"]["colum"] = data["target"].pop("column")
     data["target"]["text"] = "{title"
     data["from"]["dimensions"] = "1024"
-    data["to"]["base_url"] = "https://api.therouter.ai/v1/embeddings"
+    data["to"]["base_url"] = "api.therouter.ai/v1"
     del data["to"]["price_usd_per_mtok"]
     data["limits"]["max_cost_usd"] = "fifty"
     data["limits"]["window"] = "25:00-06:00 Asia/Shanghai"
