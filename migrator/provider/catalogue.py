@@ -154,6 +154,8 @@ def _unknown(status: int, looked_up: int, code: str, wait: float | None, *, agai
     """Treat what no rule fits with care: never a bisection, never as if it had cost nothing."""
     action = Action.RETRY if looked_up >= _SERVER_ERRORS else Action.STOP
     hint = "this answer is not in the catalogue"
+    if again:
+        action = Action.RETRY
     if looked_up == _OK:
         # A business error under success, of a kind that is not known: tried again, then given back.
         action = Action.THROTTLE if code.lower().startswith(("throttling", "limit_")) else Action.RETRY
