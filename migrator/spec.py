@@ -139,7 +139,9 @@ _Price = Annotated[
 ]
 
 
-_Overrides = Annotated[ProfileOverrides, Field(description="a table of limits and habits, as in max_texts = 20")]
+_Overrides = Annotated[
+    ProfileOverrides | None, Field(description="a table of limits and habits, as in [to.profile_overrides]")
+]
 
 
 class ModelSpec(_Part):
@@ -150,7 +152,7 @@ class ModelSpec(_Part):
     base_url: _Url
     api_key_env: _KeyName = "THE_ROUTER_API_KEY"
     profile: str | None = None
-    profile_overrides: _Overrides | None = None
+    profile_overrides: _Overrides = None
     column_type: Literal["vector", "halfvec"] | None = None
     price_usd_per_mtok: _Price
 
@@ -168,7 +170,7 @@ class OldModelSpec(_Part):
     base_url: _Url | None = None
     api_key_env: _KeyName | None = None
     profile: str | None = None
-    profile_overrides: _Overrides | None = None
+    profile_overrides: _Overrides = None
     column_type: Literal["vector", "halfvec"] | None = None
     price_usd_per_mtok: _Price | None = None
 
@@ -206,6 +208,13 @@ class Spec(_Part):
     gates: GatesSpec = GatesSpec()
     #: What was mended silently would surprise: the plan says it.
     _notices: tuple[Problem, ...] = PrivateAttr(default=())
+
+    def __eq__(self, other: object) -> bool:
+        """Compare what is frozen: a spec read from its file is the one that was stored."""
+        return isinstance(other, Spec) and self.dump() == other.dump()
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
     @property
     def notices(self) -> tuple[Problem, ...]:
