@@ -72,6 +72,7 @@ class Profile:
     price_usd_per_mtok: tuple[float, float] | None = None
     #: Where texts go, for whoever must know.
     residency: str | None = None
+    residency_severity: Literal["info", "warn"] = "info"
     #: Of every figure, where it comes from.
     sources: dict[str, str] = field(default_factory=dict)
 
