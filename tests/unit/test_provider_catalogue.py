@@ -187,6 +187,14 @@ def test_r15_a_status_inside_a_success_is_taken_at_its_word(status: int) -> None
         assert (found.name, found.action) == (expected.name, expected.action)
 
 
+@pytest.mark.parametrize("number", [400, "400", None, ""])
+def test_r18_a_number_for_a_code_does_not_hide_the_kind(number: Any) -> None:
+    """Gateways repeat the HTTP status as `code`, and the upstream's code is only the `type`."""
+    body = json.dumps({"error": {"code": number, "type": "data_inspection_failed", "message": ""}}).encode()
+    found = understand(400, body, {})
+    assert (found.action, found.code) == (A.BISECT, "data_inspection_failed")
+
+
 def test_r15_an_unknown_error_under_status_200_is_tried_again_and_blames_no_text() -> None:
     for body in (nested("Strange", "m"), flat("InvalidParameter", "m"), b"{}"):
         found = understand(200, body, {})
