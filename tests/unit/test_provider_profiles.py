@@ -26,6 +26,7 @@ HOSTS = {
     "https://api.therouter.ai.evil.test/v1": "generic",
     "https://evilapi.therouter.ai/v1": "generic",
     "https://maas.aliyuncs.com/v1": "generic",
+    "https://wscn-beijing.maas.aliyuncs.com/v1": "generic",
 }
 
 
