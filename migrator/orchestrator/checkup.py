@@ -181,7 +181,7 @@ async def _model(spec: Spec, side: Side) -> list[Check]:
     if key is None:
         mend = f"Set {model.api_key_env} in the environment, here and on every worker."
         return [Check(name, "fail", f"{model.api_key_env} is not set here", mend)]
-    profile = profiles.choose(model.profile, model.base_url)
+    profile = profiles.of(model)
     http = client.make_http(key)
     try:
         reply = await client.post(
@@ -191,6 +191,7 @@ async def _model(spec: Spec, side: Side) -> list[Check]:
             ["ready"],
             request_id=uuid.uuid4().hex,
             send_dimensions=profile.send_dimensions,
+            dialect=profile.dialect,
         )
     except RefusedError as error:
         mend = error.refusal.hint[:1].upper() + error.refusal.hint[1:] + "."

@@ -239,6 +239,7 @@ def as_json(found: Progress) -> dict[str, Any]:
         },
         "cost": {
             "tokens": account.spent_tokens,
+            "estimated_tokens": account.estimated_tokens,
             "usd": float(account.spent_usd),
             "reserved_usd": float(account.reserved_usd),
             "possibly_billed_usd": float(account.possibly_billed_usd),

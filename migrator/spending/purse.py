@@ -166,8 +166,22 @@ class LeasePurse:
         async with transaction(self.engine) as connection:
             await pace.learn_max_texts(connection, self.account, max_texts)
 
-    async def max_texts(self, otherwise: int) -> int:
-        """Return how many texts a request may have: the profile's number, or what the provider said since."""
+    async def learn_limit(self, name: str, value: int) -> None:
+        """Remember a limit that the provider named, for everybody."""
         async with transaction(self.engine) as connection:
-            learnt = await pace.learnt_max_texts(connection, self.account)
-        return otherwise if learnt is None else min(learnt, otherwise)
+            await pace.learn_limit(connection, self.account, name, value)
+
+    async def learn_norm(self, dims: int, norm: float) -> None:
+        """Remember how long this model's vectors are, for everybody."""
+        async with transaction(self.engine) as connection:
+            await pace.learn_norm(connection, self.account, dims, norm)
+
+    async def note_estimated(self, request_id: str) -> None:
+        """Remember that what will be spent for it is our own count."""
+        async with transaction(self.engine) as connection:
+            await budget.note_estimated(connection, request_id)
+
+    async def learnt(self) -> pace.Learnt:
+        """Return what the provider's own answers taught so far."""
+        async with transaction(self.engine) as connection:
+            return await pace.learnt(connection, self.account)

@@ -105,7 +105,7 @@ async def settle(connection: AsyncConnection, request_id: str, actual: Bill) -> 
     statement = (
         delete(reservations)
         .where(reservations.c.id == request_id)
-        .returning(reservations.c.migration_id, reservations.c.purpose, reservations.c.usd)
+        .returning(reservations.c.migration_id, reservations.c.purpose, reservations.c.usd, reservations.c.estimated)
     )
     row = (await connection.execute(statement)).one_or_none()
     if row is None:
@@ -120,6 +120,7 @@ async def settle(connection: AsyncConnection, request_id: str, actual: Bill) -> 
         purpose=row.purpose,
         requests=1,
         spent_tokens=actual.tokens,
+        estimated_tokens=actual.tokens if row.estimated else 0,
         spent_usd=actual.usd,
     )
     await connection.execute(
@@ -128,6 +129,7 @@ async def settle(connection: AsyncConnection, request_id: str, actual: Bill) -> 
             set_={
                 "requests": ledger.c.requests + added.excluded.requests,
                 "spent_tokens": ledger.c.spent_tokens + added.excluded.spent_tokens,
+                "estimated_tokens": ledger.c.estimated_tokens + added.excluded.estimated_tokens,
                 "spent_usd": ledger.c.spent_usd + added.excluded.spent_usd,
             },
         )
@@ -157,9 +159,15 @@ async def write_off(connection: AsyncConnection, *, request_id: str | None = Non
     return (await connection.execute(statement)).rowcount
 
 
+async def note_estimated(connection: AsyncConnection, request_id: str) -> None:
+    """Remember that the provider told no usage: what will be settled is our own count."""
+    statement = update(reservations).where(reservations.c.id == request_id).values(estimated=True)
+    await connection.execute(statement)
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Where a migration's money stands. All in US dollars but `tokens` and `possibly_billed_tokens`."""
+    """Where a migration's money stands. All in US dollars but what is named tokens."""
 
     max_usd: Decimal
     committed_usd: Decimal
@@ -168,6 +176,8 @@ class Account:
     possibly_billed_usd: Decimal
     spent_tokens: int
     possibly_billed_tokens: int
+    #: Of `spent_tokens`, those that the provider did not report: our own count, an upper bound.
+    estimated_tokens: int = 0
 
 
 async def account(connection: AsyncConnection, migration_id: int) -> Account:
@@ -178,6 +188,7 @@ async def account(connection: AsyncConnection, migration_id: int) -> Account:
             select(
                 func.coalesce(func.sum(ledger.c.spent_usd), 0),
                 func.coalesce(func.sum(ledger.c.spent_tokens), 0),
+                func.coalesce(func.sum(ledger.c.estimated_tokens), 0),
             ).where(ledger.c.migration_id == migration_id)
         )
     ).one()
@@ -198,6 +209,7 @@ async def account(connection: AsyncConnection, migration_id: int) -> Account:
         possibly_billed_usd=Decimal(held[1]),
         spent_tokens=int(spent[1]),
         possibly_billed_tokens=int(held[2]),
+        estimated_tokens=int(spent[2]),
     )
 
 

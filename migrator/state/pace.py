@@ -8,7 +8,7 @@ database's clock; a pause after a 429 holds for everyone. A generic cell rate al
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -83,18 +83,47 @@ async def pause(connection: AsyncConnection, account: str, seconds: float, reaso
     )
 
 
-async def learn_max_texts(connection: AsyncConnection, account: str, max_texts: int) -> None:
-    """Remember a limit that the provider itself named; only ever downwards."""
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """What the provider's own answers taught about an account; None until they did."""
+
+    max_texts: int | None = None
+    max_text_tokens: int | None = None
+    max_request_tokens: int | None = None
+    #: How long vectors are, by dimensions; 0 where each has a length of its own.
+    norms: dict[str, float] = field(default_factory=dict)
+
+
+async def learn_limit(connection: AsyncConnection, account: str, name: str, value: int) -> None:
+    """Remember a limit (a field of Learnt) that the provider itself named; only ever downwards."""
     await _locked(connection, account)
-    lower = func.least(func.coalesce(paces.c.max_texts, max_texts), max_texts)
-    await connection.execute(update(paces).where(paces.c.account == account).values(max_texts=lower))
+    lower = func.least(func.coalesce(paces.c[name], value), value)
+    await connection.execute(update(paces).where(paces.c.account == account).values({name: lower}))
+
+
+async def learn_norm(connection: AsyncConnection, account: str, dims: int, norm: float) -> None:
+    """Remember how long vectors of that many dimensions are; the first word stands."""
+    await _locked(connection, account)
+    first = func.jsonb_build_object(str(dims), norm).op("||")(paces.c.norms)
+    await connection.execute(update(paces).where(paces.c.account == account).values(norms=first))
+
+
+async def learnt(connection: AsyncConnection, account: str) -> Learnt:
+    """Return what is known of an account."""
+    names = [each.name for each in fields(Learnt)]
+    query = select(*(paces.c[name] for name in names)).where(paces.c.account == account)
+    row = (await connection.execute(query)).one_or_none()
+    return Learnt() if row is None else Learnt(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name
+
+
+async def learn_max_texts(connection: AsyncConnection, account: str, max_texts: int) -> None:
+    """Remember how many texts a request may have."""
+    await learn_limit(connection, account, "max_texts", max_texts)
 
 
 async def learnt_max_texts(connection: AsyncConnection, account: str) -> int | None:
     """Return the texts per request that the provider was found to take, if it ever said."""
-    query = select(paces.c.max_texts).where(paces.c.account == account)
-    found: int | None = (await connection.execute(query)).scalar_one_or_none()
-    return found
+    return (await learnt(connection, account)).max_texts
 
 
 async def _locked(connection: AsyncConnection, account: str) -> Any:

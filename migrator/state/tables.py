@@ -287,6 +287,8 @@ ledger = Table(
     Column("purpose", Text, primary_key=True),
     Column("requests", BigInteger, nullable=False, server_default="0"),
     Column("spent_tokens", BigInteger, nullable=False, server_default="0"),
+    #: Of `spent_tokens`, those of replies that told no usage: our own count, an upper bound.
+    Column("estimated_tokens", BigInteger, nullable=False, server_default="0"),
     Column("spent_usd", _Usd, nullable=False, server_default="0"),
     **_BUSY,
 )
@@ -305,6 +307,8 @@ reservations = Table(
     Column("lease", Text, nullable=False, index=True),
     #: True once its outcome can't be known any more: it stays counted for good.
     Column("possibly_billed", Boolean, nullable=False, server_default=text("false")),
+    #: True where the reply told no usage: what will be settled is our own count.
+    Column("estimated", Boolean, nullable=False, server_default=text("false")),
     Column("at", _Time, nullable=False, server_default=_now),
     **_BUSY,
 )
@@ -321,6 +325,10 @@ paces = Table(
     Column("pause_reason", Text),
     #: Limits learnt from the provider's own refusals; null until it spoke.
     Column("max_texts", Integer),
+    Column("max_text_tokens", Integer),
+    Column("max_request_tokens", Integer),
+    #: How long this model's vectors were found to be, by dimensions; 0 where each has a length of its own.
+    Column("norms", JSONB, nullable=False, server_default=text("'{}'")),
     **_BUSY,
 )
 

@@ -278,6 +278,18 @@ async def test_a_learnt_limit_only_goes_down(engine: AsyncEngine) -> None:
             assert await pace.learnt_max_texts(connection, "a") == known
 
 
+async def test_every_limit_is_learnt_apart_and_the_first_norm_stands(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        assert await pace.learnt(connection, "a") == pace.Learnt()
+        for name, value in (("max_text_tokens", 8192), ("max_text_tokens", 9000), ("max_request_tokens", 33_000)):
+            await pace.learn_limit(connection, "a", name, value)
+        for dims, norm in ((1024, 1.0), (512, 0.8), (1024, 3.0)):
+            await pace.learn_norm(connection, "a", dims, norm)
+        known = pace.Learnt(None, 8192, 33_000, {"1024": 1.0, "512": 0.8})
+        assert await pace.learnt(connection, "a") == known
+        assert await pace.learnt(connection, "other") == pace.Learnt()
+
+
 async def test_p11_a_driver_error_never_quotes_a_row(engine: AsyncEngine, sql: psycopg.Connection) -> None:
     sql.execute("CREATE TABLE secrets (t text UNIQUE); INSERT INTO secrets VALUES ('canary-text')")
     from sqlalchemy import text  # noqa: PLC0415

@@ -12,6 +12,7 @@ SOURCES = sorted([*ROOT.glob("migrator/**/*.py"), *ROOT.glob("workers/*.py"), *R
 
 #: What each package may import of ours, besides itself.
 WORDS = {
+    "endpoint",
     "errors",
     "generation",
     "lifecycle",
