@@ -56,6 +56,12 @@ class Purse(Protocol):
     async def learn_max_texts(self, max_texts: int) -> None:
         """Remember how many texts the provider takes."""
 
+    async def answered(self, request_id: str, used_tokens: int) -> None:
+        """Hear that it was answered, and what it took; its money stays reserved until it is settled."""
+
+    async def failed(self, request_id: str, why: str) -> None:
+        """Hear that it failed for the provider's own reasons."""
+
 
 @dataclass(eq=False)
 class ProviderStopped(OperatorError):
@@ -172,9 +178,11 @@ class Embedder:
                     why = str(refusal)
                 else:
                     tries, why = tries + 1, str(refusal)
+                    await self.purse.failed(request_id, why)
             except LostError as error:
                 await (self.purse.write_off if error.sent else self.purse.refund)(request_id)
                 tries, why = tries + 1, error.why
+                await self.purse.failed(request_id, why)
             except UnbelievableError as error:
                 await self._close_unbelievable(request_id, error)
                 unbelievable, why = unbelievable + 1, error.why
@@ -193,7 +201,7 @@ class Embedder:
 
     async def _post(self, request_id: str, texts: Sequence[str]) -> Reply:
         try:
-            return await client.post(
+            reply = await client.post(
                 self.http,
                 self.model.base_url,
                 self.model.generation,
@@ -205,6 +213,12 @@ class Embedder:
             # The request may be on its way: shielded, so that its money is not forgotten with it.
             await asyncio.shield(self.purse.write_off(request_id))
             raise
+        try:
+            await self.purse.answered(request_id, reply.tokens)
+        except asyncio.CancelledError:
+            await asyncio.shield(self.purse.spend(request_id, reply.tokens))
+            raise
+        return reply
 
     async def _close_refused(self, request_id: str, refusal: Refusal) -> None:
         await (self.purse.write_off if refusal.lost else self.purse.refund)(request_id)

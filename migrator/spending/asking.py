@@ -32,6 +32,6 @@ async def make_embedder(
     """
     model = migration.spec.model_of(side)
     profile = profiles.choose(model.profile, model.base_url)
-    purse = LeasePurse(worker.engine, migration, model, lease, purpose, allowed, windows_apply)
+    purse = LeasePurse(worker.engine, worker.pacer, migration, model, lease, purpose, allowed, windows_apply)
     max_texts = await purse.max_texts(profile.max_texts)
     return Embedder(worker.http(model), model, profile, purse, max_texts, worker.backoff_seconds)
