@@ -42,6 +42,8 @@ class Fault:
     status: int
     body: Any
     headers: dict[str, str] = field(default_factory=dict)
+    #: The request is worked for and billed first: its reply is what gets lost.
+    billed: bool = False
 
 
 @dataclass(slots=True)

@@ -99,7 +99,7 @@ def _change(account: Account, wanted: dict[str, Any]) -> None:
 async def _embeddings(request: Request, backend: Backend, account: Account) -> JSONResponse:
     key = _authorised(request, account)
     fault = account.next_fault()
-    if fault is not None:
+    if fault is not None and not fault.billed:
         account.refuse(f"fault {fault.status}")
         return JSONResponse(fault.body, fault.status, fault.headers)
     body = await request.json()
@@ -112,6 +112,8 @@ async def _embeddings(request: Request, backend: Backend, account: Account) -> J
     answering = account.answer_with or model
     vectors = await asyncio.to_thread(backend.embed, answering, texts, dims)
     account.bill(request_id, key, model, texts, counts)
+    if fault is not None:
+        return JSONResponse(fault.body, fault.status, fault.headers)
     wanted = body.get("encoding_format", "float")
     data = [
         {"object": "embedding", "index": index, "embedding": _encode(vector, wanted)}
