@@ -8,6 +8,7 @@ as possibly billed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -77,9 +78,11 @@ class _Crew:
                     connection, self.work, answer, last=self._is_last(len(answer.positions))
                 )
             )
-        except LeaseLost:
-            # It was billed for certain, and whoever has the lease now asks again.
-            await self.embedder.purse.spend(answer.request_id, answer.used_tokens)
+        except BaseException:
+            # It was billed for certain, whoever asks again: shielded, since a shutdown cancels us. Where that fails
+            # too, `tick` counts it as possibly billed. If it did land, its money is settled and this does nothing.
+            with contextlib.suppress(MigratorError):
+                await asyncio.shield(self.embedder.purse.spend(answer.request_id, answer.used_tokens))
             raise
         self.unresolved -= len(answer.positions)
         self.held += landed.held

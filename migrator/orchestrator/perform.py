@@ -15,7 +15,7 @@ from migrator.backfill.classify import TextTooLong
 from migrator.backfill.proof import RowsLeft
 from migrator.errors import AtRest, Defect, GateFailed, MigratorError, OperatorError, TransientError
 from migrator.provider.embedder import ProviderBusy
-from migrator.spending.purse import OutsideWindow, PaceWait, WorkStopped
+from migrator.spending.purse import BreakerOpen, OutsideWindow, PaceWait, WorkStopped
 from migrator.spending.renewal import renewed
 from migrator.spending.worker import Worker
 from migrator.state import leases, migrations
@@ -103,8 +103,8 @@ async def _failed(worker: Worker, migration: Migration, lease: Lease, error: Mig
             async with transaction(worker.engine) as connection:
                 await migrations.set_binding(connection, migration.id, "window")
         return f"{kind}: {error.sentences()[0]}"
-    if isinstance(error, PaceWait | ProviderBusy):
-        seconds = error.seconds if isinstance(error, PaceWait) else _BUSY_SECONDS
+    if isinstance(error, PaceWait | BreakerOpen | ProviderBusy):
+        seconds = _BUSY_SECONDS if isinstance(error, ProviderBusy) else error.seconds
         await _give_back(worker, lease, failure=kind, counts=False, after_seconds=seconds)
         return f"{kind}: {error.sentences()[0]}"
     if isinstance(error, AtRest | OperatorError | TextTooLong | RowsLeft):

@@ -17,7 +17,7 @@ from migrator.backfill import catch_up
 from migrator.backfill.proof import plan_pass
 from migrator.generation import Side
 from migrator.lifecycle import UNATTENDED, MigrationStatus
-from migrator.orchestrator import progress
+from migrator.orchestrator import brakes, progress
 from migrator.state import batches, budget, dirty, leases, migrations, workers
 from migrator.state.connection import transaction
 from migrator.state.leases import Duty, Ticket
@@ -84,6 +84,9 @@ async def _alone(connection: AsyncConnection, migration_id: int) -> bool:
 async def _hand_out(connection: AsyncConnection, migration: Migration, limit: int, actor: str) -> list[Ticket]:
     for lease in await leases.rescue(connection, migration.id):
         await budget.write_off(connection, lease=str(lease))
+    # However a lease ended: what is booked under it and has no outcome will never have one.
+    for name in await leases.ended(connection, await budget.leases_with_open(connection, migration.id)):
+        await budget.write_off(connection, lease=name)
     windows = [Window.parse(each) for each in migration.windows]
     resting = not is_open(windows, await migrations.database_now(connection))
     if resting:
@@ -106,10 +109,13 @@ async def _backfill(connection: AsyncConnection, migration: Migration, limit: in
     counts = await batches.counts(connection, migration.id)
     tried = counts.done + counts.failed
     broken = tried >= BREAKER_BATCHES and counts.failed > BREAKER_SHARE * tried
+    reason = await brakes.too_many_quarantined(connection, migration, counts)
     if broken or (counts.failed and not counts.pending and not counts.leased):
         reason = f"{counts.failed} of {tried} batches failed (migrator batches {migration.name} --failed)"
+    if reason is not None:
         await migrations.pause(connection, migration.id, reason=reason, actor=actor)
         return []
+    limit = await brakes.fewer_while_open(connection, migration, limit)
     tickets = await batches.offer(connection, migration, limit)
     if tickets or counts.pending or counts.leased:
         return tickets

@@ -73,6 +73,12 @@ class Purse(Protocol):
     async def note_estimated(self, request_id: str) -> None:
         """Remember that the provider told no usage: what will be spent for it is our own count."""
 
+    async def answered(self, request_id: str, used_tokens: int) -> None:
+        """Hear that it was answered, and what it took; its money stays reserved until it is settled."""
+
+    async def failed(self, request_id: str, why: str) -> None:
+        """Hear that it failed for the provider's own reasons."""
+
 
 @dataclass(eq=False)
 class ProviderStopped(OperatorError):
@@ -284,9 +290,11 @@ class Embedder:
             reply = await self._post(request_id, [_CONTROL])
         except RefusedError as error:
             await self._close_refused(request_id, error.refusal)
+            await self.purse.failed(request_id, str(error.refusal))
             return False
         except LostError as error:
             await (self.purse.write_off if error.sent else self.purse.refund)(request_id)
+            await self.purse.failed(request_id, error.why)
             return False
         except UnbelievableError as error:
             await self._close_unbelievable(request_id, error)
@@ -308,11 +316,14 @@ class Embedder:
             except RefusedError as error:
                 await self._close_refused(request_id, error.refusal)
                 patience.refused(error.refusal)
+                if error.refusal.action is Action.RETRY:
+                    await self.purse.failed(request_id, str(error.refusal))
                 if error.refusal.action in {Action.SHRINK, Action.BISECT} or patience.crashed_in_vain:
                     return error.refusal
             except LostError as error:
                 await (self.purse.write_off if error.sent else self.purse.refund)(request_id)
                 patience.failed(error.why)
+                await self.purse.failed(request_id, error.why)
             except UnbelievableError as error:
                 await self._close_unbelievable(request_id, error)
                 patience.unbelieved += 1
@@ -344,8 +355,13 @@ class Embedder:
             # The request may be on its way: shielded, so that its money is not forgotten with it.
             await asyncio.shield(self.purse.write_off(request_id))
             raise
-        if reply.tokens_estimated:
-            await self.purse.note_estimated(request_id)
+        try:
+            await self.purse.answered(request_id, reply.tokens)
+            if reply.tokens_estimated:
+                await self.purse.note_estimated(request_id)
+        except asyncio.CancelledError:
+            await asyncio.shield(self.purse.spend(request_id, reply.tokens))
+            raise
         if self.profile.norm == "steady":
             await self._hold_norm(reply)
         return reply

@@ -32,7 +32,7 @@ async def make_embedder(
     """
     model = migration.spec.model_of(side)
     profile = profiles.of(model)
-    purse = LeasePurse(worker.engine, migration, model, lease, purpose, allowed, windows_apply)
+    purse = LeasePurse(worker.engine, worker.pacer, migration, model, lease, purpose, allowed, windows_apply)
     learnt = await purse.learnt()
     profile = profile.lowered(
         max_texts=learnt.max_texts,

@@ -17,6 +17,7 @@ from migrator import settings
 from migrator.errors import OperatorError
 from migrator.provider import client
 from migrator.spec import ModelSpec
+from migrator.spending.pacing import Pacer, SharedPacer
 from migrator.state.connection import make_engine
 
 
@@ -46,6 +47,7 @@ class Worker:
     holder: str
     lease_seconds: float
     concurrency: int
+    pacer: Pacer
     #: Factor on the provider loop's waits; tests shorten them.
     backoff_seconds: float = 1.0
     _clients: dict[str, httpx.AsyncClient] = field(default_factory=dict)
@@ -58,7 +60,8 @@ class Worker:
         """
         found = settings.load()
         engine = make_engine(found.required_database_url(), f"migrator {role}", pool_size=found.concurrency + 2)
-        return cls(engine, process_name(), found.lease_seconds, found.concurrency)
+        pacer = SharedPacer(engine, found.broker_url)
+        return cls(engine, process_name(), found.lease_seconds, found.concurrency, pacer)
 
     def http(self, model: ModelSpec) -> httpx.AsyncClient:
         """Return the client for a model's key.
@@ -76,4 +79,5 @@ class Worker:
         """Close every connection."""
         for http in self._clients.values():
             await http.aclose()
+        await self.pacer.close()
         await self.engine.dispose()

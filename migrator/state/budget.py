@@ -4,7 +4,9 @@ Floor 1. Promise (P7): reserved + spent + possibly billed never passes `max_usd`
 and purposes. One row per migration carries the sum, and one guarded UPDATE adds to it; a request that did not get
 its reservation is not sent. A reservation is an upper bound at the highest price. It ends in one of three ways:
 settled (with the tokens that the provider reported, in the transaction that writes the vectors), refunded (the
-provider certainly did not work for it), or possibly billed (nobody can know), and then it stays counted for good.
+provider certainly did not work for it), or possibly billed (nobody can know), and then it stays counted for good. It
+never outlives its lease: however that ended, `tick` makes what is left of it possibly billed; a settlement that comes
+later still replaces it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 
-from sqlalchemy import case, delete, func, insert, select, update
+from sqlalchemy import BigInteger, case, delete, func, insert, literal, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -80,24 +82,24 @@ async def reserve(
     lease: str,
 ) -> bool:
     """Book an upper bound before the call; False when the cap does not allow it."""
-    statement = (
+    granted = (
         update(budgets)
         .where(budgets.c.migration_id == migration_id, budgets.c.committed_usd + bound.usd <= budgets.c.max_usd)
         .values(committed_usd=budgets.c.committed_usd + bound.usd)
+        .returning(budgets.c.migration_id)
+        .cte("granted")
     )
-    if (await connection.execute(statement)).rowcount != 1:
-        return False
-    await connection.execute(
-        insert(reservations).values(
-            id=request_id,
-            migration_id=migration_id,
-            purpose=purpose,
-            tokens=bound.tokens,
-            usd=bound.usd,
-            lease=lease,
-        )
+    # One statement: the row that everybody's requests go through is locked for no second round trip.
+    values = select(
+        literal(request_id),
+        granted.c.migration_id,
+        literal(str(purpose)),
+        literal(bound.tokens, BigInteger),
+        literal(bound.usd, reservations.c.usd.type),
+        literal(lease),
     )
-    return True
+    booked = insert(reservations).from_select(["id", "migration_id", "purpose", "tokens", "usd", "lease"], values)
+    return (await connection.execute(booked.returning(reservations.c.id))).one_or_none() is not None
 
 
 async def settle(connection: AsyncConnection, request_id: str, actual: Bill) -> None:
@@ -163,6 +165,16 @@ async def note_estimated(connection: AsyncConnection, request_id: str) -> None:
     """Remember that the provider told no usage: what will be settled is our own count."""
     statement = update(reservations).where(reservations.c.id == request_id).values(estimated=True)
     await connection.execute(statement)
+
+
+async def leases_with_open(connection: AsyncConnection, migration_id: int) -> list[str]:
+    """Return the leases under which requests are booked whose outcome is not known yet."""
+    query = (
+        select(reservations.c.lease)
+        .distinct()
+        .where(reservations.c.migration_id == migration_id, reservations.c.possibly_billed.is_(False))
+    )
+    return list((await connection.execute(query)).scalars())
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ lease columns, so there is one way to claim, renew, give back and rescue.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -198,6 +199,17 @@ async def rescue(connection: AsyncConnection, migration_id: int) -> list[Lease]:
         )
         rescued += [Lease(kind, row.id, row.fence, "", 0) for row in await connection.execute(statement)]
     return rescued
+
+
+async def ended(connection: AsyncConnection, names: Sequence[str]) -> list[str]:
+    """Return which of these leases, by their `str()`, nobody holds any more."""
+    held: set[str] = set()
+    for kind in Kind:
+        table = kind.table
+        ids = [int(name.partition(":")[2].partition("#")[0]) for name in names if name.startswith(f"{kind}:")]
+        query = select(table.c.id, table.c.fence).where(table.c.id.in_(ids), table.c.status == "leased")
+        held |= {f"{kind}:{row.id}#{row.fence}" for row in (await connection.execute(query) if ids else ())}
+    return [name for name in names if name not in held]
 
 
 async def offer_duty(connection: AsyncConnection, migration_id: int, duty: Duty) -> int:

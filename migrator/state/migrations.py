@@ -98,6 +98,7 @@ class Migration:
     proved_rows: int | None
     proved_embedded: int | None
     proved_at: datetime | None
+    quarantine_seen: dict[str, int] | None
     write_baseline: dict[str, int] | None
     started_at: datetime | None
 

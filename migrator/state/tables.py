@@ -135,6 +135,8 @@ migrations = Table(
     Column("proved_at", _Time),
     #: Passes in a row that found rows and wrote none: the way to tell a table that can't be finished.
     Column("idle_passes", Integer, nullable=False, server_default="0"),
+    #: Rows that were settled and quarantined when too many were: {settled, quarantined}; `resume` counts from there.
+    Column("quarantine_seen", JSONB),
     #: pg_stat counters when the backfill began: {updates, hot_updates}.
     Column("write_baseline", JSONB),
     Column("started_at", _Time),
@@ -318,9 +320,17 @@ paces = Table(
     metadata,
     #: Host, key and model in one digest: what the provider counts its limits by (H28).
     Column("account", Text, primary_key=True),
+    #: Who keeps the pace (`spending.pacing`): the name of a Redis memory, or null for the columns below.
+    Column("keeper", Text),
+    Column("keeper_at", _Time),
     #: The theoretical arrival times of a generic cell rate algorithm, one per limit.
     Column("requests_at", _Time, nullable=False),
     Column("tokens_at", _Time, nullable=False),
+    #: When sending began after a minute's rest, and what was sent lately: decaying counts as of counted_at.
+    Column("started_at", _Time, nullable=False, server_default=_now),
+    Column("counted_at", _Time, nullable=False, server_default=_now),
+    Column("recent_requests", Float, nullable=False, server_default="0"),
+    Column("recent_tokens", Float, nullable=False, server_default="0"),
     Column("pause_until", _Time, nullable=False),
     Column("pause_reason", Text),
     #: Limits learnt from the provider's own refusals; null until it spoke.
@@ -329,6 +339,22 @@ paces = Table(
     Column("max_request_tokens", Integer),
     #: How long this model's vectors were found to be, by dimensions; 0 where each has a length of its own.
     Column("norms", JSONB, nullable=False, server_default=text("'{}'")),
+    #: Per minute, as they were after the last 429 that named them; time raises them again.
+    *(Column(f"{limit}_ceiling", Float) for limit in ("requests", "tokens")),
+    *(Column(f"{limit}_lowered_at", _Time) for limit in ("requests", "tokens")),
+    #: Outcomes since counting_since, and who failed; then the breaker itself, null while it is closed.
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("answers", Integer, nullable=False, server_default="0"),
+    Column("failing", ARRAY(Text), nullable=False, server_default="{}"),
+    Column("counting_since", _Time),
+    Column("breaker_since", _Time),
+    Column("breaker_reason", Text),
+    Column("probe_at", _Time),
+    # Prevents an open breaker that nothing could ever close.
+    CheckConstraint(
+        "(breaker_since IS NULL) = (probe_at IS NULL) AND (breaker_since IS NULL) = (breaker_reason IS NULL)",
+        name="open_breaker_has_a_probe",
+    ),
     **_BUSY,
 )
 

@@ -46,6 +46,12 @@ class Books:
     async def note_estimated(self, request_id: str) -> None:
         self.told[request_id] = "estimated"
 
+    async def answered(self, request_id: str, used_tokens: int) -> None:
+        """Its money stays reserved until it is settled."""
+
+    async def failed(self, request_id: str, why: str) -> None:
+        """No breaker here."""
+
     def _close(self, request_id: str, state: str) -> None:
         assert self.state[request_id] == "open", "a request is closed once"
         self.state[request_id] = state

@@ -241,35 +241,6 @@ async def test_p7_a_reservation_is_settled_refunded_or_stays_counted(engine: Asy
         assert await budget.by_purpose(connection, made.id) == {"backfill": price(40_000, 1.0)}
 
 
-async def test_pacing_admits_no_more_than_granted(engine: AsyncEngine) -> None:
-    async def admitted(tokens: int) -> pace.Wait | None:
-        async with transaction(engine) as connection:
-            return await pace.admit(connection, "a", requests_per_minute=600, tokens_per_minute=60_000, tokens=tokens)
-
-    waits = [await admitted(10) for _ in range(30)]
-    passed = sum(wait is None for wait in waits)
-    assert 10 <= passed <= 13  # a second's slice of 10, and what a slow machine adds meanwhile
-    refused = next(wait for wait in waits if wait is not None)
-    assert refused.limit == "requests/min"
-    assert 0 < refused.seconds <= 0.11
-
-
-async def test_pacing_names_the_limit_that_binds_and_pauses_everybody(engine: AsyncEngine) -> None:
-    async with transaction(engine) as connection:
-        limits = {"requests_per_minute": 6000, "tokens_per_minute": 60_000}
-        assert await pace.admit(connection, "a", **limits, tokens=2000) is None
-        wait = await pace.admit(connection, "a", **limits, tokens=500)
-        assert wait is not None
-        assert wait.limit == "tokens/min"
-        await pace.pause(connection, "a", 7, "429")
-        await pace.pause(connection, "a", 1, "shorter")
-        wait = await pace.admit(connection, "a", requests_per_minute=None, tokens_per_minute=None, tokens=1)
-        assert wait is not None
-        assert 6 < wait.seconds <= 7
-        assert wait.limit == "provider pause (429)"
-        assert await pace.admit(connection, "other", **limits, tokens=1) is None
-
-
 async def test_a_learnt_limit_only_goes_down(engine: AsyncEngine) -> None:
     async with transaction(engine) as connection:
         assert await pace.learnt_max_texts(connection, "a") is None

@@ -76,6 +76,12 @@ class Purse:
     async def note_estimated(self, request_id: str) -> None:
         self.estimated.add(request_id)
 
+    async def answered(self, request_id: str, used_tokens: int) -> None:
+        """Its money stays reserved until it is settled."""
+
+    async def failed(self, request_id: str, why: str) -> None:
+        """No breaker here."""
+
     def count(self, outcome: str) -> int:
         return sum(each == outcome for each in self.outcomes.values())
 
