@@ -141,7 +141,8 @@ def _paced(home: Path, binding: str) -> list[Figure]:
 
 def _count(simulator: Simulator, binding: str) -> list[Figure]:
     load = os.getloadavg()[0]
-    until = time.time() + WARM_SECONDS + MEASURED_SECONDS + 5
+    # Processes take long to start on a busy machine, and must outlast what is measured.
+    until = time.time() + WARM_SECONDS + MEASURED_SECONDS + 45
     spawning = multiprocessing.get_context("spawn")
     processes = [
         spawning.Process(target=_process, args=(number, until, _WORDS[binding])) for number in range(PROCESSES)
