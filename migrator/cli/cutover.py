@@ -46,7 +46,6 @@ def command(
 
         migrator cutover docs --readers-ready --yes
     """
-    from migrator.cli import session
     from migrator.cutover import swapping
     from migrator.errors import Declined
     from migrator.orchestrator import attended
@@ -60,6 +59,13 @@ def command(
         return
     if not readers_ready and yes:
         raise Declined("cutover", "it was not said that readers are ready: add --readers-ready")
+    _cut_over(name, rows, yes=yes, json=json)
+
+
+def _cut_over(name: str, rows: int, *, yes: bool, json: bool) -> None:
+    from migrator.cli import session
+    from migrator.orchestrator import attended
+
     question = (
         f"Make the new generation of {name} live? Readers must embed queries with the new model from that instant on, "
         "or send both vectors to migrator.query_vector."

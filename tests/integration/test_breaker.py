@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from migrator.demo.simulator.app import POISON
 from migrator.lifecycle import MigrationStatus
-from migrator.orchestrator import brakes, progress, verbs
+from migrator.orchestrator import brakes, progress, verbs, work
 from migrator.orchestrator.tick import tick
 from migrator.orchestrator.work import CameToRest
 from migrator.spending.worker import Worker
@@ -78,19 +78,22 @@ async def test_r19_a_storm_is_waited_out_with_probes_and_no_attempt_is_burned(
     monkeypatch.setattr(breaker, "SOURCES", 1)
     await begin(deployment, worker, 400)
     deployment.simulator.admin(faults=[{"count": 10_000, "status": 503, "body": {}}])
-    loop, lines = asyncio.get_running_loop(), []
-    working = asyncio.create_task(to(worker, S.READY))
+    loop = asyncio.get_running_loop()
+    lines: list[str] = []
+    working = asyncio.create_task(work.work(worker, "docs", until=S.READY, on_line=lines.append))
 
     async def is_open() -> bool:
         return bool(deployment.query("SELECT 1 FROM migrator.paces WHERE breaker_since IS NOT NULL"))
 
     await until(is_open)
-    refused, since = deployment.simulator.ledger()["refused"]["fault 503"], loop.time()
-    while loop.time() < since + 4:
-        lines.append(str(await tick(worker.engine, actor="test")))
-        await asyncio.sleep(0.2)
-    probes = deployment.simulator.ledger()["refused"]["fault 503"] - refused
-    assert 2 <= probes <= loop.time() - since + 5, "what was in flight, and one a second"
+
+    def refused() -> int:
+        return int(deployment.simulator.ledger()["refused"]["fault 503"])
+
+    before, since = refused(), loop.time()
+    await until(lambda: asyncio.to_thread(lambda: refused() >= before + 6))
+    assert refused() - before <= loop.time() - since + 5, "what was in flight, and one a second"
+    lines = [line for line in lines if "binds" in line]
     assert "binds: breaker open since 20" in lines[-1]
     assert "provider overloaded (HTTP 503)" in lines[-1]
     assert deployment.value("SELECT max(attempts) FROM migrator.batches") <= 1, "the one that holds it now"
