@@ -46,7 +46,7 @@ def sides(migration: Migration, *, deferred: bool) -> list[Side]:
 
 async def is_deferred(connection: AsyncConnection, migration: Migration) -> bool:
     """Say whether the shadow column's hints wait for the end of the pass: a row edited ten times is then paid once."""
-    if await batches.open_count(connection, migration.id) == 0:
+    if not await batches.any_open(connection, migration.id):
         return False
     keys, _ = await dirty.count(connection, migration.id, Side.TO)
     return keys < DEFERRED_KEYS

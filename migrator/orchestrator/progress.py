@@ -13,10 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.generation import Side
 from migrator.lifecycle import NEXT_STEP, MigrationStatus
-from migrator.state import batches, budget, dirty, dispositions, migrations, verdicts, workers
-from migrator.state.batches import Counts
+from migrator.state import batches, budget, dirty, dispositions, migrations, tallies, verdicts, workers
 from migrator.state.budget import Account
 from migrator.state.migrations import Migration
+from migrator.state.tallies import Counts
 from migrator.target import facts, index, lanes
 
 S = MigrationStatus
@@ -91,7 +91,7 @@ class Progress:
 
 async def read(connection: AsyncConnection, migration: Migration) -> Progress:
     """Read how far a migration is."""
-    counts = await batches.counts(connection, migration.id)
+    counts = await tallies.counts(connection, migration.id)
     found = await dispositions.counts(connection, migration.id)
     rows, tokens, span = await batches.recent(connection, migration.id, seconds=RATE_SECONDS)
     per_second = rows / max(span, 1.0) if migration.status is S.BACKFILLING else 0.0

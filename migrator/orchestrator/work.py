@@ -57,7 +57,7 @@ async def work(worker: Worker, name: str, *, until: MigrationStatus, on_line: Ca
             if found.status in WAY and until in WAY and WAY.index(found.status) >= WAY.index(until):
                 return found.status
             _refuse_rest(found)
-            made = await tick(worker.engine, actor=worker.holder, only=name)
+            made = await tick(worker.engine, actor=worker.holder, only=name, ticket_seconds=worker.ticket_seconds)
             if str(made) != last:
                 last = str(made)
                 on_line(last)

@@ -100,6 +100,7 @@ class Migration:
     proved_at: datetime | None
     write_baseline: dict[str, int] | None
     started_at: datetime | None
+    timeline: int | None
 
     @property
     def target(self) -> str:

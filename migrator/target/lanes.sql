@@ -9,7 +9,7 @@ LOCK TABLE {table} IN ROW EXCLUSIVE MODE
 -- Rows of a window of pages that have no vector yet, in lane order: first the first row of every page, then the second.
 -- A dirty row is catch-up's, which may have it at the provider just now: embedded here too, it would be billed twice.
 -- locks: none.   idempotent: yes.   source: TID range scan, PostgreSQL 14.
-SELECT s.key, s.body, s.all_null
+SELECT s.key, s.body, s.all_null, s.place[0] AS page, s.place[1] AS item
   FROM (SELECT {key} AS key, {text} AS body, {all_null} AS all_null, t.ctid::text::point AS place
           FROM {table} AS t
          WHERE t.ctid >= %(first)s::tid AND t.ctid < %(beyond)s::tid AND t.{column} IS NULL AND {in_scope}) AS s
