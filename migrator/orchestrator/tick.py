@@ -18,7 +18,7 @@ from migrator.backfill.proof import plan_pass
 from migrator.generation import Side
 from migrator.lifecycle import UNATTENDED, MigrationStatus
 from migrator.orchestrator import progress
-from migrator.state import batches, budget, dirty, leases, migrations, tallies, timeline, workers
+from migrator.state import batches, budget, dirty, flows, leases, migrations, tallies, timeline, workers
 from migrator.state.batches import Trust
 from migrator.state.connection import transaction
 from migrator.state.leases import TICKET_SECONDS, Duty, Ticket
@@ -86,6 +86,7 @@ async def tick(
         async with transaction(engine) as connection:
             await tallies.fold(connection, migration.id)
             now = await migrations.get_by_id(connection, migration.id)
+            await _note_flow(connection, now)
             made.lines.append(progress.line(await progress.read(connection, now)))
     return made
 
@@ -175,6 +176,15 @@ async def _catch_up(connection: AsyncConnection, migration: Migration, shift: _S
     if not (standing or live or shadow):
         return []
     return await _offer(connection, migration, Duty.CATCH_UP, shift)
+
+
+async def _note_flow(connection: AsyncConnection, migration: Migration) -> None:
+    """Take a sample of catch-up's backlog, unless that is meant to wait for the end of the pass."""
+    if migration.status is S.BACKFILLING and await catch_up.is_deferred(connection, migration):
+        return
+    kept = catch_up.sides(migration, deferred=False)
+    backlog = sum([(await dirty.count(connection, migration.id, side))[0] for side in dict.fromkeys(kept)])
+    await flows.note(connection, migration.id, backlog)
 
 
 async def _offer(connection: AsyncConnection, migration: Migration, duty: Duty, shift: _Shift) -> list[Ticket]:

@@ -280,6 +280,12 @@ async def attempts(connection: AsyncConnection, lease: Lease) -> int:
     return int((await connection.execute(query)).scalar_one())
 
 
+async def deaths(connection: AsyncConnection, lease: Lease) -> int:
+    """Return how many holders in a row fell silent at the leased work."""
+    table = lease.kind.table
+    return int((await connection.execute(select(table.c.deaths).where(table.c.id == lease.row_id))).scalar_one())
+
+
 async def void(connection: AsyncConnection, migration_id: int) -> None:
     """End every lease and every ticket of a migration: fences rise, so nothing under way can be committed."""
     for kind in Kind:

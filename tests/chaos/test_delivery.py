@@ -1,0 +1,132 @@
+"""P3: the broker repeats, delays, reorders, loses, goes away and comes back; nothing is billed twice."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+
+import redis
+
+from migrator.orchestrator.tick import FEWEST_TICKETS, PER_SLOT
+from tests.chaos import invariants
+from tests.chaos.proxy import Proxy
+from tests.chaos.world import World
+from tests.chaos.writer import Writer
+
+QUEUES = ("backfill", "live", "index", "control")
+
+
+class Postman:
+    """Watches the queues; can deliver everything that it saw again."""
+
+    def __init__(self, world: World) -> None:
+        self.client = redis.Redis.from_url(world.broker.url)
+        self.seen: dict[bytes, str] = {}
+        self.longest = 0
+        self.most_bytes = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Postman:  # noqa: PYI034 - not to be subclassed
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(10)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.01):
+            found = [self.client.lrange(f"migrator:{queue}", 0, -1) for queue in QUEUES[:3]]
+            self.longest = max(self.longest, len(found[0]))
+            self.seen.update(
+                {message: queue for queue, messages in zip(QUEUES, found, strict=False) for message in messages}
+            )
+            self.most_bytes = max(self.most_bytes, self.client.info("memory")["used_memory_dataset"])
+
+    def deliver_again(self, dice: random.Random) -> int:
+        """Put everything that was ever seen into its queue again, twice and in any order."""
+        messages = [*self.seen.items(), *self.seen.items()]
+        dice.shuffle(messages)
+        for message, queue in messages:
+            self.client.lpush(f"migrator:{queue}", message)
+        return len(messages)
+
+
+def test_p3_messages_repeated_reordered_and_late_bill_nothing_twice(world: World) -> None:
+    deployment = world.deployment
+    dice = random.Random(5)  # noqa: S311 - dice
+    with Postman(world) as postman:
+        world.begin(600, Writer(deployment, 0), workers=1, latency=0.15)
+        for share in (0.1, 0.4, 0.7):
+            wanted = int(600 * share)
+            deployment.wait(
+                lambda wanted=wanted: deployment.value("SELECT count(embedding__migrator) FROM docs") > wanted
+            )  # type: ignore[misc]
+            postman.deliver_again(dice)
+        world.wait_until_ready_and_clean()
+        late = postman.deliver_again(dice)
+        assert late > 4
+        deployment.wait(lambda: not any(postman.client.llen(f"migrator:{queue}") for queue in QUEUES))
+    invariants.check(deployment)
+    billed = deployment.simulator.ledger()["tokens"]
+    validation = deployment.value("SELECT spent_tokens FROM migrator.ledger WHERE purpose = 'validation'")
+    assert billed == deployment.needed_tokens() + validation
+    assert "stale ticket" in (deployment.home / "w1.log").read_text()
+
+
+def test_r9_the_broker_never_holds_more_than_w_tickets(world: World) -> None:
+    deployment = world.deployment
+    with Postman(world) as postman:
+        world.begin(1_500, workers=2, latency=0.1)
+        deployment.wait_for("ready")
+    slots = 2 * len(world.workers)
+    assert 0 < postman.longest <= max(FEWEST_TICKETS, PER_SLOT * slots)
+    assert postman.most_bytes < 10_000_000
+
+
+def test_r4_a_broker_that_swallows_its_connections_is_left_for_new_ones(world: World) -> None:
+    """Redis behind a router that forgot: no error, no answer. Workers and beat come back by their timeouts."""
+    deployment = world.deployment
+    proxy = Proxy(world.broker.port)
+    proxy.start()
+    deployment.broker_url = f"redis://127.0.0.1:{proxy.port}/0"
+    try:
+        writer = Writer(deployment, 3, pause_seconds=0.2)
+        world.begin(600, writer, workers=1, latency=0.2)
+        with writer:
+            deployment.wait(lambda: deployment.simulator.ledger()["requests"] >= 5)
+            proxy.swallow()
+            world.wait_for("ready", seconds=120)
+        world.wait_until_ready_and_clean(120)
+        assert proxy.swallowed > 3
+        invariants.check(deployment)
+    finally:
+        deployment.close()
+        proxy.stop()
+
+
+def test_p3_flushed_without_anybody_mending_it(world: World) -> None:
+    """R3: every message and every binding gone, several times; tickets are given again when their time is over."""
+    deployment = world.deployment
+    world.begin(400, Writer(deployment, 0), workers=1, latency=0.2)
+    for number in (1, 2, 3):
+        deployment.wait(lambda number=number: deployment.simulator.ledger()["requests"] >= 5 * number)  # type: ignore[misc]
+        world.broker_is_flushed()
+    world.wait_until_ready_and_clean()
+    invariants.check(deployment)
+
+
+def test_p3_two_beats_and_no_ticket_given_twice(world: World) -> None:
+    """R14."""
+    deployment = world.deployment
+    with Postman(world) as postman:
+        world.begin(400, Writer(deployment, 0), workers=1, latency=0.1)
+        world.start_beat()
+        began = time.monotonic()
+        world.wait_until_ready_and_clean()
+    assert postman.longest <= max(FEWEST_TICKETS, 2 * PER_SLOT), time.monotonic() - began
+    claims = deployment.query("SELECT number FROM migrator.batches WHERE attempts <> 1 OR fence <> 1")
+    assert claims == [], "no batch was claimed twice"
+    invariants.check(deployment)
