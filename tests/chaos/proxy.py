@@ -56,21 +56,25 @@ class Proxy:
         for task in tasks:
             task.cancel()
         self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        self._loop.run_until_complete(asyncio.sleep(0))  # aborted transports close in the next turn
         self._loop.close()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         passing = asyncio.Event()
         passing.set()
         self._open.add(passing)
+        writers = [writer]
         try:
             up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target)
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_pump(reader, up_writer, passing))
-                group.create_task(_pump(up_reader, writer, passing))
-        except* OSError:
-            writer.close()
+            writers.append(up_writer)
+            pumps = _pump(reader, up_writer, passing), _pump(up_reader, writer, passing)
+            await asyncio.gather(*pumps)
+        except (OSError, asyncio.CancelledError):
+            pass  # either end is gone, or the proxy stops
         finally:
             self._open.discard(passing)
+            for each in writers:
+                each.transport.abort()
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, passing: asyncio.Event) -> None:

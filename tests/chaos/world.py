@@ -95,8 +95,8 @@ class World:
 
     def broker_is_flushed(self) -> None:
         """FLUSHALL: every message and every binding is gone."""
-        with contextlib.suppress(redis.RedisError):
-            redis.Redis.from_url(self.broker.url).flushall()
+        with contextlib.suppress(redis.RedisError), redis.Redis.from_url(self.broker.url) as client:
+            client.flushall()
 
     def postgres_is_killed(self) -> None:
         """SIGKILL of the postmaster and every backend; crash recovery."""
