@@ -56,6 +56,8 @@ class Proof:
     rows: int
     embedded: int
     missing: int
+    #: Rows without text that have a vector.
+    wordless: int
 
 
 @dataclass(frozen=True, slots=True)
