@@ -13,6 +13,7 @@ from tests.chaos import invariants
 from tests.chaos.proxy import Proxy
 from tests.chaos.world import World
 from tests.chaos.writer import Writer
+from workers.schedule import MOST_WAITING
 
 TICKETS = ("migrator:backfill", "migrator:live", "migrator:index")
 
@@ -97,6 +98,19 @@ def test_r9_the_broker_never_holds_more_than_w_tickets(world: World) -> None:
     slots = 2 * len(world.workers)
     assert 0 < postman.longest <= max(FEWEST_TICKETS, PER_SLOT * slots)
     assert postman.most_bytes < 10_000_000
+
+
+def test_r9_ticks_that_nobody_takes_do_not_pile_up(world: World) -> None:
+    deployment = world.deployment
+    deployment.lease_seconds = 1  # three ticks a second
+    world.start_beat()
+    deployment.wait(lambda: "no tick is sent" in (deployment.home / "beat-1.log").read_text())
+    with redis.Redis.from_url(world.broker.url) as client:
+        assert client.llen("migrator:control") == MOST_WAITING
+        world.start_worker()
+        deployment.wait(lambda: client.llen("migrator:control") == 0, log="a worker takes them")
+        world.broker_is_flushed()
+        deployment.wait(lambda: "nothing to do" in (deployment.home / "w2.log").read_text())
 
 
 def test_r4_a_broker_that_swallows_its_connections_is_left_for_new_ones(world: World) -> None:
