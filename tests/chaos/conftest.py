@@ -18,7 +18,7 @@ from tests.deployment import Deployment
 #: Kills of one test: in CI, and with --long.
 _KILLS, _LONG_KILLS = 6, 50
 #: Runs of the state machine, likewise; twenty steps each.
-_MACHINES, _LONG_MACHINES = 6, 200
+_MACHINES, _LONG_MACHINES = 4, 200
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def kills(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture
 def machine_runs(request: pytest.FixtureRequest) -> int:
-    """How many runs of the state machine: `--runs N`, else 200 with --long, else 6."""
+    """How many runs of the state machine: `--runs N`, else 200 with --long, else 4."""
     asked: int | None = request.config.getoption("--runs")
     return asked or (_LONG_MACHINES if request.config.getoption("--long") else _MACHINES)
 

@@ -93,7 +93,7 @@ def test_p3_messages_repeated_reordered_and_late_bill_nothing_twice(world: World
 def test_r9_the_broker_never_holds_more_than_w_tickets(world: World) -> None:
     deployment = world.deployment
     with Postman(world) as postman:
-        world.begin(1_500, workers=2, latency=0.1)
+        world.begin(900, workers=1, latency=0.05)
         deployment.wait_for("ready")
     slots = 2 * len(world.workers)
     assert 0 < postman.longest <= max(FEWEST_TICKETS, PER_SLOT * slots)

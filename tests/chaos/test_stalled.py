@@ -58,7 +58,7 @@ def test_p2_connections_cut_between_statements(world: World) -> None:
     deployment.spec_data["limits"]["requests_per_minute"] = 900
     world.begin(400, writer, latency=0.05)
     with writer:
-        for number in range(1, 9):
+        for number in range(1, 6):
             deployment.wait(lambda number=number: deployment.simulator.ledger()["requests"] >= 4 * number)  # type: ignore[misc]
             world.backends_are_terminated()
     world.wait_until_ready_and_clean()
