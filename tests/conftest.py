@@ -34,6 +34,7 @@ def find_program(name: str) -> str | None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="also run the long forms")
+    parser.addoption("--runs", type=int, help="how many kills, or runs of the state machine, in tests/chaos")
     parser.addoption("--system", action="store_true", help="also run tests that need Debian packages")
 
 

@@ -66,6 +66,7 @@ class Deployment:
     simulator: Simulator
     broker_url: str = "redis://127.0.0.1:1/0"
     spec_data: dict[str, Any] = field(default_factory=dict)
+    lease_seconds: float = 2
     _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -156,7 +157,7 @@ class Deployment:
             "HOME": str(self.home),
             "MIGRATOR_DATABASE_URL": self.url,
             "MIGRATOR_BROKER_URL": self.broker_url,
-            "MIGRATOR_LEASE_SECONDS": "2",
+            "MIGRATOR_LEASE_SECONDS": f"{self.lease_seconds:g}",
             "MIGRATOR_INSTANCE": f"test-{os.getpid()}",
             KEY_VARIABLE: KEY,
         }

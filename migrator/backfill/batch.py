@@ -42,7 +42,14 @@ async def run(worker: Worker, lease: Lease) -> Progress:
             # The heap was rewritten (VACUUM FULL, CLUSTER): these pages mean nothing now; the next pass cuts new ones.
             await leases.finish(connection, lease, finished_at=func.clock_timestamp())
             return Progress()
-        rows = await lanes_of(migration, Side.TO).read_window(connection, migration.id, row.first_page, row.last_page)
+        rows = await lanes_of(migration, Side.TO).read_window(
+            connection,
+            migration.id,
+            row.first_page,
+            row.last_page,
+            first_item=row.first_item,
+            last_item=row.last_item,
+        )
     embedder = await make_embedder(worker, migration, Side.TO, lease, Purpose.BACKFILL)
     limit = embedder.profile.max_text_tokens
     sorted_rows = classify(rows, limit_tokens=limit, too_long=migration.spec.limits.too_long)

@@ -25,7 +25,10 @@ def command(
     *,
     watch: Annotated[bool, typer.Option("--watch", help="A line every two seconds, until it rests.")] = False,
     exit_code: Annotated[
-        bool, typer.Option("--exit-code", help="0 at rest and well, 3 gate failed, 4 paused, 75 under way.")
+        bool,
+        typer.Option(
+            "--exit-code", help="0 at rest and well, 3 gate failed, 4 paused, 75 under way or not converging."
+        ),
     ] = False,
     json: options.Json = False,
 ) -> int:
@@ -49,7 +52,7 @@ def command(
             console.say("There is no migration in this database yet. Next: `migrator plan SPEC`.")
         else:
             console.table([_row(each) for each in found], header=("name", "target", "status", "since", "next"))
-        return max((progress.exit_code(each.migration) for each in found), default=0) if exit_code else 0
+        return max((progress.exit_code(each) for each in found), default=0) if exit_code else 0
     if watch:
         last = session.run(lambda worker: _watch(worker, name))
     else:
@@ -58,7 +61,7 @@ def command(
             console.as_json(progress.as_json(last))
         else:
             show(last)
-    return progress.exit_code(last.migration) if exit_code else 0
+    return progress.exit_code(last) if exit_code else 0
 
 
 async def _one(worker: Worker, name: str) -> Progress:
@@ -126,6 +129,7 @@ def show(found: Progress) -> None:
     rows.append(("cost", f"{spent}, {open_usd}, cap {account.max_usd:.2f}"))
     rows += [("building", found.building)] if found.building else []
     rows += [("binds", found.binding)] if found.binding else []
+    rows += [("catch-up", f"{found.flow} (runbooks/not-converging.md)")] if found.not_converging else []
     if found.hot_ratio is not None:
         rows.append(("writes", f"{100 * found.hot_ratio:.1f} % HOT"))
     rows.append(("live", f"{migration.live_generation} (readers must use this)"))

@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.generation import Side
 from migrator.state import breaker, dispositions, migrations, pace
-from migrator.state.batches import Counts
 from migrator.state.migrations import Migration
+from migrator.state.tallies import Counts
 
 #: Rows from which on a share means something: with one bad text in a thousand, the chance of eleven among the first
 #: thousand is below one in a million. The share is the spec's own, of the gate that would fail at the end (1 %).

@@ -12,7 +12,7 @@ import logging
 
 from migrator.backfill import batch, catch_up, proof
 from migrator.backfill.classify import TextTooLong
-from migrator.backfill.proof import RowsLeft
+from migrator.backfill.proof import RowsLeft, VectorsWithoutText
 from migrator.errors import AtRest, Defect, GateFailed, MigratorError, OperatorError, TransientError
 from migrator.provider.embedder import ProviderBusy
 from migrator.spending.purse import BreakerOpen, OutsideWindow, PaceWait, WorkStopped
@@ -107,7 +107,7 @@ async def _failed(worker: Worker, migration: Migration, lease: Lease, error: Mig
         seconds = _BUSY_SECONDS if isinstance(error, ProviderBusy) else error.seconds
         await _give_back(worker, lease, failure=kind, counts=False, after_seconds=seconds)
         return f"{kind}: {error.sentences()[0]}"
-    if isinstance(error, AtRest | OperatorError | TextTooLong | RowsLeft):
+    if isinstance(error, AtRest | OperatorError | TextTooLong | RowsLeft | VectorsWithoutText):
         await _give_back(worker, lease, failure=kind, counts=False)
         async with transaction(worker.engine) as connection:
             reason = f"{kind}: {error.sentences()[0]}"

@@ -13,10 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.generation import Side
 from migrator.lifecycle import NEXT_STEP, MigrationStatus
-from migrator.state import batches, budget, dirty, dispositions, migrations, verdicts, workers
-from migrator.state.batches import Counts
+from migrator.state import batches, budget, dirty, dispositions, flows, migrations, tallies, verdicts, workers
 from migrator.state.budget import Account
+from migrator.state.flows import Flow
 from migrator.state.migrations import Migration
+from migrator.state.tallies import Counts
 from migrator.target import facts, index, lanes
 
 S = MigrationStatus
@@ -46,6 +47,13 @@ class Progress:
     building: str | None
     workers_alive: int
     strays: list[tuple[str, int]]
+    #: Catch-up's rates; None where too little is known to tell.
+    flow: Flow | None = None
+
+    @property
+    def not_converging(self) -> bool:
+        """Whether rows become dirty faster than they are embedded."""
+        return self.flow is not None and not self.flow.converging
 
     @property
     def skipped(self) -> int:
@@ -91,7 +99,7 @@ class Progress:
 
 async def read(connection: AsyncConnection, migration: Migration) -> Progress:
     """Read how far a migration is."""
-    counts = await batches.counts(connection, migration.id)
+    counts = await tallies.counts(connection, migration.id)
     found = await dispositions.counts(connection, migration.id)
     rows, tokens, span = await batches.recent(connection, migration.id, seconds=RATE_SECONDS)
     per_second = rows / max(span, 1.0) if migration.status is S.BACKFILLING else 0.0
@@ -130,6 +138,7 @@ async def read(connection: AsyncConnection, migration: Migration) -> Progress:
         else None,
         workers_alive=len(await workers.alive(connection)),
         strays=await migrations.strays(connection, migration),
+        flow=await flows.read(connection, migration.id),
     )
 
 
@@ -174,6 +183,8 @@ def line(found: Progress) -> str:
     words.append(f"${found.account.committed_usd:.2f} of ${found.account.max_usd:.2f}")
     if found.binding is not None:
         words.append(f"binds: {found.binding}")
+    if found.not_converging:
+        words.append(str(found.flow))
     return " | ".join(words)
 
 
@@ -205,12 +216,13 @@ def status_word(found: Progress) -> str:
     return str(found.migration.status)
 
 
-def exit_code(migration: Migration) -> int:
-    """Return what `status --exit-code` answers: 0 at rest and well, 3 a gate failed, 4 paused, 75 under way."""
+def exit_code(found: Progress) -> int:
+    """Return what `status --exit-code` answers: 0 well, 3 a gate failed, 4 paused, 75 under way or not converging."""
+    migration = found.migration
     if migration.status is S.PAUSED:
         return 3 if (migration.reason or "").startswith("a gate failed") else 4
     moving = {S.PLANNED, S.BACKFILLING, S.INDEXING, S.VALIDATING, S.CLEANING}
-    return 75 if migration.status in moving else 0
+    return 75 if migration.status in moving or found.not_converging else 0
 
 
 def as_json(found: Progress) -> dict[str, Any]:
@@ -251,6 +263,7 @@ def as_json(found: Progress) -> dict[str, Any]:
             "tokens_per_minute": found.tokens_per_minute,
             "eta_seconds": found.eta_seconds,
         },
+        "catch_up": _catch_up(found),
         "throttle": {"binding": found.binding, "signals": []},
         "writes": {"hot_ratio": found.hot_ratio},
         "live": {
@@ -261,6 +274,15 @@ def as_json(found: Progress) -> dict[str, Any]:
         "verdicts": [{name: each[name] for name in _VERDICT} for each in found.verdicts],
         "diverted": dict(found.strays),
         "workers": found.workers_alive,
+    }
+
+
+def _catch_up(found: Progress) -> dict[str, Any]:
+    flow = found.flow
+    return {
+        "converging": flow.converging if flow is not None else None,
+        "arrivals_per_second": flow.arrivals_per_second if flow is not None else None,
+        "embeddings_per_second": flow.embeddings_per_second if flow is not None else None,
     }
 
 

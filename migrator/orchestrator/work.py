@@ -63,7 +63,7 @@ async def work(worker: Worker, name: str, *, until: MigrationStatus, on_line: Ca
                 if running:
                     await asyncio.wait(running)
                 raise
-            made = await tick(worker.engine, actor=worker.holder, only=name)
+            made = await tick(worker.engine, actor=worker.holder, only=name, ticket_seconds=worker.ticket_seconds)
             if str(made) != last:
                 last = str(made)
                 on_line(last)

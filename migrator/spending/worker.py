@@ -19,6 +19,7 @@ from migrator.provider import client
 from migrator.spec import ModelSpec
 from migrator.spending.pacing import Pacer, SharedPacer
 from migrator.state.connection import make_engine
+from migrator.state.leases import TICKET_LEASES
 
 
 @dataclass(eq=False)
@@ -51,6 +52,11 @@ class Worker:
     #: Factor on the provider loop's waits; tests shorten them.
     backoff_seconds: float = 1.0
     _clients: dict[str, httpx.AsyncClient] = field(default_factory=dict)
+
+    @property
+    def ticket_seconds(self) -> float:
+        """How long a ticket given to the broker is trusted to be under way: four leases, two minutes by default."""
+        return TICKET_LEASES * self.lease_seconds
 
     @classmethod
     def make(cls, role: str) -> Worker:

@@ -101,6 +101,7 @@ class Migration:
     quarantine_seen: dict[str, int] | None
     write_baseline: dict[str, int] | None
     started_at: datetime | None
+    timeline: int | None
 
     @property
     def target(self) -> str:

@@ -6,23 +6,17 @@ Floor 1. Promise: what must never be false is a constraint here, each with a com
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 from sqlalchemy import (
     ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
     Column,
-    DateTime,
     Float,
     ForeignKey,
     Identity,
     Index,
     Integer,
-    MetaData,
-    Numeric,
     String,
     Table,
     Text,
@@ -32,68 +26,19 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from migrator.generation import Side
 from migrator.lifecycle import FINAL, OPEN, PAUSABLE, MigrationStatus
+from migrator.state.columns import BUSY as _BUSY
+from migrator.state.columns import SCHEMA, metadata
+from migrator.state.columns import Time as _Time
+from migrator.state.columns import Usd as _Usd
+from migrator.state.columns import lease_checks as _lease_checks
+from migrator.state.columns import lease_columns as _lease_columns
+from migrator.state.columns import now as _now
+from migrator.state.columns import one_of as _one_of
 
-SCHEMA = "migrator"
 #: Raised when the meaning of a stored row changes; an older or newer tool then refuses it by name.
 FORMAT_VERSION = 1
 
-metadata = MetaData(
-    schema=SCHEMA,
-    naming_convention={
-        "pk": "%(table_name)s_pkey",
-        "ck": "%(table_name)s_%(constraint_name)s",
-        "uq": "%(table_name)s_%(column_0_N_name)s_key",
-        "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
-        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
-    },
-)
-
-_Time = DateTime(timezone=True)
-_Usd = Numeric(20, 10)
-_now = text("now()")
-#: Rows of these tables are updated in place for days: room on the page keeps the updates HOT, and vacuum comes
-#: after 1,000 dead rows whatever the table's size.
-_BUSY: dict[str, Any] = {
-    "postgresql_with": {
-        "fillfactor": 50,
-        "autovacuum_vacuum_scale_factor": 0.01,
-        "autovacuum_vacuum_threshold": 1000,
-    }
-}
-
-
-def _one_of(column: str, values: Iterable[str]) -> str:
-    words = ", ".join(f"'{value}'" for value in sorted(values))
-    return f"{column} IN ({words})"
-
-
-def _lease_columns() -> list[Column[Any]]:
-    """Return the columns of a right to work, limited in time: the same for batches and duties (`state.leases`)."""
-    return [
-        Column("status", Text, nullable=False, server_default="pending"),
-        Column("holder", Text),
-        Column("leased_at", _Time),
-        Column("lease_until", _Time),
-        #: A ticket for it was given to the broker and need not be given again before then.
-        Column("ticket_until", _Time),
-        #: Grows by one with every claim; whoever holds an older number holds nothing.
-        Column("fence", BigInteger, nullable=False, server_default="0"),
-        Column("attempts", Integer, nullable=False, server_default="0"),
-        Column("not_before", _Time),
-        Column("failure", Text),
-    ]
-
-
-def _lease_checks() -> list[CheckConstraint]:
-    return [
-        CheckConstraint(_one_of("status", ["pending", "leased", "done", "failed"]), name="status_known"),
-        # Prevents a lease that nobody holds, and a holder whose right never ends.
-        CheckConstraint(
-            "(status = 'leased') = (holder IS NOT NULL) AND (holder IS NULL) = (lease_until IS NULL)",
-            name="leased_iff_held",
-        ),
-    ]
-
+__all__ = ["SCHEMA", "metadata"]
 
 migrations = Table(
     "migrations",
@@ -137,6 +82,9 @@ migrations = Table(
     Column("idle_passes", Integer, nullable=False, server_default="0"),
     #: Rows that were settled and quarantined when too many were: {settled, quarantined}; `resume` counts from there.
     Column("quarantine_seen", JSONB),
+    #: The server's timeline when it was started: another one means that a failover may have rolled back what this
+    #: schema remembers (H27). Null until a tick saw one, and after `resume` accepted the change.
+    Column("timeline", Integer),
     #: pg_stat counters when the backfill began: {updates, hot_updates}.
     Column("write_baseline", JSONB),
     Column("started_at", _Time),
@@ -200,7 +148,12 @@ batches = Table(
     Column("relation_file", BigInteger, nullable=False),
     Column("first_page", BigInteger, nullable=False),
     Column("last_page", BigInteger, nullable=False),
+    #: Line pointers inside the first and the last page, where a batch was split inside one; null is the page's end.
+    Column("first_item", Integer, nullable=False, server_default="0"),
+    Column("last_item", Integer),
     *_lease_columns(),
+    #: Done, and added to `tallies`: nothing counts it again.
+    Column("folded", Boolean, nullable=False, server_default=text("false")),
     Column("rows_written", BigInteger, nullable=False, server_default="0"),
     Column("rows_skipped", BigInteger, nullable=False, server_default="0"),
     Column("rows_quarantined", BigInteger, nullable=False, server_default="0"),
@@ -211,8 +164,29 @@ batches = Table(
     CheckConstraint("(status = 'done') = (finished_at IS NOT NULL)", name="finished_iff_done"),
     Index("batches_number", "migration_id", "number", unique=True),
     Index("batches_pending", "migration_id", "id", postgresql_where=text("status = 'pending'")),
-    Index("batches_leased", "lease_until", postgresql_where=text("status = 'leased'")),
+    # Not on lease_until: renewals must stay HOT.
+    Index("batches_leased", "migration_id", postgresql_where=text("status = 'leased'")),
+    Index("batches_ticketed", "migration_id", postgresql_where=text("status = 'pending' AND ticket_until IS NOT NULL")),
+    # What somebody had in hand and `tallies` does not hold yet: all that counting has to read, whatever is planned.
+    Index(
+        "batches_touched", "migration_id", postgresql_where=text("NOT folded AND (status <> 'pending' OR fence > 0)")
+    ),
     Index("batches_finished", "migration_id", "finished_at", postgresql_where=text("status = 'done'")),
+    **_BUSY,
+)
+
+#: How many batches a migration has, and the sums over those that are done: so that a million of them are counted by
+#: reading one row and what is in hand.
+tallies = Table(
+    "tallies",
+    metadata,
+    Column("migration_id", ForeignKey(migrations.c.id), primary_key=True),
+    Column("total", BigInteger, nullable=False, server_default="0"),
+    Column("done", BigInteger, nullable=False, server_default="0"),
+    Column("rows_written", BigInteger, nullable=False, server_default="0"),
+    Column("rows_skipped", BigInteger, nullable=False, server_default="0"),
+    Column("rows_quarantined", BigInteger, nullable=False, server_default="0"),
+    Column("tokens", BigInteger, nullable=False, server_default="0"),
     **_BUSY,
 )
 
@@ -224,6 +198,8 @@ duties = Table(
     #: Work that one holder at a time does for the whole migration (see `state.leases.Duty`).
     Column("duty", Text, nullable=False),
     *_lease_columns(),
+    #: Rows that catch-up embedded, since the beginning.
+    Column("rows_embedded", BigInteger, nullable=False, server_default="0"),
     *_lease_checks(),
     Index("duties_one_each", "migration_id", "duty", unique=True),
     **_BUSY,
@@ -243,6 +219,19 @@ dirty = Table(
         "autovacuum_vacuum_scale_factor": 0.01,
         "autovacuum_vacuum_threshold": 1000,
     },
+)
+
+#: Catch-up's backlog and what it had embedded, seen by the tick every few seconds and kept for two minutes: what rates
+#: are told from, and whether it converges.
+flows = Table(
+    "flows",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("migration_id", ForeignKey(migrations.c.id), nullable=False, index=True),
+    Column("backlog", BigInteger, nullable=False),
+    Column("embedded", BigInteger, nullable=False),
+    Column("at", _Time, nullable=False, server_default=text("clock_timestamp()")),
+    **_BUSY,
 )
 
 #: Vectors that a session of the other generation wrote to the live column: append-only like `dirty`.

@@ -56,6 +56,8 @@ class Proof:
     rows: int
     embedded: int
     missing: int
+    #: Rows without text that have a vector.
+    wordless: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +92,36 @@ class Lanes:
         await run(connection, compose(_FILE, "lock_table", self._parts()))
 
     async def read_window(
-        self, connection: AsyncConnection, migration_id: int, first_page: int, last_page: int
+        self,
+        connection: AsyncConnection,
+        migration_id: int,
+        first_page: int,
+        last_page: int,
+        *,
+        first_item: int = 0,
+        last_item: int | None = None,
     ) -> list[Row]:
-        """Return the rows of pages first..last that have no vector and no disposition, in lane order."""
-        values = {"first": f"({first_page},0)", "beyond": f"({last_page + 1},0)", "migration_id": migration_id}
-        rows = await fetch(connection, compose(_FILE, "read_window", self._parts()), values)
+        """Return the rows of pages first..last that have no vector and no disposition, in lane order.
+
+        Where a batch was split inside a page, `first_item` and `last_item` are the line pointers it keeps to there.
+        """
+        rows = await self._window(connection, migration_id, (first_page, first_item), (last_page, last_item))
         return [Row(tuple(row["key"]), row["body"], row["all_null"]) for row in rows]
+
+    async def read_places(
+        self, connection: AsyncConnection, migration_id: int, first: tuple[int, int], last: tuple[int, int | None]
+    ) -> list[tuple[int, int, tuple[str, ...]]]:
+        """Return (page, item, key) of what `read_window` returns, as it lies in the heap."""
+        rows = await self._window(connection, migration_id, first, last)
+        return sorted((int(row["page"]), int(row["item"]), tuple(row["key"])) for row in rows)
+
+    async def _window(
+        self, connection: AsyncConnection, migration_id: int, first: tuple[int, int], last: tuple[int, int | None]
+    ) -> list[dict[str, Any]]:
+        page, item = last
+        beyond = (page + 1, 0) if item is None else (page, item + 1)
+        values = {"first": str(first), "beyond": str(beyond), "migration_id": migration_id}
+        return await fetch(connection, compose(_FILE, "read_window", self._parts()), values)
 
     async def read_keys(self, connection: AsyncConnection, keys: Sequence[tuple[str, ...]]) -> list[KnownRow]:
         """Return the rows of these keys that still exist, as they stand now."""

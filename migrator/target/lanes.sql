@@ -9,7 +9,7 @@ LOCK TABLE {table} IN ROW EXCLUSIVE MODE
 -- Rows of a window of pages that have no vector yet, in lane order: first the first row of every page, then the second.
 -- A dirty row is catch-up's, which may have it at the provider just now: embedded here too, it would be billed twice.
 -- locks: none.   idempotent: yes.   source: TID range scan, PostgreSQL 14.
-SELECT s.key, s.body, s.all_null
+SELECT s.key, s.body, s.all_null, s.place[0] AS page, s.place[1] AS item
   FROM (SELECT {key} AS key, {text} AS body, {all_null} AS all_null, t.ctid::text::point AS place
           FROM {table} AS t
          WHERE t.ctid >= %(first)s::tid AND t.ctid < %(beyond)s::tid AND t.{column} IS NULL AND {in_scope}) AS s
@@ -40,11 +40,15 @@ UPDATE {table} AS t SET {column} = taken.vector FROM taken WHERE t.ctid = taken.
 RETURNING {key} AS key
 
 -- name: proof
--- The proof (H19): is there a row in scope without a vector, that neither `dirty` nor `dispositions` knows of? One
--- statement, one snapshot: a row's NULL and its hint come from one transaction, so they are seen together.
+-- The proof (H19): is there a row in scope without a vector, that neither `dirty` nor `dispositions` knows of, or one
+-- without text that has a vector? One statement, one snapshot: a row's NULL and its hint come from one transaction, so
+-- they are seen together. It reads the whole table, and can't be cut into pieces: between two, a row moves from one that
+-- is still to be read to one that was. Once a pass, without a lock; nothing is embedded meanwhile, so that the horizon
+-- which it holds back costs only the application's own updates their HOT.
 -- locks: none.   idempotent: yes.
 SELECT count(*) AS rows, count(t.{column}) AS embedded,
-       count(*) FILTER (WHERE t.{column} IS NULL AND d.key IS NULL AND p.key IS NULL AND {in_scope}) AS missing
+       count(*) FILTER (WHERE t.{column} IS NULL AND d.key IS NULL AND p.key IS NULL AND {in_scope}) AS missing,
+       count(*) FILTER (WHERE t.{column} IS NOT NULL AND {text} !~ '\S') AS wordless
   FROM {table} AS t
   LEFT JOIN (SELECT DISTINCT key FROM migrator.dirty WHERE migration_id = %(migration_id)s AND side = %(side)s) AS d
     ON t.{column} IS NULL AND d.key = {key}
@@ -53,7 +57,7 @@ SELECT count(*) AS rows, count(t.{column}) AS embedded,
     ON t.{column} IS NULL AND p.key = {key}
 
 -- name: prune_dispositions
--- Dispositions of rows that are gone, or have a vector after all.
+-- Dispositions of rows that are gone, or have a vector after all: a look-up by key for each, never a scan of the table.
 -- locks: our own rows.   idempotent: yes.
 DELETE FROM migrator.dispositions AS d
  WHERE d.migration_id = %(migration_id)s
