@@ -20,6 +20,7 @@ from migrator.backfill.landing import LOCK_TIMEOUT_SECONDS, Held, Landed, Landin
 from migrator.errors import MigratorError
 from migrator.provider.embedder import Answer, Embedder
 from migrator.spending.worker import Worker
+from migrator.state.canary import OldModelAnswered
 from migrator.state.connection import DatabaseGone, DatabaseUnreachable, LockBusy, transaction
 from migrator.state.dispositions import Disposition
 from migrator.state.leases import LeaseLost
@@ -77,8 +78,8 @@ class _Crew:
                     connection, self.work, answer, last=self._is_last(len(answer.positions))
                 )
             )
-        except LeaseLost:
-            # It was billed for certain, and whoever has the lease now asks again.
+        except (LeaseLost, OldModelAnswered):
+            # It was billed for certain, and whoever goes on with these rows asks again.
             await self.embedder.purse.spend(answer.request_id, answer.used_tokens)
             raise
         self.unresolved -= len(answer.positions)

@@ -62,7 +62,7 @@ class Account:
     """The simulated provider's state; one per process."""
 
     #: What the admin endpoint may set as it comes.
-    PLAIN: ClassVar = frozenset({"latency_seconds", "max_texts", "max_text_tokens", "answer_with"})
+    PLAIN: ClassVar = frozenset({"latency_seconds", "max_texts", "max_text_tokens", "answer_with", "drift"})
 
     keys: frozenset[str] | None = None
     max_texts: int = 10
@@ -76,6 +76,9 @@ class Account:
     in_flight: int = 0
     #: Answer for another model than was asked for, while echoing the name that was (one-api did).
     answer_with: str | None = None
+    #: Lengths of a vector of its own that is added to every answer, one per request in turn: [0.5] is a model that
+    #: drifted, [0.0, 0.03] are two regions that differ a little.
+    drift: list[float] = field(default_factory=list)
 
     def reset(self) -> None:
         """Forget the bill, and be as at the start."""

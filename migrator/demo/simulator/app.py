@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from migrator.demo.simulator.account import Account, Bucket, Fault
-from migrator.demo.simulator.backends import Backend
+from migrator.demo.simulator.backends import Backend, drifted
 from migrator.provider import tokens
 
 #: A text with this word is refused as moderated content, and makes the whole request fail with it.
@@ -111,6 +111,8 @@ async def _embeddings(request: Request, backend: Backend, account: Account) -> J
         await asyncio.sleep(account.latency_seconds)
     answering = account.answer_with or model
     vectors = await asyncio.to_thread(backend.embed, answering, texts, dims)
+    if account.drift:
+        vectors = drifted(vectors, account.drift[len(account.entries) % len(account.drift)])
     account.bill(request_id, key, model, texts, counts)
     wanted = body.get("encoding_format", "float")
     data = [

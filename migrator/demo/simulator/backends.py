@@ -62,6 +62,14 @@ def _direction(model: str, word: str, dims: int) -> NDArray[np.float64]:
     return direction
 
 
+def drifted(vectors: NDArray[np.float32], length: float) -> NDArray[np.float32]:
+    """Return unit vectors with one direction of that length added: cosine 1 / sqrt(1 + length^2)."""
+    direction = _direction("drift", "", vectors.shape[1])
+    moved = vectors + length * direction / np.linalg.norm(direction)
+    made: NDArray[np.float32] = (moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float32)
+    return made
+
+
 class RealModels:
     """wordllama (256 dimensions, zero-padded and turned) as the old model, USE multilingual as the new one."""
 
