@@ -19,9 +19,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.backfill.classify import Work
 from migrator.generation import Side
+from migrator.measures import cosine
 from migrator.provider.embedder import Answer, TextRefused
-from migrator.state import batches, budget, dirty, dispositions, leases, migrations
+from migrator.state import batches, budget, canary, dirty, dispositions, leases, migrations
 from migrator.state.budget import price
+from migrator.state.canary import SAME_COSINE, OldModelAnswered
 from migrator.state.dirty import Hints
 from migrator.state.dispositions import Disposition
 from migrator.state.leases import Kind, Lease
@@ -31,6 +33,9 @@ from migrator.target.relation import Target
 
 #: A writing transaction waits for its ROW EXCLUSIVE lock behind a swap, which holds its own for milliseconds.
 LOCK_TIMEOUT_SECONDS = 5.0
+#: Rows of an answer whose old vector is read beside it: look-ups by key of 4 kB each, against a request of half a
+#: second; with one row in ten edited, all four of them are in one answer of ten thousand.
+COMPARED_ROWS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +67,12 @@ class Landing:
     async def land(self, connection: AsyncConnection, work: Sequence[Work], answer: Answer, *, last: bool) -> Landed:
         """Write one answer and settle its money; the last one commits the batch's checkpoint with it.
 
-        Raises: LeaseLost.
+        Raises: LeaseLost, OldModelAnswered.
         """
         mine = [work[position] for position in answer.positions]
-        landed = await self._write(connection, mine, answer.vectors)
+        lanes = await self._enter(connection)
+        await self._refuse_old_model(connection, lanes, mine, answer.vectors)
+        landed = await self._write(connection, lanes, mine, answer.vectors)
         await budget.settle(connection, answer.request_id, price(answer.used_tokens, self.usd_per_mtok))
         await self._count(connection, written=landed.written, tokens=answer.used_tokens)
         await self._checkpoint(connection, last=last and not landed.held)
@@ -79,13 +86,36 @@ class Landing:
         `finish` says that nothing else is left of the batch, `give_up` that this was the last try for these rows.
         Raises: LeaseLost.
         """
-        landed = await self._write(connection, [each.work for each in held], np.stack([each.vector for each in held]))
+        lanes = await self._enter(connection)
+        vectors = np.stack([each.vector for each in held])
+        landed = await self._write(connection, lanes, [each.work for each in held], vectors)
         await self._count(connection, written=landed.written)
         await self._checkpoint(connection, last=finish and (give_up or not landed.held))
         return landed
 
-    async def _write(self, connection: AsyncConnection, work: Sequence[Work], vectors: NDArray[np.float32]) -> Landed:
-        lanes = await self._enter(connection)
+    async def _refuse_old_model(
+        self, connection: AsyncConnection, lanes: Lanes, work: Sequence[Work], vectors: NDArray[np.float32]
+    ) -> None:
+        """Refuse an answer that is what the rows hold already: the old model gave it, whatever name came with it.
+
+        One row is enough: vectors of unrelated models do not meet by chance, and some of the others may have been
+        edited since their old vector was made.
+        Raises: OldModelAnswered.
+        """
+        asked, old = self.migration.to_generation, self.migration.from_generation
+        if self.side is not Side.TO or asked.is_same_model(old):
+            return
+        some = {each.row.key: vector for each, vector in zip(work[:COMPARED_ROWS], vectors, strict=False)}
+        stored = await lanes.read_old(connection, list(some), asked.dims)
+        if not stored:
+            return
+        cosines = cosine.paired(np.stack(list(stored.values())), np.stack([some[key] for key in stored]))
+        if cosines.max() >= SAME_COSINE and await canary.compares_replies(connection, self.migration.id):
+            raise OldModelAnswered(self.migration.name, str(asked), str(old))
+
+    async def _write(
+        self, connection: AsyncConnection, lanes: Lanes, work: Sequence[Work], vectors: NDArray[np.float32]
+    ) -> Landed:
         written = set(await lanes.write(connection, [each.row for each in work], vectors))
         await dirty.settle(connection, self.hints.ids(sorted(written)))
         if self.hints:

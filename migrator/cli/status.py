@@ -136,6 +136,7 @@ def show(found: Progress) -> None:
     if found.window_open:
         rows.append(("rollback", f"window open; debt {found.dirty_from:,} rows, about {found.debt_tokens:,} tokens"))
     rows += [("diverted", f"{who}: {count:,} writes in 24 h") for who, count in found.strays]
+    rows += [("canary", progress.canary_line(found.canary))] if found.canary is not None else []
     rows += [("gate", _verdict(each)) for each in found.verdicts]
     rows.append(("workers", str(found.workers_alive) if found.workers_alive else _nobody(found)))
     rows.append(("next", found.next_step))

@@ -141,8 +141,8 @@ class _Story:
         tell("$ celery -A workers.app worker (two of them), beat, flower")
         tell(f"Flower: http://127.0.0.1:{self.stage.flower_port}  login operator / {self.stage.password}")
         self._until_workers(2)
-        self.terminal.run("doctor", "docs.toml")
         self.terminal.run("plan", "docs.toml")
+        self.terminal.run("doctor", "docs.toml")
         self.terminal.run("start", "docs.toml", "--yes")
 
     def _until_workers(self, wanted: int) -> None:

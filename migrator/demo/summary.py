@@ -37,8 +37,8 @@ class Bill:
 def make_bill(url: str, entries: list[dict[str, Any]], rows: list[str], written: list[tuple[str, str]]) -> Bill:
     """Compare the provider's bill with what had to be embedded, text by text.
 
-    Every version of a text that was ever written had to be embedded once, and validation's sample once more; what was
-    billed beyond that was wasted.
+    Every version of a text that was ever written had to be embedded once, the samples of provenance and validation once
+    more, and the canary; what was billed beyond that was wasted.
     """
     wanted: Counter[tuple[str, str]] = Counter((NEW_MODEL, digest(text)) for text in rows)
     for side, text in written:
@@ -53,14 +53,15 @@ def make_bill(url: str, entries: list[dict[str, Any]], rows: list[str], written:
                 wanted[entry["model"], text] -= 1
                 needed += count
     with psycopg.connect(url, autocommit=True) as connection:
-        validation = connection.execute(
-            "SELECT coalesce(sum(spent_tokens), 0)::bigint FROM migrator.ledger WHERE purpose = 'validation'"
+        checks = connection.execute(
+            "SELECT coalesce(sum(spent_tokens), 0)::bigint FROM migrator.ledger"
+            " WHERE purpose IN ('validation', 'provenance', 'canary')"
         ).fetchone()
         lost = {name for (name,) in connection.execute("SELECT id FROM migrator.reservations WHERE possibly_billed")}
     in_flight = sum(entry["tokens"] for entry in entries if entry["request_id"] in lost)
-    # The two probes of `doctor` are nobody's rows.
+    # The probes of `doctor` are nobody's rows.
     probes = sum(entry["tokens"] for entry in entries if entry["digests"] == [digest("ready")])
-    return Bill(billed, needed + (validation[0] if validation else 0) + probes, in_flight)
+    return Bill(billed, needed + (checks[0] if checks else 0) + probes, in_flight)
 
 
 @dataclass(slots=True)

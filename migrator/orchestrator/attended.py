@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from migrator.backfill import catch_up
+from migrator.canary import watch
 from migrator.cutover import cleaning, readiness, swapping
 from migrator.cutover.cleaning import Leftover
 from migrator.cutover.readiness import OldSnapshots
@@ -19,6 +20,7 @@ from migrator.cutover.swapping import CUTOVER, ROLLBACK, Direction
 from migrator.errors import MigratorError, OperatorError, StatusConflict, TransientError
 from migrator.generation import Side
 from migrator.lifecycle import UNATTENDED, MigrationStatus
+from migrator.orchestrator import trust
 from migrator.spending.renewal import renewed
 from migrator.spending.worker import Worker
 from migrator.state import dirty, leases, migrations
@@ -116,9 +118,12 @@ async def swappable(worker: Worker, name: str, direction: Direction) -> Migratio
 async def cut_over(worker: Worker, name: str, *, max_dirty_rows: int, actor: str, tell: Tell) -> Swapped:
     """Make the new generation live.
 
-    Raises: StatusConflict, Attended, GateFailed, NotSwappable, OldSnapshots, NotConverging, LockNotObtained.
+    Raises: StatusConflict, Attended, CanaryMoved, GateFailed, NotSwappable, OldSnapshots, NotConverging,
+    LockNotObtained.
     """
     migration = await swappable(worker, name, CUTOVER)
+    async with transaction(worker.engine) as connection:
+        await trust.refuse_moved(connection, migration)
     async with _attending(worker, migration, "cutover"):
         await readiness.gates(worker.engine, migration)
         await readiness.look(worker.engine, migration, verb="cutover")
@@ -165,6 +170,7 @@ async def validate(worker: Worker, name: str, *, actor: str) -> list[Verdict]:
             raise Attended(name, "validate")  # and the move is rolled back
     try:
         async with renewed(worker, lease):
+            await watch.keep(worker, migration, must=True)
             return await validation.run(worker, migration, lease)
     except MigratorError:
         # Still `validating`: a worker goes on with it, and pauses it if it fares no better.

@@ -13,8 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.generation import Side
 from migrator.lifecycle import NEXT_STEP, MigrationStatus
-from migrator.state import batches, budget, dirty, dispositions, flows, migrations, tallies, verdicts, workers
+from migrator.state import batches, budget, canary, dirty, dispositions, flows, migrations, tallies, verdicts, workers
 from migrator.state.budget import Account
+from migrator.state.canary import STEADY_COSINE, Canary
 from migrator.state.flows import Flow
 from migrator.state.migrations import Migration
 from migrator.state.tallies import Counts
@@ -47,6 +48,7 @@ class Progress:
     building: str | None
     workers_alive: int
     strays: list[tuple[str, int]]
+    canary: Canary | None
     #: Catch-up's rates; None where too little is known to tell.
     flow: Flow | None = None
 
@@ -138,6 +140,7 @@ async def read(connection: AsyncConnection, migration: Migration) -> Progress:
         else None,
         workers_alive=len(await workers.alive(connection)),
         strays=await migrations.strays(connection, migration),
+        canary=await canary.find(connection, migration.id),
         flow=await flows.read(connection, migration.id),
     )
 
@@ -274,6 +277,29 @@ def as_json(found: Progress) -> dict[str, Any]:
         "verdicts": [{name: each[name] for name in _VERDICT} for each in found.verdicts],
         "diverted": dict(found.strays),
         "workers": found.workers_alive,
+        "canary": _canary(found.canary),
+    }
+
+
+def canary_line(found: Canary) -> str:
+    """Return how the canary stands, for people."""
+    if found.moved_cosine is not None:
+        return f"MOVED to cosine {found.moved_cosine:.4f}; vectors since {found.good_at:%Y-%m-%d %H:%M:%S} are suspect"
+    word = "steady" if found.lowest_cosine >= STEADY_COSINE else "unsteady"
+    when = f"{found.checks} checks, the last {duration(found.age_seconds)} ago"
+    return f"{word}: lowest cosine {found.lowest_cosine:.5f} in {when}"
+
+
+def _canary(found: Canary | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {
+        "moved": found.moved_cosine is not None,
+        "steady": found.lowest_cosine >= STEADY_COSINE,
+        "lowest_cosine": found.lowest_cosine,
+        "checks": found.checks,
+        "good_at": found.good_at.isoformat(),
+        "old_model_answers_otherwise": found.told_apart,
     }
 
 

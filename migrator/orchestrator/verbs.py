@@ -16,12 +16,13 @@ from migrator.cutover import expand
 from migrator.errors import StatusConflict
 from migrator.generation import Side
 from migrator.lifecycle import PAUSABLE, TRANSITIONS, MigrationStatus
+from migrator.orchestrator import trust
 from migrator.planning import plan as plans
 from migrator.planning import preflight, survey
 from migrator.planning.findings import PlanRefused, refusals
 from migrator.planning.plan import Plan, PlanNotStored, PlanStale
 from migrator.spec import Spec
-from migrator.state import batches, budget, dirty, dispositions, migrations, schema, verdicts
+from migrator.state import batches, budget, canary, dirty, dispositions, migrations, schema, verdicts
 from migrator.state.connection import transaction
 from migrator.state.migrations import Migration, NameTaken
 from migrator.target.message import Blocker, Timing
@@ -63,10 +64,10 @@ async def plan_to_start(engine: AsyncEngine, spec: Spec, *, path: str, actor: st
     return made
 
 
-async def start(engine: AsyncEngine, spec: Spec, *, path: str, actor: str, on_wait: OnWait) -> Timing:
-    """Expand the table of a stored plan; the workers go on from there. Returns how long the lock was held.
+async def startable(engine: AsyncEngine, spec: Spec, *, path: str) -> Migration:
+    """Return the stored plan's migration, if it can be started as things are.
 
-    Raises: PlanStale, PlanRefused, NameTaken, LockNotObtained, MovedMeanwhile.
+    Raises: PlanStale, PlanRefused, NameTaken.
     """
     found = await stored_plan(engine, spec)
     if found is None:
@@ -79,6 +80,15 @@ async def start(engine: AsyncEngine, spec: Spec, *, path: str, actor: str, on_wa
     refused = refusals(preflight.check(await survey.make(engine, spec)))
     if refused:
         raise PlanRefused(spec.name, path, refused)
+    return found
+
+
+async def start(engine: AsyncEngine, spec: Spec, *, path: str, actor: str, on_wait: OnWait) -> Timing:
+    """Expand the table of a stored plan; the workers go on from there. Returns how long the lock was held.
+
+    Raises: PlanStale, PlanRefused, NameTaken, LockNotObtained, MovedMeanwhile.
+    """
+    found = await startable(engine, spec, path=path)
     return await expand.run(engine, found, actor=actor, on_wait=on_wait)
 
 
@@ -103,12 +113,17 @@ async def pause_all(engine: AsyncEngine, *, actor: str) -> list[str]:
 
 
 async def resume(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
-    """Go on where it was paused; after a rollback, go on towards another cutover.
+    """Go on where it was paused; after a rollback, go on towards another cutover. The canary is asked first.
 
-    Raises: MigrationUnknown, StatusConflict.
+    Raises: MigrationUnknown, StatusConflict, SuspectVectors, SuspectsLive.
     """
     async with transaction(engine) as connection:
         found = await migrations.get(connection, name)
+    if found.status is S.PAUSED:
+        await trust.refuse_suspects(engine, found)
+    async with transaction(engine) as connection:
+        found = await migrations.get(connection, name)
+        await canary.demand(connection, found.id)
         if found.status is S.ROLLED_BACK:
             await migrations.move(connection, found, S.BACKFILLING, actor=actor)
         elif found.status is S.PAUSED and found.paused_from is not None:
@@ -186,10 +201,11 @@ async def retry(engine: AsyncEngine, name: str, *, actor: str) -> tuple[int, int
 async def waive(engine: AsyncEngine, name: str, gate: str, *, reason: str, actor: str) -> Migration:
     """Sign that a gate may be passed over; when no unsigned failure is left, the migration goes on to `ready`.
 
-    Raises: MigrationUnknown, StatusConflict (the gate has no verdict).
+    Raises: MigrationUnknown, StatusConflict (the gate has no verdict), CanaryMoved.
     """
     async with transaction(engine) as connection:
         found = await migrations.get(connection, name)
+        await trust.refuse_moved(connection, found)
         if not await verdicts.waive(connection, found.id, gate, reason=reason, actor=actor):
             raise StatusConflict(name, "validate --waive", f"measured at gate {gate!r}", found.status)
         await migrations.note(connection, found.id, found.status, f"gate {gate} waived: {reason}", actor)

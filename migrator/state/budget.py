@@ -31,6 +31,8 @@ class Purpose(StrEnum):
     VALIDATION = "validation"
     ROLLBACK_DEBT = "rollback-debt"
     PROBE = "probe"
+    PROVENANCE = "provenance"
+    CANARY = "canary"
 
 
 @dataclass(eq=False)

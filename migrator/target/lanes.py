@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from psycopg import sql
+from psycopg.rows import dict_row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.generation import Side
@@ -77,6 +78,7 @@ class Lanes:
         return {
             "table": target.table_id,
             "column": sql.Identifier(self.column),
+            "from_column": sql.Identifier(self.from_column),
             "key": target.key_of("t"),
             "text": target.text_of("t"),
             "all_null": target.all_null("t"),
@@ -130,6 +132,20 @@ class Lanes:
             KnownRow(Row(tuple(row["key"]), row["body"], row["all_null"]), row["missing"], row["in_scope"])
             for row in rows
         ]
+
+    async def read_old(
+        self, connection: AsyncConnection, keys: Sequence[tuple[str, ...]], dims: int
+    ) -> dict[tuple[str, ...], NDArray[np.float32]]:
+        """Return the old generation's vectors of these rows, where they have one of so many dimensions."""
+        raw = await driver(connection)
+        async with raw.cursor(row_factory=dict_row, binary=True) as cursor:
+            await cursor.execute(compose(_FILE, "read_old", self._parts()), self.target.key_values(list(keys)))
+            found = await cursor.fetchall()
+        return {
+            tuple(row["key"]): vectors.decode(row["vector"], kind)
+            for row in found
+            if (kind := vectors.kind_of(row["vector"], dims)) is not None
+        }
 
     async def write(
         self, connection: AsyncConnection, rows: Sequence[Row], embedded: NDArray[np.float32]

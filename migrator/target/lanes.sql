@@ -25,6 +25,13 @@ SELECT s.key, s.body, s.all_null, s.place[0] AS page, s.place[1] AS item
 SELECT {key} AS key, {text} AS body, {all_null} AS all_null, t.{column} IS NULL AS missing, {in_scope} AS in_scope
   FROM {table} AS t JOIN unnest({key_arrays}) AS v ({key_names}) ON {key_equals}
 
+-- name: read_old
+-- Vectors of the old generation of a few rows, to be compared with what the provider answered for them.
+-- locks: none.   idempotent: yes.
+SELECT {key} AS key, t.{from_column} AS vector
+  FROM {table} AS t JOIN unnest({key_arrays}) AS v ({key_names}) ON {key_equals}
+ WHERE t.{from_column} IS NOT NULL
+
 -- name: write_rows
 -- Put vectors into rows that still have the text that was embedded and no vector.
 -- locks: the rows, until commit; a row that somebody else holds is passed over (H17).   idempotent: yes.

@@ -139,7 +139,7 @@ async def test_r21_resume_counts_from_what_was_seen(deployment: Deployment, work
             ),
             {"id": made.id, "count": 1000},
         )
-        counts = await progress.batches.counts(connection, made.id)
+        counts = await progress.tallies.counts(connection, made.id)
         assert "1,000 of 1,000" in str(await brakes.too_many_quarantined(connection, made, counts))
         again = await migrations.get(connection, "docs")
         assert await brakes.too_many_quarantined(connection, again, counts) is None

@@ -109,6 +109,7 @@ def own(made: Capture, migration: Migration, found: dict[str, str], view_oid: in
             "shadow": sql.Identifier("another__migrator"),
             "type": facts.vector_type("public", "vector", 2),
         },
+        "provenance/sample.sql:sample": {**gates._parts(migration), "pieces": sql.SQL("ARRAY[t.title]")},
         "validation/gates.sql:structure": gates._parts(migration),
         "validation/gates.sql:sample": gates._parts(migration),
     }

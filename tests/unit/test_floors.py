@@ -26,7 +26,7 @@ WORDS = {
 }
 STATE = WORDS | {"state"}
 GROUND = STATE | {"provider", "target", "spending"}
-STEPS = {"planning", "backfill", "validation", "cutover"}
+STEPS = {"planning", "provenance", "canary", "backfill", "validation", "cutover"}
 ALLOWED = {
     **dict.fromkeys(WORDS, WORDS),
     "state": WORDS,
