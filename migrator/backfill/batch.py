@@ -7,6 +7,7 @@ bills only what was in flight, since rows that have their vector are not read ag
 from __future__ import annotations
 
 from sqlalchemy import func
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.backfill.classify import classify
 from migrator.backfill.embedding import Progress, embed_and_land
@@ -20,13 +21,23 @@ from migrator.state.connection import transaction
 from migrator.state.dirty import Hints
 from migrator.state.leases import Lease
 from migrator.state.migrations import Migration
-from migrator.target import lanes
+from migrator.target import facts
+from migrator.target.facts import Heap
 
 
-def make_landing(migration: Migration, side: Side, lease: Lease, hints: Hints | None = None) -> Landing:
-    """Make the landing of one lease."""
+def make_landing(
+    migration: Migration, side: Side, lease: Lease, hints: Hints | None = None, heap: Heap | None = None
+) -> Landing:
+    """Make the landing of one lease, into one heap where its rows all lie there."""
     high = migration.spec.model_of(side).price_usd_per_mtok[1]
-    return Landing(migration, side, lease, high, hints or Hints({}))
+    return Landing(migration, side, lease, high, hints or Hints({}), heap)
+
+
+async def _heap(connection: AsyncConnection, migration: Migration, oid: int, file: int) -> Heap | None:
+    """Return the heap that a window was cut from; None where it was rewritten, dropped or detached since."""
+    relation = await facts.relation(connection, migration.target_schema, migration.target_table)
+    heaps = await facts.heaps(connection, relation.oid) if relation is not None else []
+    return next((each for each in heaps if (each.oid, each.file) == (oid, file)), None)
 
 
 async def run(worker: Worker, lease: Lease) -> Progress:
@@ -37,16 +48,17 @@ async def run(worker: Worker, lease: Lease) -> Progress:
     async with transaction(worker.engine) as connection:
         row = await batches.get(connection, lease.row_id)
         migration = await migrations.get_by_id(connection, row.migration_id)
-        oid, file, _ = await lanes.page_count(connection, lanes_of(migration, Side.TO).target)
-        if (oid, file) != (row.relation_oid, row.relation_file):
-            # The heap was rewritten (VACUUM FULL, CLUSTER): these pages mean nothing now; the next pass cuts new ones.
+        heap = await _heap(connection, migration, row.relation_oid, row.relation_file)
+        if heap is None:
+            # Rewritten (VACUUM FULL, CLUSTER) or gone: these pages mean nothing now; the next pass cuts new ones.
             await leases.finish(connection, lease, finished_at=func.clock_timestamp())
             return Progress()
-        rows = await lanes_of(migration, Side.TO).read_window(connection, migration.id, row.first_page, row.last_page)
+        lanes = lanes_of(migration, Side.TO, heap)
+        rows = await lanes.read_window(connection, migration.id, row.first_page, row.last_page)
     embedder = await make_embedder(worker, migration, Side.TO, lease, Purpose.BACKFILL)
     limit = embedder.profile.max_text_tokens
     sorted_rows = classify(rows, limit_tokens=limit, too_long=migration.spec.limits.too_long)
-    landing = make_landing(migration, Side.TO, lease)
+    landing = make_landing(migration, Side.TO, lease, heap=heap)
     async with transaction(worker.engine) as connection:
         await landing.dispose(connection, sorted_rows.dispositions, last=not sorted_rows.work)
     if not sorted_rows.work:

@@ -19,8 +19,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.generation import Side
 from migrator.state.connection import driver, fetch, run
+from migrator.state.migrations import Migration
 from migrator.statements import compose
 from migrator.target import vectors
+from migrator.target.facts import Heap
 from migrator.target.relation import Target
 
 _FILE = "target/lanes.sql"
@@ -33,6 +35,8 @@ class Row:
     key: tuple[str, ...]
     body: str
     all_null: bool
+    #: (oid of its heap, page) as it lay when it was read; None where nobody asked.
+    place: tuple[int, int] | None = None
 
     @property
     def text_hash(self) -> bytes:
@@ -56,6 +60,7 @@ class Proof:
     rows: int
     embedded: int
     missing: int
+    filtered: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +73,27 @@ class Lanes:
     from_column: str
     vector_schema: str
     type_name: str
+    #: The one partition that is read and written, (schema, table); None for the whole table.
+    partition: tuple[str, str] | None = None
+
+    @classmethod
+    def of(cls, migration: Migration, side: Side, heap: Heap | None = None) -> Lanes:
+        """Return the column that holds a side's vectors under this migration's row, in one heap or in all of them."""
+        return cls(
+            target=Target.of(migration),
+            column=migration.column_of(side),
+            from_column=migration.column_of(Side.FROM),
+            vector_schema=migration.plan["vector_schema"],
+            type_name=migration.plan["vector_type"],
+            partition=(heap.schema, heap.table) if heap is not None and heap.level > 0 else None,
+        )
 
     def _parts(self) -> Mapping[str, sql.Composable]:
         target = self.target
         arrays, names = target.key_arrays()
         return {
             "table": target.table_id,
+            "heap": sql.Identifier(*self.partition) if self.partition else target.table_id,
             "column": sql.Identifier(self.column),
             "key": target.key_of("t"),
             "text": target.text_of("t"),
@@ -95,15 +115,12 @@ class Lanes:
         """Return the rows of pages first..last that have no vector and no disposition, in lane order."""
         values = {"first": f"({first_page},0)", "beyond": f"({last_page + 1},0)", "migration_id": migration_id}
         rows = await fetch(connection, compose(_FILE, "read_window", self._parts()), values)
-        return [Row(tuple(row["key"]), row["body"], row["all_null"]) for row in rows]
+        return [_row(row) for row in rows]
 
     async def read_keys(self, connection: AsyncConnection, keys: Sequence[tuple[str, ...]]) -> list[KnownRow]:
         """Return the rows of these keys that still exist, as they stand now."""
         rows = await fetch(connection, compose(_FILE, "read_keys", self._parts()), self.target.key_values(list(keys)))
-        return [
-            KnownRow(Row(tuple(row["key"]), row["body"], row["all_null"]), row["missing"], row["in_scope"])
-            for row in rows
-        ]
+        return [KnownRow(_row(row), row["missing"], row["in_scope"]) for row in rows]
 
     async def write(
         self, connection: AsyncConnection, rows: Sequence[Row], embedded: NDArray[np.float32]
@@ -127,19 +144,16 @@ class Lanes:
         await run(connection, compose(_FILE, "prune_dispositions", self._parts()), values)
         return Proof(**(await fetch(connection, compose(_FILE, "proof", self._parts()), values))[0])
 
+    async def left_in_heap(self, connection: AsyncConnection, migration_id: int) -> int:
+        """Count rows of one heap that lack a vector, and that nobody knows of."""
+        rows = await fetch(connection, compose(_FILE, "left_in_heap", self._parts()), {"migration_id": migration_id})
+        return int(rows[0]["left"])
+
 
 async def write_counters(connection: AsyncConnection, oid: int) -> dict[str, int]:
-    """Return the table's update counters."""
-    rows = await fetch(connection, compose(_FILE, "write_counters"), {"oid": oid})
-    return rows[0] if rows else {"updates": 0, "hot_updates": 0, "dead_rows": 0, "live_rows": 0}
+    """Return the update counters of the table and its partitions."""
+    return (await fetch(connection, compose(_FILE, "write_counters"), {"oid": oid}))[0]
 
 
-async def page_count(connection: AsyncConnection, target: Target) -> tuple[int, int, int]:
-    """Return (oid, file, pages) of the table's heap now."""
-    name = sql.Literal(f"{_quoted(target.schema)}.{_quoted(target.table)}")
-    row = (await fetch(connection, compose(_FILE, "page_count", {"table_name": name})))[0]
-    return row["oid"], row["file"], row["pages"]
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+def _row(found: Mapping[str, Any]) -> Row:
+    return Row(tuple(found["key"]), found["body"], found["all_null"], (found["heap"], found["page"]))
