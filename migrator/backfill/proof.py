@@ -60,6 +60,7 @@ async def run(worker: Worker, migration: Migration, lease: Lease) -> str:
             values = {
                 "proved_rows": proof.rows,
                 "proved_embedded": proof.embedded,
+                "proved_filtered": proof.filtered,
                 "proved_at": func.clock_timestamp(),
                 "idle_passes": 0,
             }
