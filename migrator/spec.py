@@ -106,6 +106,8 @@ class TargetSpec(_Part):
     key: Annotated[list[str], AfterValidator(_unique), Field(min_length=1, max_length=8)] | None = None
     where: Annotated[str, AfterValidator(_where)] | None = None
     only_embedded: bool = False
+    #: The operator's word that the table's own triggers may fire on every row that is filled; else they are silenced.
+    fire_triggers: Annotated[bool, Field(description="true or false")] = False
 
     @property
     def schema_name(self) -> str:

@@ -149,6 +149,11 @@ class Deployment:
             connection.execute("UPDATE docs SET embedding__migrator = NULL WHERE id = %s", [key])
             connection.execute("ALTER TABLE docs ENABLE ALWAYS TRIGGER zzzz_capture__migrator")
 
+    def free_tickets(self) -> None:
+        """What waiting for two minutes does: tickets that nobody took are offered again."""
+        with self.connect() as connection:
+            connection.execute("UPDATE migrator.batches SET ticket_until = NULL")
+
     def needed_tokens(self) -> int:
         """What embedding every row's text once costs."""
         rows = self.query("SELECT coalesce(title, '') || E'\\n' || coalesce(body, '') FROM docs")

@@ -1,4 +1,4 @@
-"""Landing: one answer's vectors, their checkpoint, their money and their hints, in one short transaction.
+"""Landing: a few answers' vectors, their checkpoint, their money and their hints, in one short transaction.
 
 Floor 2. Promise (P2-P5, H4): the transaction first keeps every swap out, then proves that the lease still stands, then
 asks which column holds its generation now; so a worker that slept, a ticket delivered twice or a swap in between
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,14 +27,20 @@ from migrator.state.dirty import Hints
 from migrator.state.dispositions import Disposition
 from migrator.state.leases import Kind, Lease
 from migrator.state.migrations import Migration
+from migrator.target.facts import Heap
 from migrator.target.lanes import Lanes
-from migrator.target.relation import Target
 
 #: A writing transaction waits for its ROW EXCLUSIVE lock behind a swap, which holds its own for milliseconds.
 LOCK_TIMEOUT_SECONDS = 5.0
 #: Rows of an answer whose old vector is read beside it: look-ups by key of 4 kB each, against a request of half a
 #: second; with one row in ten edited, all four of them are in one answer of ten thousand.
 COMPARED_ROWS = 4
+#: What a writing session says of itself, by whether the users' own triggers are kept from firing.
+_DECLARE = {
+    False: "SELECT set_config('migrator.generation', :generation, true)",
+    True: "SELECT set_config('migrator.generation', :generation, true),"
+    " set_config('session_replication_role', 'replica', true)",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +68,25 @@ class Landing:
     lease: Lease
     usd_per_mtok: float
     hints: Hints = field(default_factory=lambda: Hints({}))
+    #: The heap that all the rows lie in; None where they may lie in any partition.
+    heap: Heap | None = None
 
-    async def land(self, connection: AsyncConnection, work: Sequence[Work], answer: Answer, *, last: bool) -> Landed:
-        """Write one answer and settle its money; the last one commits the batch's checkpoint with it.
+    async def land(
+        self, connection: AsyncConnection, work: Sequence[Work], answers: Sequence[Answer], *, last: bool
+    ) -> Landed:
+        """Write answers and settle their money; the last ones commit the batch's checkpoint with them.
 
         Raises: LeaseLost, OldModelAnswered.
         """
-        mine = [work[position] for position in answer.positions]
+        mine = [work[position] for answer in answers for position in answer.positions]
         lanes = await self._enter(connection)
-        await self._refuse_old_model(connection, lanes, mine, answer.vectors)
-        landed = await self._write(connection, lanes, mine, answer.vectors)
-        await budget.settle(connection, answer.request_id, price(answer.used_tokens, self.usd_per_mtok))
-        await self._count(connection, written=landed.written, tokens=answer.used_tokens)
+        for answer in answers:
+            own = [work[position] for position in answer.positions]
+            await self._refuse_old_model(connection, lanes, own, answer.vectors)
+        landed = await self._write(connection, lanes, mine, np.concatenate([answer.vectors for answer in answers]))
+        bills = {answer.request_id: price(answer.used_tokens, self.usd_per_mtok) for answer in answers}
+        await budget.settle_all(connection, bills)
+        await self._count(connection, written=landed.written, tokens=sum(answer.used_tokens for answer in answers))
         await self._checkpoint(connection, last=last and not landed.held)
         return landed
 
@@ -167,29 +179,19 @@ class Landing:
         await leases.hold(connection, self.lease)
         now = await migrations.get_by_id(connection, self.migration.id)
         await declare(connection, now, self.side)
-        return lanes_of(now, self.side)
+        return lanes_of(now, self.side, self.heap)
 
 
-def lanes_of(migration: Migration, side: Side) -> Lanes:
-    """Return the column that holds a side's vectors under this migration's row."""
-    plan: dict[str, Any] = migration.plan
-    return Lanes(
-        target=Target.of(migration),
-        column=migration.column_of(side),
-        from_column=migration.column_of(Side.FROM),
-        vector_schema=plan["vector_schema"],
-        type_name=plan["vector_type"],
-    )
+def lanes_of(migration: Migration, side: Side, heap: Heap | None = None) -> Lanes:
+    """Return the column that holds a side's vectors under this migration's row, in one heap or in all of them."""
+    return Lanes.of(migration, side, heap)
 
 
 async def declare(connection: AsyncConnection, migration: Migration, side: Side) -> None:
     """Declare what we write (H4), and keep the users' own triggers from firing on it where the plan found we may."""
     await connection.execute(
-        text("SELECT set_config('migrator.generation', :generation, true)"),
-        {"generation": str(migration.generation(side))},
+        text(_DECLARE[bool(migration.plan.get("silence_triggers"))]), {"generation": str(migration.generation(side))}
     )
-    if migration.plan.get("silence_triggers"):
-        await connection.execute(text("SELECT set_config('session_replication_role', 'replica', true)"))
 
 
 def refused(work: Sequence[Work], refusal: TextRefused) -> Disposition:

@@ -78,6 +78,7 @@ async def run(worker: Worker, migration: Migration, lease: Lease) -> str:
             values = {
                 "proved_rows": proof.rows,
                 "proved_embedded": proof.embedded,
+                "proved_filtered": proof.filtered,
                 "proved_at": func.clock_timestamp(),
                 "idle_passes": 0,
             }
@@ -101,11 +102,13 @@ async def _plan_again(connection: AsyncConnection, migration: Migration) -> int:
 async def plan_pass(connection: AsyncConnection, migration: Migration, *, idle_passes: int = 0) -> int:
     """Cut the table as it stands now into the next pass's windows; returns how many."""
     relation = await facts.relation(connection, migration.target_schema, migration.target_table)
-    if relation is None or relation.file is None:
+    if relation is None:
         raise Defect(f"{migration.target} is gone")
-    heap = Heap(relation.oid, relation.file, relation.pages)
     rows = max(relation.estimated_rows, migration.plan["rows"], 1)
-    made = await batches.plan_pass(connection, migration, heap, pages.width(heap.pages, rows))
+    width, made = pages.width(relation.pages, rows), 0
+    for each in await facts.heaps(connection, relation.oid):
+        if each.file is not None and each.pages:
+            made += await batches.plan_pass(connection, migration, Heap(each.oid, each.file, each.pages), width)
     number = migration.pass_number + 1
     await migrations.change(connection, migration.id, pass_number=number, idle_passes=idle_passes)
     return made

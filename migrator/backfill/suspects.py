@@ -19,7 +19,7 @@ from migrator.state import dispositions, splits
 from migrator.state.dispositions import Disposition
 from migrator.state.migrations import Migration
 from migrator.state.splits import MAX_ATTEMPTS, Place
-from migrator.target import lanes
+from migrator.target import facts
 
 #: Silent ends of a batch of one row after which that row is quarantined. Three: a machine that is restarted twice in a
 #: row is no reason to take a row out of search.
@@ -45,13 +45,13 @@ async def _by_pages(connection: AsyncConnection, migration: Migration, row: Row[
 
 
 async def _by_rows(connection: AsyncConnection, migration: Migration, row: Row[Any]) -> None:
-    mine = lanes_of(migration, Side.TO)
-    oid, file, _ = await lanes.page_count(connection, mine.target)
-    if (oid, file) != (row.relation_oid, row.relation_file):
+    names = (migration.target_schema, migration.target_table)
+    heap = await facts.heap(connection, *names, row.relation_oid, row.relation_file)
+    if heap is None:
         await splits.calm(connection, row)  # the heap was rewritten: its next attempt only ends it
         return
     first, last = (row.first_page, row.first_item), (row.last_page, row.last_item)
-    found = await mine.read_places(connection, migration.id, first, last)
+    found = await lanes_of(migration, Side.TO, heap).read_places(connection, migration.id, first, last)
     if not found:
         await splits.calm(connection, row)
     elif len(found) > 1:

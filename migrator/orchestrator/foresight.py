@@ -37,7 +37,7 @@ async def foresee(worker: Worker, name: str, direction: Direction) -> Foreseen:
     looked = await readiness.look(worker.engine, migration, verb=direction.verb)
     live, shadow = migration.target_column, migration.shadow_column
     objects = [("column", live, f"becomes {shadow}"), ("column", shadow, f"becomes {live}")]
-    objects += [("index", each, f"changes names with {suffixed(each)}") for each in looked.indexes]
+    objects += [("index", each, f"changes names with {suffixed(each)}") for _, each in looked.indexes]
     async with transaction(worker.engine, read_only=True) as connection:
         number = (await facts.columns(connection, looked.oid))[live]
         found = await dependents.find(connection, looked.oid, number)

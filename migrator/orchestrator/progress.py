@@ -59,8 +59,14 @@ class Progress:
 
     @property
     def skipped(self) -> int:
-        """Rows without text."""
-        return sum(count for (kind, _), count in self.dispositions.items() if kind == "skipped")
+        """Rows without text, and rows outside `where`: as many as the proof found, or the plan before it."""
+        return sum(count for (kind, _), count in self.dispositions.items() if kind == "skipped") + self.filtered
+
+    @property
+    def filtered(self) -> int:
+        """Rows outside the scope, when they were last counted."""
+        proved = self.migration.proved_filtered
+        return int(self.migration.plan["skipped"]["filtered"] if proved is None else proved)
 
     @property
     def quarantined(self) -> int:
@@ -117,7 +123,7 @@ async def read(connection: AsyncConnection, migration: Migration) -> Progress:
         total = migration.proved_rows or 0
         # Rows that were dirty at the proof have their vector by now, unless they are dirty still.
         absent = sum(count for (kind, _), count in found.items() if kind != "truncated")
-        without = absent + migration.plan["skipped"]["filtered"] + dirty_to
+        without = absent + (migration.proved_filtered or 0) + dirty_to
         done = max(migration.proved_embedded or 0, total - without)
     return Progress(
         migration=migration,

@@ -22,7 +22,7 @@ from migrator.provider.profiles import Profile
 from migrator.spec import Spec
 from migrator.state import budget, dirty, migrations, schema
 from migrator.state.connection import transaction
-from migrator.target import dependents, facts, pages
+from migrator.target import capture, dependents, facts, pages
 from migrator.target.relation import suffixed
 
 #: Any fixed number: the sample is the same for the same table.
@@ -178,7 +178,9 @@ def _document(found: Survey, counts: dict[str, int], texts: list[str], profile: 
         "vector_type": kind,
         #: Declared with dimensions only where the live column is, so that views keep their column's type.
         "shadow_dims": dims if column is not None and facts.dims_of(column) is not None else None,
-        "silence_triggers": any(each["on_update"] and each["enabled"] != "D" for each in found.triggers),
+        "partitioned": found.relation is not None and found.relation.kind == "p",
+        "knows_chunks": found.server.get("version", 0) >= capture.CHUNK_IDS_SINCE,
+        "silence_triggers": preflight.silences(found),
     }
 
 

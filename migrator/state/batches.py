@@ -195,6 +195,12 @@ async def any_open(connection: AsyncConnection, migration_id: int) -> bool:
     return any((await connection.execute(query)).one())
 
 
+async def heaps(connection: AsyncConnection, migration_id: int) -> frozenset[int]:
+    """Return the heaps that windows were ever cut from."""
+    query = select(batches.c.relation_oid).distinct().where(batches.c.migration_id == migration_id)
+    return frozenset((await connection.execute(query)).scalars())
+
+
 async def written_in_pass(connection: AsyncConnection, migration_id: int, pass_number: int) -> int:
     """Return how many rows a pass wrote or disposed of."""
     total = batches.c.rows_written + batches.c.rows_skipped + batches.c.rows_quarantined

@@ -11,9 +11,11 @@ later still replaces it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import BigInteger, case, delete, func, insert, literal, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -106,26 +108,49 @@ async def reserve(
 
 async def settle(connection: AsyncConnection, request_id: str, actual: Bill) -> None:
     """Replace a reservation by what the provider reported."""
+    await settle_all(connection, {request_id: actual})
+
+
+async def settle_all(connection: AsyncConnection, actual: Mapping[str, Bill]) -> None:
+    """Replace reservations, by request, by what the provider reported."""
     statement = (
         delete(reservations)
-        .where(reservations.c.id == request_id)
-        .returning(reservations.c.migration_id, reservations.c.purpose, reservations.c.usd, reservations.c.estimated)
+        .where(reservations.c.id.in_(list(actual)))
+        .returning(
+            reservations.c.id,
+            reservations.c.migration_id,
+            reservations.c.purpose,
+            reservations.c.usd,
+            reservations.c.estimated,
+        )
     )
-    row = (await connection.execute(statement)).one_or_none()
-    if row is None:
-        return
-    await connection.execute(
-        update(budgets)
-        .where(budgets.c.migration_id == row.migration_id)
-        .values(committed_usd=budgets.c.committed_usd - row.usd + actual.usd)
-    )
+    together: dict[tuple[int, str], list[Any]] = {}
+    for row in await connection.execute(statement):
+        together.setdefault((row.migration_id, row.purpose), []).append(row)
+    for (migration_id, purpose), rows in together.items():
+        bills = [actual[row.id] for row in rows]
+        spent = Bill(sum(bill.tokens for bill in bills), sum((bill.usd for bill in bills), Decimal(0)))
+        reserved = sum((row.usd for row in rows), Decimal(0))
+        await connection.execute(
+            update(budgets)
+            .where(budgets.c.migration_id == migration_id)
+            .values(committed_usd=budgets.c.committed_usd - reserved + spent.usd)
+        )
+        estimated = sum(actual[row.id].tokens for row in rows if row.estimated)
+        await _book(connection, migration_id, purpose, requests=len(rows), spent=spent, estimated_tokens=estimated)
+
+
+async def _book(
+    connection: AsyncConnection, migration_id: int, purpose: str, *, requests: int, spent: Bill, estimated_tokens: int
+) -> None:
+    """Add to the ledger what a purpose spent."""
     added = upsert(ledger).values(
-        migration_id=row.migration_id,
-        purpose=row.purpose,
-        requests=1,
-        spent_tokens=actual.tokens,
-        estimated_tokens=actual.tokens if row.estimated else 0,
-        spent_usd=actual.usd,
+        migration_id=migration_id,
+        purpose=purpose,
+        requests=requests,
+        spent_tokens=spent.tokens,
+        estimated_tokens=estimated_tokens,
+        spent_usd=spent.usd,
     )
     await connection.execute(
         added.on_conflict_do_update(

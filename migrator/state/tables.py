@@ -76,6 +76,7 @@ migrations = Table(
     #: Counted by the last proof, in the same statement that proved: rows of the table, and with a vector.
     Column("proved_rows", BigInteger),
     Column("proved_embedded", BigInteger),
+    Column("proved_filtered", BigInteger),
     #: Snapshots that are older may not see every vector: cutover waits for them.
     Column("proved_at", _Time),
     #: Passes in a row that found rows and wrote none: the way to tell a table that can't be finished.
