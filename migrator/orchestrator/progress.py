@@ -236,7 +236,7 @@ def exit_code(found: Progress) -> int:
 
 def as_json(found: Progress) -> dict[str, Any]:
     """Return the shape of `status --json`; its keys stay."""
-    migration, counts, account = found.migration, found.counts, found.account
+    migration, counts = found.migration, found.counts
     return {
         "name": migration.name,
         "status": str(migration.status),
@@ -258,15 +258,7 @@ def as_json(found: Progress) -> dict[str, Any]:
             "pending": counts.pending,
             "failed": counts.failed,
         },
-        "cost": {
-            "tokens": account.spent_tokens,
-            "estimated_tokens": account.estimated_tokens,
-            "usd": float(account.spent_usd),
-            "reserved_usd": float(account.reserved_usd),
-            "possibly_billed_usd": float(account.possibly_billed_usd),
-            "max_usd": float(account.max_usd),
-            "estimated_usd": [migration.plan["cost_usd"]["low"], migration.plan["cost_usd"]["high"]],
-        },
+        "cost": _cost(found),
         "rate": {
             "rows_per_second": found.rows_per_second,
             "tokens_per_minute": found.tokens_per_minute,
@@ -284,6 +276,19 @@ def as_json(found: Progress) -> dict[str, Any]:
         "diverted": dict(found.strays),
         "workers": found.workers_alive,
         "canary": _canary(found.canary),
+    }
+
+
+def _cost(found: Progress) -> dict[str, Any]:
+    account, plan = found.account, found.migration.plan
+    return {
+        "tokens": account.spent_tokens,
+        "estimated_tokens": account.estimated_tokens,
+        "usd": float(account.spent_usd),
+        "reserved_usd": float(account.reserved_usd),
+        "possibly_billed_usd": float(account.possibly_billed_usd),
+        "max_usd": float(account.max_usd),
+        "estimated_usd": [plan["cost_usd"]["low"], plan["cost_usd"]["high"]],
     }
 
 
