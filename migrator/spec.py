@@ -16,9 +16,10 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from migrator import scope
+from migrator import scope, signals
 from migrator.errors import OperatorError
 from migrator.generation import Generation, Side
+from migrator.signals import ThrottleSpec
 from migrator.template import Template
 from migrator.windows import Window
 
@@ -212,6 +213,7 @@ class Spec(_Part):
     to: ModelSpec
     limits: LimitsSpec
     gates: GatesSpec = GatesSpec()
+    throttle: ThrottleSpec = ThrottleSpec()
 
     def model_of(self, side: Side) -> ModelSpec:
         """Return how texts are embedded on that side, [from] filled up from [to]."""
@@ -283,6 +285,10 @@ def _impossible(data: dict[str, Any]) -> list[Problem]:
         column = target.get("column")
         if isinstance(column, str) and f"{{{column}}}" in target["text"]:
             problems.append(Problem("[target] text", f"it embeds the vector column {column}", "name text columns only"))
+    throttle = data.get("throttle")
+    if isinstance(throttle, dict):
+        found = signals.impossible(throttle)
+        problems += [Problem(f"[throttle] {key}", what, mend) for key, what, mend in found]
     return problems
 
 
@@ -317,6 +323,7 @@ def _part(location: list[str]) -> type[BaseModel] | None:
         "to": ModelSpec,
         "limits": LimitsSpec,
         "gates": GatesSpec,
+        "throttle": ThrottleSpec,
     }
     return parts.get(location[0])
 

@@ -2,8 +2,8 @@
 
 Floor 3. Promise (P3): it may run twice at once, late, or not at all for a while, and nothing is lost or done twice: one
 transaction a migration under a transaction-scoped advisory lock; it takes back expired leases, writes off what their
-requests may have cost, weighs windows and failures, and gives out at most W tickets. Tickets are published after the
-commit; whoever loses one makes it good within two minutes.
+requests may have cost, weighs windows, signals and failures, and gives out at most W tickets. Tickets are published
+after the commit; whoever loses one makes it good within two minutes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from migrator.state import batches, budget, dirty, leases, migrations, workers
 from migrator.state.connection import transaction
 from migrator.state.leases import Duty, Ticket
 from migrator.state.migrations import Migration
+from migrator.throttle import weigh
 from migrator.windows import Window, is_open
 
 S = MigrationStatus
@@ -62,13 +63,14 @@ async def tick(engine: AsyncEngine, *, actor: str, only: str | None = None) -> T
     for migration in found:
         if only is not None and migration.name != only:
             continue
+        binding = (await weigh.look(engine, migration.id)).binding
         async with transaction(engine) as connection:
             if not await _alone(connection, migration.id):
                 continue
             fresh = await migrations.get_by_id(connection, migration.id)
             if fresh.status not in UNATTENDED:
                 continue
-            made.tickets += await _hand_out(connection, fresh, limit, actor)
+            made.tickets += await _hand_out(connection, fresh, limit, actor, throttled=binding)
         async with transaction(engine) as connection:
             now = await migrations.get_by_id(connection, migration.id)
             made.lines.append(progress.line(await progress.read(connection, now)))
@@ -81,13 +83,16 @@ async def _alone(connection: AsyncConnection, migration_id: int) -> bool:
     return bool(taken.scalar_one())
 
 
-async def _hand_out(connection: AsyncConnection, migration: Migration, limit: int, actor: str) -> list[Ticket]:
+async def _hand_out(
+    connection: AsyncConnection, migration: Migration, limit: int, actor: str, *, throttled: str | None
+) -> list[Ticket]:
     for lease in await leases.rescue(connection, migration.id):
         await budget.write_off(connection, lease=str(lease))
     windows = [Window.parse(each) for each in migration.windows]
-    resting = not is_open(windows, await migrations.database_now(connection))
-    if resting:
-        await migrations.set_binding(connection, migration.id, "window")
+    binding = throttled if is_open(windows, await migrations.database_now(connection)) else "window"
+    resting = binding is not None
+    if binding is not None:
+        await migrations.set_binding(connection, migration.id, binding)
     tickets = await _catch_up(connection, migration, resting=resting)
     if resting:
         return tickets

@@ -6,22 +6,24 @@ request, with dead workers and without a broker. Nothing here throws paid work a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 
+from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from migrator.cutover import expand
-from migrator.errors import StatusConflict
+from migrator.errors import OperatorError, StatusConflict
 from migrator.generation import Side
 from migrator.lifecycle import PAUSABLE, TRANSITIONS, MigrationStatus
 from migrator.planning import plan as plans
 from migrator.planning import preflight, survey
 from migrator.planning.findings import PlanRefused, refusals
 from migrator.planning.plan import Plan, PlanNotStored, PlanStale
-from migrator.spec import Spec
-from migrator.state import batches, budget, dirty, dispositions, migrations, schema, verdicts
+from migrator.signals import ThrottleSpec, impossible
+from migrator.spec import Problem, Spec
+from migrator.state import batches, budget, dirty, dispositions, migrations, schema, signals, verdicts
 from migrator.state.connection import transaction
 from migrator.state.migrations import Migration, NameTaken
 from migrator.target.message import Blocker, Timing
@@ -134,6 +136,23 @@ async def cancel(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
         return await migrations.get(connection, name)
 
 
+@dataclass(eq=False)
+class ThresholdsInvalid(OperatorError):
+    """Thresholds that can't be used together, or not at all."""
+
+    name: str
+    problems: list[Problem]
+
+    runbook = "throttled"
+    state = "Nothing was changed."
+    next = "Mend it and run `migrator limits {name} --throttle KEY=VALUE` again."
+
+    def sentences(self) -> tuple[str, str, str]:
+        """Return the three sentences, the first with every problem."""
+        told = "; ".join(str(problem) for problem in self.problems)
+        return f"The thresholds of {self.name} can't be used: {told}.", self.state, self.next.format(name=self.name)
+
+
 @dataclass(frozen=True, slots=True)
 class NewLimits:
     """Limits to be set; None leaves one as it is, 0 takes a rate limit away, an empty tuple takes the windows away."""
@@ -142,12 +161,14 @@ class NewLimits:
     tokens_per_minute: int | None = None
     max_cost_usd: float | None = None
     windows: tuple[str, ...] | None = None
+    #: Thresholds of [throttle] by key; None means the spec's own again.
+    throttle: Mapping[str, object] = field(default_factory=dict)
 
 
 async def set_limits(engine: AsyncEngine, name: str, wanted: NewLimits, *, actor: str) -> Migration:
     """Change limits live: workers read them before every request.
 
-    Raises: MigrationUnknown, ValueError (a window that can't be read).
+    Raises: MigrationUnknown, ThresholdsInvalid, ValueError (a window that can't be read).
     """
     values: dict[str, object] = {}
     if wanted.requests_per_minute is not None:
@@ -158,6 +179,9 @@ async def set_limits(engine: AsyncEngine, name: str, wanted: NewLimits, *, actor
         values["windows"] = [str(Window.parse(each)) for each in wanted.windows]
     async with transaction(engine) as connection:
         found = await migrations.get(connection, name)
+        if wanted.throttle:
+            values["throttle"] = thresholds(found, wanted.throttle)
+            await signals.forget_age(connection, found.id)
         if values:
             await migrations.change(connection, found.id, **values)
         if wanted.max_cost_usd is not None:
@@ -166,6 +190,26 @@ async def set_limits(engine: AsyncEngine, name: str, wanted: NewLimits, *, actor
         told = ", ".join(f"{key} = {value}" for key, value in values.items())
         await migrations.note(connection, found.id, found.status, f"limits: {told or 'unchanged'}", actor)
         return await migrations.get(connection, name)
+
+
+def thresholds(migration: Migration, changes: Mapping[str, object]) -> dict[str, object]:
+    """Return a migration's live thresholds after some were changed.
+
+    Raises: ThresholdsInvalid.
+    """
+    made = {key: value for key, value in {**migration.throttle, **changes}.items() if value is not None}
+    whole = {**migration.spec.throttle.model_dump(exclude_unset=True), **made}
+    problems = [Problem(key, what, mend) for key, what, mend in impossible(whole)]
+    try:
+        ThrottleSpec(**whole)
+    except ValidationError as error:
+        problems += [
+            Problem(str(each["loc"][0]), each["msg"].removeprefix("Value error, "), "see the spec's [throttle]")
+            for each in error.errors(include_url=False)
+        ]
+    if problems:
+        raise ThresholdsInvalid(migration.name, problems)
+    return made
 
 
 async def retry(engine: AsyncEngine, name: str, *, actor: str) -> tuple[int, int]:

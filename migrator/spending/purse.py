@@ -2,7 +2,7 @@
 
 Floor 1, its top. Promise: a request is sent only while the migration may spend, its window is open, its lease is held,
 its pace allows it and its cost is reserved, all read in one short transaction before the call. So pause, cancel, new
-limits and the cap take effect with the next request, whatever the broker does.
+limits and the cap take effect with the next request, whatever the broker does; signals of the database within seconds.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ from migrator.state.budget import CapReached, Purpose, price
 from migrator.state.connection import transaction
 from migrator.state.leases import Lease, LeaseLost
 from migrator.state.migrations import Migration
+from migrator.throttle import weigh
 from migrator.windows import Window, is_open
 
 #: Seconds that a request may wait for its turn inside a task; longer, and the work is given back for later.
 LONGEST_WAIT_SECONDS = 15.0
+#: Seconds between two looks of one lease at the stored signals, which are themselves read every five.
+_HEED_SECONDS = 1.0
 
 
 @dataclass(eq=False)
@@ -78,8 +81,10 @@ class LeasePurse:
     purpose: Purpose
     #: Statuses in which this work may go on.
     allowed: frozenset[MigrationStatus] = UNATTENDED
-    #: Windows are for bulk work. Rows that searches miss now, in a column that is live, do not wait for the night.
+    #: Windows and signals are for bulk work. Rows that searches miss now, in a live column, do not wait for the night.
     windows_apply: bool = True
+    #: When the signals were looked at last, on the loop's clock.
+    _heeded_at: float = -_HEED_SECONDS
 
     @property
     def account(self) -> str:
@@ -95,9 +100,10 @@ class LeasePurse:
     async def admit(self, request_id: str, *, bound_tokens: int, likely_tokens: int) -> None:
         """Wait for the pace, then reserve.
 
-        Raises: WorkStopped, OutsideWindow, LeaseLost, CapReached, PaceWait.
+        Raises: WorkStopped, OutsideWindow, Throttled, LeaseLost, CapReached, PaceWait.
         """
         while True:
+            await self._heed_signals()
             wait = await self._try(request_id, bound_tokens, likely_tokens)
             if wait is None:
                 return
@@ -133,6 +139,13 @@ class LeasePurse:
                 account = await budget.account(connection, found.id)
                 raise CapReached(found.name, account.max_usd)
             return None
+
+    async def _heed_signals(self) -> None:
+        """Look at the stored signals, once a second at most: many requests a second have the same answer."""
+        now = asyncio.get_running_loop().time()
+        if self.windows_apply and now - self._heeded_at >= _HEED_SECONDS:
+            await weigh.require(self.engine, self.migration)
+            self._heeded_at = now
 
     def _may_go_on(self, found: Migration, now: datetime) -> None:
         if found.status not in self.allowed:

@@ -124,6 +124,11 @@ migrations = Table(
     Column("requests_per_minute", Integer),
     Column("tokens_per_minute", Integer),
     Column("windows", ARRAY(Text), nullable=False, server_default="{}"),
+    #: Thresholds that were changed live, over the spec's table [throttle].
+    Column("throttle", JSONB, nullable=False, server_default="{}"),
+    #: When every signal was read last, and until when somebody who is reading them has the turn.
+    Column("signals_at", _Time),
+    Column("signals_until", _Time),
     #: What keeps the work from going faster at the moment, in one line; null when nothing does.
     Column("binding", Text),
     Column("binding_at", _Time),
@@ -321,6 +326,28 @@ paces = Table(
     Column("pause_reason", Text),
     #: Limits learnt from the provider's own refusals; null until it spoke.
     Column("max_texts", Integer),
+    **_BUSY,
+)
+
+#: One row per migration and signal: what the last reading said. Workers look here instead of into the catalogs.
+signals = Table(
+    "signals",
+    metadata,
+    Column("migration_id", ForeignKey(migrations.c.id), primary_key=True),
+    Column("signal", Text, primary_key=True),
+    Column("value", Float),
+    Column("threshold", Float, nullable=False),
+    #: Whether new requests wait because of it.
+    Column("binds", Boolean, nullable=False),
+    #: Who or what it is about: a standby's name, a pid.
+    Column("detail", Text, nullable=False),
+    #: Why it could not be read.
+    Column("problem", Text),
+    #: What the next reading is compared with.
+    Column("memory", JSONB, nullable=False, server_default="{}"),
+    Column("at", _Time, nullable=False),
+    # Prevents a signal that can't be read from letting work through.
+    CheckConstraint("problem IS NULL OR binds", name="unread_binds"),
     **_BUSY,
 )
 
