@@ -8,9 +8,10 @@ as possibly billed.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -18,8 +19,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from migrator.backfill.classify import Work
 from migrator.backfill.landing import LOCK_TIMEOUT_SECONDS, Held, Landed, Landing, refused
 from migrator.errors import MigratorError
+from migrator.measures.landing_size import LandingSize
 from migrator.provider.embedder import Answer, Embedder
 from migrator.spending.worker import Worker
+from migrator.state import signals
 from migrator.state.connection import DatabaseGone, DatabaseUnreachable, LockBusy, transaction
 from migrator.state.dispositions import Disposition
 from migrator.state.leases import LeaseLost
@@ -49,6 +52,8 @@ class _Crew:
     landing: Landing
     work: Sequence[Work]
     runs: deque[list[int]]
+    #: How many rows a writing transaction takes: held to a duration, over all batches of this process.
+    size: LandingSize
     progress: Progress = field(default_factory=Progress)
     #: Answers land one after the other: a batch never waits for a lock against itself, and knows its last one.
     door: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -71,20 +76,27 @@ class _Crew:
                 self.progress.failure = self.progress.failure or error
 
     async def _land(self, answer: Answer) -> None:
+        pieces = self.size.pieces(len(answer.positions))
         try:
-            landed = await self._insist(
-                lambda connection: self.landing.land(
-                    connection, self.work, answer, last=self._is_last(len(answer.positions))
-                )
-            )
+            for number, piece in enumerate(pieces, start=1):
+                rows = slice(piece.start, piece.stop)
+                part = replace(answer, positions=answer.positions[rows], vectors=answer.vectors[rows])
+                await self._land_piece(part, more=number < len(pieces))
         except LeaseLost:
             # It was billed for certain, and whoever has the lease now asks again.
             await self.embedder.purse.spend(answer.request_id, answer.used_tokens)
             raise
-        self.unresolved -= len(answer.positions)
+        self.progress.tokens += answer.used_tokens
+
+    async def _land_piece(self, part: Answer, *, more: bool) -> None:
+        count = len(part.positions)
+        landed = await self._insist(
+            lambda connection: self.landing.land(connection, self.work, part, last=self._is_last(count), more=more),
+            rows=count,
+        )
+        self.unresolved -= count
         self.held += landed.held
         self.progress.written += landed.written
-        self.progress.tokens += answer.used_tokens
 
     async def land_held(self) -> None:
         """Try the rows that the application held until they are free, or the next pass must find them."""
@@ -95,22 +107,30 @@ class _Crew:
             await asyncio.sleep(0.1 * 2**attempt)
             give_up = attempt == _HELD_TRIES - 1
             again = partial(self.landing.land_held, held=self.held, finish=finish, give_up=give_up)
-            landed = await self._insist(again)
+            landed = await self._insist(again, rows=len(self.held))
             self.held = landed.held
             self.progress.written += landed.written
 
-    async def _insist(self, landing: Callable[[AsyncConnection], Awaitable[Landed]]) -> Landed:
-        """Run a landing's transaction again while the database is busy: its vectors are paid for."""
+    async def _insist(self, landing: Callable[[AsyncConnection], Awaitable[Landed]], *, rows: int) -> Landed:
+        """Run a landing's transaction again while the database is busy: its vectors are paid for.
+
+        Then rest, as the stored signals and the transaction's own duration ask for; the next landing waits for that.
+        """
         for attempt in range(1, _LANDING_TRIES + 1):
             try:
-                async with (
-                    self.door,
-                    transaction(self.worker.engine, lock_timeout_seconds=LOCK_TIMEOUT_SECONDS) as connection,
-                ):
-                    return await landing(connection)
+                async with self.door:
+                    async with transaction(self.worker.engine, lock_timeout_seconds=LOCK_TIMEOUT_SECONDS) as connection:
+                        throttled = (await signals.reading(connection, self.landing.migration.id)).binding is not None
+                        began = time.monotonic()
+                        landed = await landing(connection)
+                    seconds = time.monotonic() - began
+                    self.size.took(rows, seconds)
+                    await asyncio.sleep(self.size.rest_seconds(seconds, throttled=throttled))
+                    return landed
             except (LockBusy, DatabaseGone, DatabaseUnreachable):
                 if attempt == _LANDING_TRIES:
                     raise
+                self.size.timed_out()
                 await asyncio.sleep(0.1 * 2**attempt)
         raise AssertionError  # the last try returned or raised
 
@@ -130,7 +150,8 @@ async def embed_and_land(worker: Worker, embedder: Embedder, landing: Landing, w
     Raises: LeaseLost, when the right to write is gone.
     """
     runs = deque(embedder.plan([each.text for each in work]))
-    crew = _Crew(worker, embedder, landing, work, runs, unresolved=len(work))
+    size_of_landing = worker.landing_size(landing.migration)
+    crew = _Crew(worker, embedder, landing, work, runs, size_of_landing, unresolved=len(work))
     size = min(worker.concurrency, len(runs))
     try:
         async with asyncio.TaskGroup() as group:

@@ -59,13 +59,20 @@ class Landing:
     usd_per_mtok: float
     hints: Hints = field(default_factory=lambda: Hints({}))
 
-    async def land(self, connection: AsyncConnection, work: Sequence[Work], answer: Answer, *, last: bool) -> Landed:
+    async def land(
+        self, connection: AsyncConnection, work: Sequence[Work], answer: Answer, *, last: bool, more: bool = False
+    ) -> Landed:
         """Write one answer and settle its money; the last one commits the batch's checkpoint with it.
+
+        `more` says that this is only a piece of an answer: its money is settled with the last piece.
 
         Raises: LeaseLost.
         """
         mine = [work[position] for position in answer.positions]
         landed = await self._write(connection, mine, answer.vectors)
+        if more:
+            await self._count(connection, written=landed.written)
+            return landed
         await budget.settle(connection, answer.request_id, price(answer.used_tokens, self.usd_per_mtok))
         await self._count(connection, written=landed.written, tokens=answer.used_tokens)
         await self._checkpoint(connection, last=last and not landed.held)

@@ -15,9 +15,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from migrator import settings
 from migrator.errors import OperatorError
+from migrator.measures.landing_size import LandingSize
 from migrator.provider import client
 from migrator.spec import ModelSpec
 from migrator.state.connection import make_engine
+from migrator.state.migrations import Migration
 
 
 @dataclass(eq=False)
@@ -49,6 +51,7 @@ class Worker:
     #: Factor on the provider loop's waits; tests shorten them.
     backoff_seconds: float = 1.0
     _clients: dict[str, httpx.AsyncClient] = field(default_factory=dict)
+    _sizes: dict[int, LandingSize] = field(default_factory=dict)
 
     @classmethod
     def make(cls, role: str) -> Worker:
@@ -71,6 +74,13 @@ class Worker:
         if model.api_key_env not in self._clients:
             self._clients[model.api_key_env] = client.make_http(key)
         return self._clients[model.api_key_env]
+
+    def landing_size(self, migration: Migration) -> LandingSize:
+        """Return what this process has learnt of the writing transactions of a migration."""
+        target = migration.thresholds.landing_seconds
+        size = self._sizes.setdefault(migration.id, LandingSize(target))
+        size.target_seconds = target
+        return size
 
     async def close(self) -> None:
         """Close every connection."""

@@ -41,6 +41,12 @@ class Look:
 Memory = Mapping[str, Any]
 
 
+async def table_oid(connection: AsyncConnection, schema: str, table: str) -> int | None:
+    """Return the table's oid, or None where it is gone; never waits for a lock."""
+    rows = await fetch(connection, compose(_FILE, "table_oid"), {"schema": schema, "table": table})
+    return int(rows[0]["oid"]) if rows else None
+
+
 async def replica_lag(connection: AsyncConnection, oid: int, memory: Memory) -> Look:
     """Return the replay lag of the slowest physical standby, in seconds; 0 where there is none."""
     del oid

@@ -1,6 +1,11 @@
 -- What the server and the table say of their own health. Each statement is read-only, takes no lock worth the name, and
 -- says where the role may not see what it asks for. Our own sessions are told by role and application_name.
 
+-- name: table_oid
+-- The table, without the lock that asking for its size would take: who waits behind an ALTER TABLE can't warn of it.
+SELECT c.oid::bigint AS oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %(schema)s AND c.relname = %(table)s
+
 -- name: replica_lag
 -- The physical standby that is furthest behind in replay, and where WAL stands now. `mark` is a position that WAL had at
 -- the last reading: a standby that has not replayed it is behind by at least the time since, whatever it reports.

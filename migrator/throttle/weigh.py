@@ -18,8 +18,7 @@ from migrator.state import migrations, signals
 from migrator.state.connection import transaction
 from migrator.state.migrations import Migration
 from migrator.state.signals import Reading, Weighed
-from migrator.target import facts
-from migrator.target.signals import READERS, Look, UnreadableError
+from migrator.target.signals import READERS, Look, UnreadableError, table_oid
 from migrator.throttle import operator
 
 #: Seconds for one look into the catalogs, or for the operator's SQL: they take milliseconds, and a signal that takes
@@ -95,7 +94,7 @@ async def _one(engine: AsyncEngine, migration: Migration, signal: Signal, memory
 
 
 async def _oid(connection: AsyncConnection, migration: Migration) -> int:
-    relation = await facts.relation(connection, migration.target_schema, migration.target_table)
-    if relation is None:
+    oid = await table_oid(connection, migration.target_schema, migration.target_table)
+    if oid is None:
         raise UnreadableError("the table is gone")
-    return relation.oid
+    return oid
