@@ -35,6 +35,8 @@ FEWEST_TICKETS = 4
 #: Share of batches that may fail, and the number from which on a share means something.
 BREAKER_SHARE, BREAKER_BATCHES = 0.5, 50
 
+#: Nobody carries these on, but a worker may have died with something of theirs in hand: a pause ends with its lease.
+RESTING = frozenset({S.PAUSED, S.CANCELLED})
 #: What each status has to be done by one holder at a time, beside its batches.
 _DUTIES = {
     S.INDEXING: Duty.INDEX,
@@ -59,6 +61,8 @@ async def tick(engine: AsyncEngine, *, actor: str, only: str | None = None) -> T
     async with transaction(engine) as connection:
         found = await migrations.list_all(connection, UNATTENDED)
         slots = sum(row.slots for row in await workers.alive(connection))
+        for resting in await migrations.list_all(connection, RESTING):
+            await _rescue(connection, resting)
     limit = max(FEWEST_TICKETS, PER_SLOT * slots)
     for migration in found:
         if only is not None and migration.name != only:
@@ -86,8 +90,7 @@ async def _alone(connection: AsyncConnection, migration_id: int) -> bool:
 async def _hand_out(
     connection: AsyncConnection, migration: Migration, limit: int, actor: str, *, throttled: str | None
 ) -> list[Ticket]:
-    for lease in await leases.rescue(connection, migration.id):
-        await budget.write_off(connection, lease=str(lease))
+    await _rescue(connection, migration)
     windows = [Window.parse(each) for each in migration.windows]
     binding = throttled if is_open(windows, await migrations.database_now(connection)) else "window"
     resting = binding is not None
@@ -102,6 +105,12 @@ async def _hand_out(
     if duty is not None:
         tickets += await _offer(connection, migration, duty)
     return tickets
+
+
+async def _rescue(connection: AsyncConnection, migration: Migration) -> None:
+    """Take back leases that ran out; what their requests may have cost stays counted."""
+    for lease in await leases.rescue(connection, migration.id):
+        await budget.write_off(connection, lease=str(lease))
 
 
 async def _backfill(connection: AsyncConnection, migration: Migration, limit: int, actor: str) -> list[Ticket]:

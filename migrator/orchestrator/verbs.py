@@ -6,6 +6,7 @@ request, with dead workers and without a broker. Nothing here throws paid work a
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -31,6 +32,10 @@ from migrator.windows import Window
 
 S = MigrationStatus
 OnWait = Callable[[int, list[Blocker], float], None]
+#: The reason of a pause that somebody asked for; what `resume --all` looks for.
+BY_OPERATOR = "paused by the operator"
+#: Moves of the workers that a pause may meet in one moment; there are four statuses ahead of `ready`.
+_PAUSE_TRIES = 5
 
 
 async def stored_plan(engine: AsyncEngine, spec: Spec) -> Migration | None:
@@ -91,17 +96,25 @@ async def pause(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
     """
     async with transaction(engine) as connection:
         found = await migrations.get(connection, name)
-        if found.status not in PAUSABLE:
-            raise StatusConflict(name, "pause", ", ".join(sorted(PAUSABLE)), found.status, f"migrator status {name}")
-        await migrations.move(connection, found, S.PAUSED, actor=actor, reason="paused by the operator")
-        return await migrations.get(connection, name)
+        # Workers may move it on in the same moment: then it is paused from where it stands now.
+        for _ in range(_PAUSE_TRIES):
+            if await migrations.pause(connection, found.id, reason=BY_OPERATOR, actor=actor):
+                return await migrations.get(connection, name)
+            found = await migrations.get(connection, name)
+            if found.status not in PAUSABLE:
+                break
+        raise StatusConflict(name, "pause", ", ".join(sorted(PAUSABLE)), found.status, f"migrator status {name}")
 
 
 async def pause_all(engine: AsyncEngine, *, actor: str) -> list[str]:
     """Pause everything that can be paused; returns the names."""
     async with transaction(engine) as connection:
         names = [each.name for each in await migrations.list_all(connection, PAUSABLE)]
-    return [(await pause(engine, name, actor=actor)).name for name in names]
+    paused = []
+    for name in names:
+        with contextlib.suppress(StatusConflict):  # it came to rest by itself meanwhile; the others must not go on
+            paused.append((await pause(engine, name, actor=actor)).name)
+    return paused
 
 
 async def resume(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
@@ -118,6 +131,18 @@ async def resume(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
         else:
             raise StatusConflict(name, "resume", "paused or rolled_back", found.status, f"migrator status {name}")
         return await migrations.get(connection, name)
+
+
+async def resume_all(engine: AsyncEngine, *, actor: str) -> list[str]:
+    """Resume everything that an operator paused; what a cap, a gate or the provider stopped stays. Returns names."""
+    async with transaction(engine) as connection:
+        found = await migrations.list_all(connection, [S.PAUSED])
+    resumed = []
+    for each in found:
+        if each.reason == BY_OPERATOR:
+            with contextlib.suppress(StatusConflict):  # somebody else was faster
+                resumed.append((await resume(engine, each.name, actor=actor)).name)
+    return resumed
 
 
 async def cancel(engine: AsyncEngine, name: str, *, actor: str) -> Migration:

@@ -131,7 +131,7 @@ class Lanes:
 async def write_counters(connection: AsyncConnection, oid: int) -> dict[str, int]:
     """Return the table's update counters."""
     rows = await fetch(connection, compose(_FILE, "write_counters"), {"oid": oid})
-    return rows[0] if rows else {"updates": 0, "hot_updates": 0, "dead_rows": 0, "live_rows": 0}
+    return rows[0] if rows else {"inserts": 0, "updates": 0, "hot_updates": 0, "dead_rows": 0, "live_rows": 0}
 
 
 async def page_count(connection: AsyncConnection, target: Target) -> tuple[int, int, int]:

@@ -62,7 +62,7 @@ DELETE FROM migrator.dispositions AS d
 
 -- name: write_counters
 -- How many updates the table has had, and how many of them were HOT.
-SELECT n_tup_upd AS updates, n_tup_hot_upd AS hot_updates, n_dead_tup AS dead_rows, n_live_tup AS live_rows
+SELECT n_tup_ins AS inserts, n_tup_upd AS updates, n_tup_hot_upd AS hot_updates, n_dead_tup AS dead_rows, n_live_tup AS live_rows
   FROM pg_stat_all_tables WHERE relid = %(oid)s
 
 -- name: page_count

@@ -142,12 +142,6 @@ async def _writes(connection: AsyncConnection, oid: int) -> dict[str, Any]:
     return rows[0]
 
 
-async def inserts(connection: AsyncConnection, oid: int) -> int | None:
-    """Return how many rows were inserted into the table since its statistics began."""
-    rows = await fetch(connection, compose(_FILE, "writes"), {"oid": oid})
-    return int(rows[0]["inserts"]) if rows else None
-
-
 async def _require_sight(connection: AsyncConnection) -> None:
     row = (await fetch(connection, compose(_FILE, "hidden_sessions")))[0]
     if row["hidden"]:

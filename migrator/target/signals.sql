@@ -87,8 +87,7 @@ SELECT p.relid IS NULL AS hidden, p.pid, p.phase,
 
 -- name: writes
 -- The table's counters, what its pages allow, and whether our own index build is under way on it.
-SELECT s.n_tup_upd AS updates, s.n_tup_hot_upd AS hot_updates, s.n_tup_ins AS inserts, s.n_dead_tup AS dead_rows,
-       s.n_live_tup AS live_rows,
+SELECT s.n_tup_upd AS updates, s.n_tup_hot_upd AS hot_updates, s.n_dead_tup AS dead_rows, s.n_live_tup AS live_rows,
        CASE WHEN c.relpages > 0 AND c.reltuples > c.relpages THEN 1 - c.relpages / c.reltuples ELSE 0 END::float8 AS ceiling,
        EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.relid = c.oid) AS building
   FROM pg_class c JOIN pg_stat_all_tables s ON s.relid = c.oid
