@@ -64,6 +64,11 @@ class Reading:
         return self.age_seconds is None or self.age_seconds > BELIEVED_SECONDS
 
     @property
+    def is_stale(self) -> bool:
+        """Whether it counts for nothing."""
+        return self.age_seconds is None or self.age_seconds > STALE_SECONDS
+
+    @property
     def binding(self) -> str | None:
         """Why no further request may be sent, or None."""
         if self.age_seconds is None:
@@ -142,6 +147,10 @@ async def record(connection: AsyncConnection, migration_id: int, turn: datetime,
 
 
 async def forget_age(connection: AsyncConnection, migration_id: int) -> None:
-    """Make whoever looks next read again: thresholds were changed. Whoever is reading has lost the turn."""
+    """Make whoever looks next read again: thresholds were changed. Whoever is reading has lost the turn.
+
+    The old reading stands until then, so that batches in hand are not given back for want of one.
+    """
+    due = func.clock_timestamp() - timedelta(seconds=BELIEVED_SECONDS + 1)
     statement = update(migrations).where(migrations.c.id == migration_id)
-    await connection.execute(statement.values(signals_at=None, signals_until=None))
+    await connection.execute(statement.values(signals_at=func.least(migrations.c.signals_at, due), signals_until=None))

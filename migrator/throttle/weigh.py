@@ -6,6 +6,7 @@ could make lately binds itself. No lock is held while a signal is read, and no t
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,8 @@ from migrator.throttle import operator
 #: Seconds for one look into the catalogs, or for the operator's SQL: they take milliseconds, and a signal that takes
 #: longer adds to what it warns of.
 _LOOK_SECONDS = 2.0
+#: Seconds for which another's first reading is waited for, and between two looks at whether it came.
+_PATIENCE_SECONDS, _POLL_SECONDS = 3.0, 0.1
 
 
 @dataclass(eq=False)
@@ -40,13 +43,22 @@ class Throttled(TransientError):
 
 
 async def look(engine: AsyncEngine, migration_id: int) -> Reading:
-    """Return the stored reading; reads anew first, when it is due and nobody else is at it."""
-    async with transaction(engine) as connection:
-        found = await signals.reading(connection, migration_id)
-        turn = await signals.take_turn(connection, migration_id) if found.is_due else None
-        if turn is None:
+    """Return the stored reading; reads anew first, when it is due and nobody else is at it.
+
+    Where somebody else is, and what is stored counts for nothing, theirs is waited for a little.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _PATIENCE_SECONDS
+    while True:
+        async with transaction(engine) as connection:
+            found = await signals.reading(connection, migration_id)
+            turn = await signals.take_turn(connection, migration_id) if found.is_due else None
+            if turn is not None:
+                migration = await migrations.get_by_id(connection, migration_id)
+                break
+        if not found.is_stale or loop.time() > deadline:
             return found
-        migration = await migrations.get_by_id(connection, migration_id)
+        await asyncio.sleep(_POLL_SECONDS)
     read = await _read(engine, migration, {each.signal: each.memory for each in found.signals})
     async with transaction(engine) as connection:
         await signals.record(connection, migration_id, turn, read)
