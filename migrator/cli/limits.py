@@ -5,11 +5,14 @@ Floor 4.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from migrator.cli import console, options
+
+if TYPE_CHECKING:
+    from migrator.state.migrations import Migration
 
 
 def command(
@@ -54,17 +57,20 @@ def command(
         found = session.run(lambda worker: verbs.set_limits(worker.engine, name, wanted, actor=session.actor()))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--window") from None
+    _show(found, max_cost, json=json)
+
+
+def _show(found: Migration, max_cost: float | None, *, json: bool) -> None:
     shown: dict[str, object] = {
         "requests_per_minute": found.requests_per_minute,
         "tokens_per_minute": found.tokens_per_minute,
         "windows": list(found.windows),
+        "throttle": found.throttle,
     }
-    if changes:
-        shown["throttle"] = found.throttle
     if max_cost is not None:
         shown["max_cost_usd"] = max_cost
     if json:
-        console.as_json({"name": name, **shown})
+        console.as_json({"name": found.name, **shown})
     else:
         for key, value in shown.items():
             console.say(f"{key}: {value if value not in (None, [], {}) else 'none'}")

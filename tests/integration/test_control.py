@@ -15,7 +15,7 @@ from migrator.orchestrator.tick import tick
 from migrator.spending.worker import Worker
 from migrator.state.connection import transaction
 from tests.deployment import V4, Deployment, until
-from tests.integration.steps import begin, drain, first_tickets, stored, to
+from tests.integration.steps import begin, drain, first_tickets, start, stored, to
 
 S = MigrationStatus
 
@@ -56,15 +56,19 @@ async def test_a_pause_that_waits_for_a_dead_worker_ends_with_its_lease(deployme
     process = deployment.work()
     deployment.wait(lambda: deployment.simulator.ledger()["in_flight"] > 0, process)
     deployment.kill(process)
-    assert "docs is paused" in deployment.must("pause", "docs")
-    assert "pausing (1 batches finishing)" in deployment.must("status", "docs"), "its lease stands for two seconds"
-    deployment.wait(lambda: "pausing" not in deployment.must("status", "docs"), log="the end of the pause", seconds=20)
+    await verbs.pause(worker.engine, "docs", actor="test")
+    assert progress.status_word(await read(worker)) == "pausing (1 batches finishing)", "its lease stands a while"
+
+    async def ended() -> bool:
+        return progress.status_word(await read(worker)) == "paused"
+
+    await until(ended, seconds=20)
     assert (await tick(worker.engine, actor="test")).tickets == [], "a paused migration is given out to nobody"
     assert deployment.query("SELECT status, failure FROM migrator.batches") == [("pending", "the worker fell silent")]
     lost = deployment.value("SELECT count(*) FROM migrator.reservations WHERE possibly_billed")
     assert lost > 0, "what was in flight stays counted, without waiting for `resume`"
     deployment.simulator.admin(latency_seconds=0)
-    deployment.must("resume", "docs")
+    await verbs.resume(worker.engine, "docs", actor="test")
     await to(worker, S.READY)
     assert deployment.mismatches("embedding__migrator", V4) == []
 
@@ -72,13 +76,13 @@ async def test_a_pause_that_waits_for_a_dead_worker_ends_with_its_lease(deployme
 async def test_pause_all_goes_on_when_one_comes_to_rest_meanwhile(
     deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await begin(deployment, worker, 10)
-    deployment.spec_data["name"] = "second"
-    deployment.spec_data["target"]["table"] = "public.others"
+    deployment.make_table(10)
     with deployment.connect() as connection:
         connection.execute("CREATE TABLE others (LIKE docs INCLUDING ALL)")
-    await verbs.make_plan(worker.engine, deployment.spec, actor="test")
-    await verbs.start(worker.engine, deployment.spec, path="x", actor="test", on_wait=lambda *_: None)
+    await start(deployment, worker)
+    deployment.spec_data["name"] = "second"
+    deployment.spec_data["target"]["table"] = "public.others"
+    await start(deployment, worker)
     real = verbs.pause
 
     async def slow(engine: Any, name: str, *, actor: str) -> Any:
@@ -113,6 +117,7 @@ async def test_a_pause_meets_a_move_of_the_workers(
     assert (found.status, found.paused_from, met) == (S.PAUSED, S.BACKFILLING, 2)
 
 
+@pytest.mark.timeout(180)
 def test_all_on_the_command_line(deployment: Deployment) -> None:
     """`resume --all` takes back `pause --all`, and nothing that stopped for another reason."""
     deployment.make_table(10)

@@ -134,6 +134,7 @@ async def test_thresholds_change_live_and_are_checked_whole(
     assert (await stored(worker)).throttle == {}, "a refused change changes nothing"
 
 
+@pytest.mark.timeout(180)
 def test_limits_throttle_on_the_command_line(deployment: Deployment) -> None:
     deployment.make_table(10)
     deployment.must("start", deployment.spec_file, "--yes")
