@@ -195,6 +195,31 @@ async def test_p12_updates_that_are_no_longer_hot_name_the_old_snapshot(watch: W
     assert (found.binds, found.detail) == (False, "no old snapshot"), "nobody is to blame: waiting would mend nothing"
 
 
+async def test_h18_hot_updates_are_not_missed_while_our_own_index_is_built(watch: Watch, monkeypatch: Any) -> None:
+    """CREATE INDEX CONCURRENTLY pins xmin for as long as it lasts: the share falls, and nobody is stopped for it."""
+    monkeypatch.setattr("migrator.target.signals._CULPRIT_SECONDS", 0.2)
+    await watch.set(hot_share=0.8, dead_share="off")
+    await watch.read()
+
+    def build() -> None:
+        with psycopg.connect(watch.url, autocommit=True, application_name="migrator index docs") as ours:
+            ours.execute("CREATE INDEX CONCURRENTLY docs_title_idx ON docs (title)")
+
+    with session(watch.url, "a reader") as reader:
+        reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        reader.execute("SELECT count(*) FROM docs")
+        churn(watch.url, 4)
+        await watch.until(Signal.HOT, lambda each: each.binds)
+        building = threading.Thread(target=build)  # waits for the reader's snapshot at its end
+        building.start()
+        found = await watch.until(Signal.HOT, lambda each: each.detail == "our own index build")
+        assert found.value is not None
+        assert found.value < 0.8
+        assert not found.binds
+        reader.rollback()
+        building.join()
+
+
 async def test_p12_dead_rows_bind(watch: Watch, monkeypatch: Any) -> None:
     monkeypatch.setattr("migrator.target.signals.FEWEST_DEAD_ROWS", 500)
     with psycopg.connect(watch.url, autocommit=True) as connection:

@@ -101,6 +101,22 @@ async def test_p12_what_is_in_flight_lands_when_a_signal_comes_up(
     assert (await tick(worker.engine, actor="test")).tickets == []
 
 
+async def test_an_answer_is_landed_in_pieces_and_paid_once(deployment: Deployment, worker: Worker) -> None:
+    """Transactions of three rows at most, as a slow table asks for: the same vectors, the same bill."""
+    await begin(deployment, worker, 60)
+    worker.landing_size(await stored(worker))._rows = 3.0
+    (ticket,) = await first_tickets(worker)
+    before = deployment.value("SELECT xmin::text::bigint FROM docs LIMIT 1")
+    assert (await perform(worker, ticket)).startswith("60 rows, ")
+    sizes = deployment.query("SELECT count(*) FROM docs WHERE xmin::text::bigint > %s GROUP BY xmin::text", before)
+    assert max(size for (size,) in sizes) <= 3
+    assert deployment.mismatches("embedding__migrator", V4) == []
+    billed = deployment.simulator.ledger()["tokens"]
+    assert deployment.value("SELECT sum(spent_tokens) FROM migrator.ledger") == billed == deployment.needed_tokens()
+    assert deployment.value("SELECT sum(tokens) FROM migrator.batches") == billed
+    assert deployment.value("SELECT count(*) FROM migrator.reservations") == 0
+
+
 async def test_rows_that_searches_miss_are_not_throttled(
     deployment: Deployment, worker: Worker, gauge: psycopg.Connection
 ) -> None:
