@@ -16,8 +16,9 @@ from itertools import pairwise
 _ALPHA, _MEMORY = 0.4, 20
 #: Shares of the target duration between which nothing is changed, and the most that a size may grow at once.
 _LOW, _HIGH, _GROWTH = 0.90, 0.95, 1.2
-#: Rows. A handful of texts is one request to most providers; 2,048 is the most that any known one takes in one.
-_FIRST, _FEWEST, _MOST = 100, 1, 2048
+#: Rows. Ten texts are the smallest request that providers speak of: below that, what a transaction takes is its own
+#: overhead, and cutting it makes more of them. 2,048 is the most that any known provider takes in one request.
+_FIRST, _FEWEST, _MOST = 100, 10, 2048
 #: While a signal binds, a landing is followed by that many times its own duration of rest, within these seconds.
 _NICE, _SHORTEST_REST_SECONDS, _LONGEST_REST_SECONDS = 4.0, 0.05, 2.0
 

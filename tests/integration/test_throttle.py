@@ -103,6 +103,7 @@ async def test_p12_what_is_in_flight_lands_when_a_signal_comes_up(
 
 async def test_an_answer_is_landed_in_pieces_and_paid_once(deployment: Deployment, worker: Worker) -> None:
     """Transactions of three rows at most, as a slow table asks for: the same vectors, the same bill."""
+    deployment.spec_data["throttle"] = {"landing_seconds": 5}
     await begin(deployment, worker, 60)
     worker.landing_size(await stored(worker))._rows = 3.0
     (ticket,) = await first_tickets(worker)
