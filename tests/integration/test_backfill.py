@@ -170,7 +170,7 @@ async def test_a_worker_that_slept_past_its_lease_writes_nothing(deployment: Dep
         await leases.void(connection, found.id)
     assert "was lost" in await running
     assert deployment.value("SELECT count(embedding__migrator) FROM docs") == 0
-    counted = deployment.value("SELECT sum(spent_tokens) FROM migrator.ledger")
+    counted = deployment.value("SELECT coalesce(sum(spent_tokens), 0) FROM migrator.ledger")
     counted += deployment.value("SELECT coalesce(sum(tokens), 0) FROM migrator.reservations")
     assert counted >= deployment.simulator.ledger()["tokens"], "what was billed for nothing stays counted"
 
