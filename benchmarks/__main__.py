@@ -19,7 +19,7 @@ from migrator.cli import console
 from migrator.errors import MigratorError
 
 #: Name -> module with a `run()` that returns its figures.
-BENCHES = {"tokens": "benchmarks.tokens", "lanes": "benchmarks.lanes"}
+BENCHES = {name: f"benchmarks.{name}" for name in ("tokens", "backfill", "provider", "state")}
 _HEADER = ("bench", "name", "figure", "unit", "goal", "met", "versus")
 _MISSED = 3
 

@@ -35,6 +35,10 @@ class Generation:
     def __str__(self) -> str:
         return f"{self.model}@{self.dims}"
 
+    def is_same_model(self, other: Generation) -> bool:
+        """Say whether both are of one model, whatever vendor's prefix it goes by and whatever its dimensions."""
+        return self.model.rsplit("/", 1)[-1] == other.model.rsplit("/", 1)[-1]
+
     @classmethod
     def parse(cls, text: str) -> Generation:
         """Read MODEL@DIMS.

@@ -11,12 +11,12 @@ import difflib
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
 from migrator import scope, signals
+from migrator.endpoint import ENDINGS, ProfileOverrides, clean_base_url
 from migrator.errors import OperatorError
 from migrator.generation import Generation, Side
 from migrator.signals import ThrottleSpec
@@ -53,19 +53,6 @@ class SpecInvalid(OperatorError):
         lines = "".join(f"\n  - {problem}" for problem in self.problems)
         happened = f"{self.path} has {count} problem{'s'[: count != 1]}:{lines}\n"
         return happened, self.state, self.next.format(path=self.path)
-
-
-def _base_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError("it must begin with https:// (or http://) and name a host")
-    if parts.username or parts.password:
-        raise ValueError("it holds a user or a password; keys come from the environment only")
-    path = parts.path.rstrip("/")
-    for ending in ("/chat/completions", "/embeddings"):
-        if path.endswith(ending):
-            raise ValueError(f"leave {ending} off; requests go to BASE/embeddings")
-    return url.rstrip("/")
 
 
 def _template(text: str) -> str:
@@ -120,6 +107,8 @@ class TargetSpec(_Part):
     key: Annotated[list[str], AfterValidator(_unique), Field(min_length=1, max_length=8)] | None = None
     where: Annotated[str, AfterValidator(_where)] | None = None
     only_embedded: bool = False
+    #: The operator's word that the table's own triggers may fire on every row that is filled; else they are silenced.
+    fire_triggers: Annotated[bool, Field(description="true or false")] = False
 
     @property
     def schema_name(self) -> str:
@@ -144,12 +133,17 @@ class TargetSpec(_Part):
 
 _Dims = Annotated[int, Field(ge=1, le=16000, description="a whole number, as in 1024")]
 _Name = Annotated[str, Field(pattern=r"^[^\s@'\"\\]{1,200}$", description='a model id, as in "qwen/text-embedding-v4"')]
-_Url = Annotated[str, AfterValidator(_base_url)]
+_Url = Annotated[str, AfterValidator(clean_base_url)]
 _KeyName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="the NAME of a variable, never a key")]
 _Price = Annotated[
     tuple[float, float],
     BeforeValidator(_price),
     Field(description="US dollars per million tokens: one number, or [low, high]"),
+]
+
+
+_Overrides = Annotated[
+    ProfileOverrides | None, Field(description="a table of limits and habits, as in [to.profile_overrides]")
 ]
 
 
@@ -161,6 +155,7 @@ class ModelSpec(_Part):
     base_url: _Url
     api_key_env: _KeyName = "THE_ROUTER_API_KEY"
     profile: str | None = None
+    profile_overrides: _Overrides = None
     column_type: Literal["vector", "halfvec"] | None = None
     price_usd_per_mtok: _Price
 
@@ -178,6 +173,7 @@ class OldModelSpec(_Part):
     base_url: _Url | None = None
     api_key_env: _KeyName | None = None
     profile: str | None = None
+    profile_overrides: _Overrides = None
     column_type: Literal["vector", "halfvec"] | None = None
     price_usd_per_mtok: _Price | None = None
 
@@ -214,12 +210,27 @@ class Spec(_Part):
     limits: LimitsSpec
     gates: GatesSpec = GatesSpec()
     throttle: ThrottleSpec = ThrottleSpec()
+    #: What was mended silently would surprise: the plan says it.
+    _notices: tuple[Problem, ...] = PrivateAttr(default=())
+
+    def __eq__(self, other: object) -> bool:
+        """Compare what is frozen: a spec read from its file is the one that was stored."""
+        return isinstance(other, Spec) and self.dump() == other.dump()
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    @property
+    def notices(self) -> tuple[Problem, ...]:
+        """What was mended while the file was read."""
+        return self._notices
 
     def model_of(self, side: Side) -> ModelSpec:
         """Return how texts are embedded on that side, [from] filled up from [to]."""
         if side is Side.TO:
             return self.to
-        own = {key: value for key, value in self.from_.model_dump().items() if value is not None}
+        named = {name: getattr(self.from_, name) for name in OldModelSpec.model_fields}
+        own = {name: value for name, value in named.items() if value is not None}
         return self.to.model_copy(update={"column_type": None, **own})
 
     @property
@@ -269,7 +280,20 @@ def parse(data: dict[str, Any], path: str) -> Spec:
         problems = [_problem(detail) for detail in error.errors(include_url=False)] + problems
     if problems:
         raise SpecInvalid(path, _once(problems))
+    spec._notices = _mended(data)  # noqa: SLF001 - it is ours; pydantic keeps it out of what is dumped
     return spec
+
+
+def _mended(data: dict[str, Any]) -> tuple[Problem, ...]:
+    """Say which base URLs lost an ending that belongs to a request."""
+    found = []
+    for part in ("from", "to"):
+        url = data[part].get("base_url")
+        for ending in ENDINGS:
+            if isinstance(url, str) and url.rstrip("/").endswith(ending):
+                what = f"it ends in {ending}, which was left off: requests go to BASE/embeddings, and nowhere else"
+                found.append(Problem(f"[{part}] base_url", what, "write the base alone"))
+    return tuple(found)
 
 
 def _impossible(data: dict[str, Any]) -> list[Problem]:
@@ -280,6 +304,13 @@ def _impossible(data: dict[str, Any]) -> list[Problem]:
         same = all(old.get(key) is not None and old.get(key) == new.get(key) for key in ("model", "dimensions"))
         if same:
             problems.append(Problem("[to] model", "it is the same generation as [from]", "name the model to move to"))
+    for part, model in (("from", old), ("to", new)):
+        overrides = model.get("profile_overrides") if isinstance(model, dict) else None
+        if isinstance(overrides, dict):
+            text, request = overrides.get("max_text_tokens"), overrides.get("max_request_tokens")
+            if isinstance(text, int) and isinstance(request, int) and text > request:
+                place = f"[{part}.profile_overrides] max_text_tokens"
+                problems.append(Problem(place, "it is above max_request_tokens", "no request can hold such a text"))
     target = data.get("target")
     if isinstance(target, dict) and isinstance(target.get("text"), str):
         column = target.get("column")
@@ -295,48 +326,48 @@ def _impossible(data: dict[str, Any]) -> list[Problem]:
 def _problem(detail: Any) -> Problem:
     """Turn one of pydantic's findings into ours. Values are never quoted: one might be a pasted key."""
     location = [str(part) for part in detail["loc"] if not str(part).startswith(("function-", "constrained-"))]
-    place = f"[{location[0]}] {location[1]}" if len(location) > 1 else (location[0] if location else "file")
-    kind, field = detail["type"], _field(location)
+    path, field = _walk(location)
+    place = f"[{'.'.join(path[:-1])}] {path[-1]}" if len(path) > 1 else (path[0] if path else "file")
     hint = getattr(field, "description", None)
-    if kind == "missing":
+    if detail["type"] == "missing":
         return Problem(place, "it is missing", f"add it: {hint}" if hint else "add it")
-    if kind == "extra_forbidden":
-        known = _keys(location[:-1])
-        near = difflib.get_close_matches(location[-1], known, n=1)
+    if detail["type"] == "extra_forbidden":
+        known = _keys(path[:-1])
+        near = difflib.get_close_matches(path[-1], known, n=1)
         return Problem(
             place,
             "there is no such key",
             f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}",
         )
     what = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    if kind == "string_pattern_mismatch":
+    if detail["type"] == "string_pattern_mismatch":
         what = "it is not of the form that is needed"
     return Problem(place, what, f"write {hint}" if hint else "see the sample spec in the README")
 
 
-def _part(location: list[str]) -> type[BaseModel] | None:
-    if not location:
-        return Spec
-    parts: dict[str, type[BaseModel]] = {
-        "target": TargetSpec,
-        "from": OldModelSpec,
-        "to": ModelSpec,
-        "limits": LimitsSpec,
-        "gates": GatesSpec,
-        "throttle": ThrottleSpec,
-    }
-    return parts.get(location[0])
+def _walk(location: list[str]) -> tuple[list[str], Any]:
+    """Return the keys of a location and the last one's field; what stands below a key (a list's item) is left out."""
+    part: type[BaseModel] | None = Spec
+    path: list[str] = []
+    field = None
+    for name in location:
+        if part is None:
+            break
+        field = next((each for key, each in part.model_fields.items() if name in (key, each.alias)), None)
+        path.append(name)
+        part = _part_of(field)
+    return path, field
 
 
-def _field(location: list[str]) -> Any:
-    if len(location) == 1:
-        return Spec.model_fields.get(location[0])
-    part = _part(location)
-    return part.model_fields.get(location[1]) if part is not None and len(location) > 1 else None
+def _part_of(field: Any) -> type[BaseModel] | None:
+    """Return the table that a key holds, if it holds one."""
+    kind = getattr(field, "annotation", None)
+    kinds = [kind, *get_args(kind), *(inner for each in get_args(kind) for inner in get_args(each))]
+    return next((each for each in kinds if isinstance(each, type) and issubclass(each, BaseModel)), None)
 
 
-def _keys(location: list[str]) -> list[str]:
-    part = _part(location)
+def _keys(path: list[str]) -> list[str]:
+    part = _part_of(_walk(path)[1]) if path else Spec
     return [field.alias or name for name, field in part.model_fields.items()] if part is not None else []
 
 

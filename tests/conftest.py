@@ -23,7 +23,7 @@ from migrator.target import readers
 from tests.deployment import Deployment
 
 #: Debian's packages that tests marked `system` need, and a program of each.
-PACKAGES = {"rabbitmq-server": "rabbitmq-server"}
+PACKAGES = {"docker-compose": "docker-compose", "rabbitmq-server": "rabbitmq-server"}
 _TIERS = {"unit": 10, "integration": 60, "acceptance": 180, "chaos": 240, "revisions": 60, "docs": 120}
 
 
@@ -34,6 +34,7 @@ def find_program(name: str) -> str | None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="also run the long forms")
+    parser.addoption("--runs", type=int, help="how many kills, or runs of the state machine, in tests/chaos")
     parser.addoption("--system", action="store_true", help="also run tests that need Debian packages")
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,9 @@ import numpy as np
 import psycopg
 
 from migrator import spec as specs
+from migrator.canary.watch import PROBES
 from migrator.demo import processes
+from migrator.demo.simulator.account import digest
 from migrator.demo.simulator.backends import Deterministic
 from migrator.demo.simulator.control import Simulator
 from migrator.provider import tokens
@@ -66,6 +68,7 @@ class Deployment:
     simulator: Simulator
     broker_url: str = "redis://127.0.0.1:1/0"
     spec_data: dict[str, Any] = field(default_factory=dict)
+    lease_seconds: float = 2
     _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -98,6 +101,15 @@ class Deployment:
             for number in range(first, first + rows):
                 title, body = self.words(number)
                 copy.write_row((title, body, literal(embed(V3, f"{title}\n{body}"))))
+
+    def half_moved(self, keys: Iterable[int], model: str = V4) -> None:
+        """Give rows another model's vectors in the live column, as somebody who moves a column by hand does."""
+        with self.connect() as connection:
+            for key in keys:
+                title, body = self.words(key)
+                connection.execute(
+                    "UPDATE docs SET embedding = %s WHERE id = %s", [literal(embed(model, f"{title}\n{body}")), key]
+                )
 
     @staticmethod
     def words(number: int) -> tuple[str, str]:
@@ -137,10 +149,28 @@ class Deployment:
             connection.execute("UPDATE docs SET embedding__migrator = NULL WHERE id = %s", [key])
             connection.execute("ALTER TABLE docs ENABLE ALWAYS TRIGGER zzzz_capture__migrator")
 
+    def free_tickets(self) -> None:
+        """What waiting for two minutes does: tickets that nobody took are offered again."""
+        with self.connect() as connection:
+            connection.execute("UPDATE migrator.batches SET ticket_until = NULL")
+
     def needed_tokens(self) -> int:
         """What embedding every row's text once costs."""
         rows = self.query("SELECT coalesce(title, '') || E'\\n' || coalesce(body, '') FROM docs")
         return sum(tokens.count_all([text for (text,) in rows if text.strip()])[0])
+
+    def entries(self) -> list[dict[str, Any]]:
+        """The provider's bill for rows: without the canary's texts."""
+        probes = {digest(text) for text in PROBES}
+        found = self.simulator.ledger(entries=True)["entries"]
+        return [entry for entry in found if not probes & set(entry["digests"])]
+
+    def billed(self) -> int:
+        """Tokens on the provider's bill for rows, the look at their provenance left out."""
+        looked = self.value(
+            "SELECT coalesce(sum(spent_tokens), 0)::bigint FROM migrator.ledger WHERE purpose = 'provenance'"
+        )
+        return sum(entry["tokens"] for entry in self.entries()) - int(looked)
 
     # The tool
 
@@ -156,7 +186,7 @@ class Deployment:
             "HOME": str(self.home),
             "MIGRATOR_DATABASE_URL": self.url,
             "MIGRATOR_BROKER_URL": self.broker_url,
-            "MIGRATOR_LEASE_SECONDS": "2",
+            "MIGRATOR_LEASE_SECONDS": f"{self.lease_seconds:g}",
             "MIGRATOR_INSTANCE": f"test-{os.getpid()}",
             KEY_VARIABLE: KEY,
         }

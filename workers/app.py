@@ -113,6 +113,8 @@ app.conf.update(
     # Beat remembers nothing worth keeping: its file goes where temporary files go.
     beat_schedule_filename=str(Path(tempfile.gettempdir()) / f"migrator-beat-{_settings.instance}"),
     beat_max_loop_interval=1,
+    # Ticks that nobody takes would fill the broker.
+    beat_scheduler="workers.schedule:Sparing",
 )
 app.steps["consumer"].add(presence.SignOfLife)
 app.steps["worker"].add(presence.Goodbye)

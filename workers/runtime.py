@@ -1,17 +1,20 @@
 """What a worker's child process keeps between tasks: one event loop, one engine, one HTTP client per key.
 
 Floor 4. Promise: made on first use, so always after the fork; closed when the child ends. A loop per task would close
-under the pools that live longer than it.
+under the pools that live longer than it. SIGTERM to a child (a cold shutdown, Flower's "terminate") ends the step in
+hand by cancelling it, so that its lease is given back and counts no attempt.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Awaitable, Callable
+import signal
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
-from celery.signals import worker_process_shutdown, worker_shutdown
+from celery.signals import worker_process_init, worker_process_shutdown, worker_shutdown
 
 from migrator.spending.worker import Worker
 
@@ -22,6 +25,8 @@ class _Process:
     """The resources of one process, told apart by its pid in case somebody forks after all."""
 
     pid: int | None = None
+    #: Whether this is a child of a prefork pool: elsewhere SIGTERM is Celery's own, a warm shutdown.
+    is_child: bool = False
     runner: asyncio.Runner | None = None
     worker: Worker | None = None
 
@@ -35,9 +40,37 @@ def run(step: Callable[[Worker], Awaitable[T]]) -> T:
     worker = _Process.worker
 
     async def whole() -> T:
-        return await step(worker)
+        with _ended_by_sigterm():
+            return await step(worker)
 
-    return _Process.runner.run(whole())
+    try:
+        return _Process.runner.run(whole())
+    except asyncio.CancelledError:
+        # What was to be given back was; nothing else of this process is wanted.
+        raise SystemExit(128 + signal.SIGTERM) from None
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM cancel the current task, in a pool's child."""
+    task = asyncio.current_task()
+    if not _Process.is_child or task is None:
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, before)
+
+
+@worker_process_init.connect
+def note_child(**_: Any) -> None:
+    """Remember that this process is a pool's child."""
+    _Process.is_child = True
 
 
 @worker_process_shutdown.connect

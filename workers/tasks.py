@@ -44,17 +44,22 @@ def run_index(migration_id: int, kind: str, row_id: int, fence: int, label: str,
 
 
 def _perform(ticket: Ticket) -> str:
+    ending = False
     try:
         return runtime.run(lambda worker: perform(worker, ticket))
+    except SystemExit:
+        ending = True
+        raise
     finally:
-        # In this process, so that progress never waits behind a full queue.
+        # In this process, so that progress never waits behind a full queue; not where this process was told to end.
         with contextlib.suppress(MigratorError):
-            _tick()
+            if not ending:
+                _tick()
 
 
 def _tick() -> str:
     async def step(worker: Worker) -> Tick:
-        return await tick(worker.engine, actor=worker.holder)
+        return await tick(worker.engine, actor=worker.holder, ticket_seconds=worker.ticket_seconds)
 
     made = runtime.run(step)
     publish(made.tickets)

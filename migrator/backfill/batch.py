@@ -20,13 +20,16 @@ from migrator.state.connection import transaction
 from migrator.state.dirty import Hints
 from migrator.state.leases import Lease
 from migrator.state.migrations import Migration
-from migrator.target import lanes
+from migrator.target import facts
+from migrator.target.facts import Heap
 
 
-def make_landing(migration: Migration, side: Side, lease: Lease, hints: Hints | None = None) -> Landing:
-    """Make the landing of one lease."""
+def make_landing(
+    migration: Migration, side: Side, lease: Lease, hints: Hints | None = None, heap: Heap | None = None
+) -> Landing:
+    """Make the landing of one lease, into one heap where its rows all lie there."""
     high = migration.spec.model_of(side).price_usd_per_mtok[1]
-    return Landing(migration, side, lease, high, hints or Hints({}))
+    return Landing(migration, side, lease, high, hints or Hints({}), heap)
 
 
 async def run(worker: Worker, lease: Lease) -> Progress:
@@ -37,16 +40,25 @@ async def run(worker: Worker, lease: Lease) -> Progress:
     async with transaction(worker.engine) as connection:
         row = await batches.get(connection, lease.row_id)
         migration = await migrations.get_by_id(connection, row.migration_id)
-        oid, file, _ = await lanes.page_count(connection, lanes_of(migration, Side.TO).target)
-        if (oid, file) != (row.relation_oid, row.relation_file):
-            # The heap was rewritten (VACUUM FULL, CLUSTER): these pages mean nothing now; the next pass cuts new ones.
+        heap = await facts.heap(
+            connection, migration.target_schema, migration.target_table, row.relation_oid, row.relation_file
+        )
+        if heap is None:
+            # Rewritten (VACUUM FULL, CLUSTER) or gone: these pages mean nothing now; the next pass cuts new ones.
             await leases.finish(connection, lease, finished_at=func.clock_timestamp())
             return Progress()
-        rows = await lanes_of(migration, Side.TO).read_window(connection, migration.id, row.first_page, row.last_page)
+        rows = await lanes_of(migration, Side.TO, heap).read_window(
+            connection,
+            migration.id,
+            row.first_page,
+            row.last_page,
+            first_item=row.first_item,
+            last_item=row.last_item,
+        )
     embedder = await make_embedder(worker, migration, Side.TO, lease, Purpose.BACKFILL)
     limit = embedder.profile.max_text_tokens
     sorted_rows = classify(rows, limit_tokens=limit, too_long=migration.spec.limits.too_long)
-    landing = make_landing(migration, Side.TO, lease)
+    landing = make_landing(migration, Side.TO, lease, heap=heap)
     async with transaction(worker.engine) as connection:
         await landing.dispose(connection, sorted_rows.dispositions, last=not sorted_rows.work)
     if not sorted_rows.work:

@@ -2,7 +2,8 @@
 
 Floor 2. Promise (P5): `dirty` is a hint and nothing more. A row is embedded only where its column is NULL now; ten
 edits of it are one request; an id is deleted only in the transaction that fills the row, or that finds nothing to fill.
-Until then the row is nobody else's: windows pass over it.
+Until then the row is nobody else's: windows pass over it. A row whose text kills its workers is found by asking for
+ever fewer rows at once, and quarantined.
 The sides: the live column is always kept whole, and the new generation's as long as it is wanted.
 """
 
@@ -12,7 +13,7 @@ import asyncio
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from migrator.backfill import batch
+from migrator.backfill import batch, suspects
 from migrator.backfill.classify import classify
 from migrator.backfill.embedding import Progress, embed_and_land
 from migrator.backfill.landing import lanes_of
@@ -20,9 +21,11 @@ from migrator.generation import Side
 from migrator.lifecycle import UNATTENDED, MigrationStatus
 from migrator.spending.asking import make_embedder
 from migrator.spending.worker import Worker
-from migrator.state import batches, dirty, dispositions, migrations
+from migrator.state import batches, dirty, dispositions, flows, leases, migrations
 from migrator.state.budget import Purpose
 from migrator.state.connection import transaction
+from migrator.state.dirty import Hints
+from migrator.state.dispositions import Disposition
 from migrator.state.leases import Lease
 from migrator.state.migrations import Migration
 
@@ -30,6 +33,11 @@ from migrator.state.migrations import Migration
 HINTS = 500
 #: Keys above which hints no longer wait for the pass: every window looks them up, so they must stay few.
 DEFERRED_KEYS = 10_000
+#: Seconds for which a row must be left alone before its new generation is embedded: a form that saves at every key is
+#: paid once. The live column's rows are missing from search, and do not wait.
+QUIET_SECONDS = 1.0
+#: Bits by which one more silent end makes a handful smaller: 500, 125, 31, 7, 1.
+_SMALLER_BITS = 2
 #: Seconds between two looks at an empty `dirty`, and how long one holder keeps looking before `tick` offers the duty
 #: anew: rows that a forgotten writer left without a vector are absent from search for about the first, and a worker
 #: that is asked to stop does so within the second.
@@ -46,7 +54,7 @@ def sides(migration: Migration, *, deferred: bool) -> list[Side]:
 
 async def is_deferred(connection: AsyncConnection, migration: Migration) -> bool:
     """Say whether the shadow column's hints wait for the end of the pass: a row edited ten times is then paid once."""
-    if await batches.open_count(connection, migration.id) == 0:
+    if not await batches.any_open(connection, migration.id):
         return False
     keys, _ = await dirty.count(connection, migration.id, Side.TO)
     return keys < DEFERRED_KEYS
@@ -60,16 +68,20 @@ async def once(
     purpose: Purpose,
     *,
     allowed: frozenset[MigrationStatus] = UNATTENDED,
+    quiet_seconds: float = 0.0,
 ) -> Progress | None:
-    """Work off one handful of hints; None when there were none.
+    """Work off one handful of hints of rows that were left alone for `quiet_seconds`; None when there were none.
 
     Raises: LeaseLost, TextTooLong, KeyMissing; other failures come in the progress.
     """
     async with transaction(worker.engine) as connection:
         migration = await migrations.get_by_id(connection, migration.id)
-        hints = await dirty.read(connection, migration.id, side, limit=HINTS)
+        limit = max(1, HINTS >> _SMALLER_BITS * await leases.deaths(connection, lease))
+        hints = await dirty.read(connection, migration.id, side, limit=limit, quiet_seconds=quiet_seconds)
         if not hints:
             return None
+        if limit == 1 and side is Side.TO and await _has_killed(connection, migration, hints):
+            return Progress(quarantined=1)
         keys = list(hints.by_key)
         known = {each.row.key: each for each in await lanes_of(migration, side).read_keys(connection, keys)}
         untrue = [key for key in keys if key not in known or not (known[key].missing and known[key].in_scope)]
@@ -87,7 +99,31 @@ async def once(
     if found.dispositions:
         async with transaction(worker.engine) as connection:
             await landing.dispose(connection, found.dispositions, last=False)
-    return await embed_and_land(worker, embedder, landing, found.work) if found.work else Progress()
+    if not found.work:
+        return Progress()
+    progress = await embed_and_land(worker, embedder, landing, found.work)
+    async with transaction(worker.engine) as connection:
+        await flows.count_embedded(connection, migration.id, progress.written)
+        if limit == 1 and side is Side.TO:
+            await dispositions.withdraw(connection, migration.id, [found.work[0].row.key])  # we live
+    return progress
+
+
+async def _has_killed(connection: AsyncConnection, migration: Migration, hints: Hints) -> bool:
+    """Give up a lone row that killed its workers; else write down, before it is tried, that it is to blame then."""
+    (key,) = hints.by_key
+    if await dispositions.attempts(connection, migration.id, key, suspects.WORKER_DIED) >= suspects.LAST_DEATHS:
+        await dirty.settle(connection, hints.ids([key]))
+        return True
+    will = Disposition(key, "quarantined", suspects.WORKER_DIED)
+    await dispositions.record(connection, migration.id, [will])
+    return False
+
+
+async def _any_left(worker: Worker, migration: Migration, *, deferred: bool) -> bool:
+    async with transaction(worker.engine) as connection:
+        kept = sides(migration, deferred=deferred)
+        return any([await dirty.any_left(connection, migration.id, side) for side in kept])
 
 
 async def shift(worker: Worker, migration: Migration, lease: Lease, *, seconds: float = SHIFT_SECONDS) -> Progress:
@@ -103,7 +139,8 @@ async def shift(worker: Worker, migration: Migration, lease: Lease, *, seconds: 
             deferred = await is_deferred(connection, migration)
         worked = False
         for side in dict.fromkeys(sides(migration, deferred=deferred)):
-            progress = await once(worker, migration, lease, side, Purpose.CATCH_UP)
+            quiet = 0.0 if side is migration.live_side else QUIET_SECONDS
+            progress = await once(worker, migration, lease, side, Purpose.CATCH_UP, quiet_seconds=quiet)
             if progress is None:
                 continue
             worked = True
@@ -114,7 +151,9 @@ async def shift(worker: Worker, migration: Migration, lease: Lease, *, seconds: 
                 total.failure = progress.failure
                 return total
         if not worked:
-            if migration.status is MigrationStatus.BACKFILLING:
+            if migration.status is MigrationStatus.BACKFILLING and not await _any_left(
+                worker, migration, deferred=deferred
+            ):
                 return total  # the proof waits for us
             await asyncio.sleep(IDLE_SECONDS)
     return total

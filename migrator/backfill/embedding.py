@@ -1,5 +1,10 @@
 """Embed rows and land them: requests in lane order, a few in flight, each answer written as it arrives.
 
+Answers that arrive while others are being written land together after them: a commit costs the same for one as for
+ten. A provider that answers faster than we write is asked on, until a whole landing waits. Rows of one heap page never
+share a transaction, or the room that one of them leaves would be no use to the next (HOT). How many rows land together
+is held to a duration, and while a signal of the database binds, each landing is followed by a rest (P12).
+
 Floor 2. Promise: what was paid for is landed even when something else fails: on a failure no further request is sent,
 those in flight are waited for and written. A lost lease or a cancelled task ends at once, and its requests stay counted
 as possibly billed.
@@ -8,10 +13,11 @@ as possibly billed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -29,6 +35,9 @@ from migrator.state.leases import LeaseLost
 
 #: Tries of a landing whose transaction could not be had; its vectors are paid for, so it is worth insisting.
 _LANDING_TRIES = 4
+#: Rows of one landing at the most: about 20 ms under their locks, well inside what a bystander may wait (P8), and half
+#: a lane (`pages.LANE_PAGES`), so that a page rests for a whole landing before its next row is written.
+LANDING_ROWS = 128
 #: Tries of rows that the application holds, 0.1 + 0.2 + ... + 1.6 seconds apart; then the next pass finds them.
 _HELD_TRIES = 5
 
@@ -52,11 +61,16 @@ class _Crew:
     landing: Landing
     work: Sequence[Work]
     runs: deque[list[int]]
-    #: How many rows a writing transaction takes: held to a duration, over all batches of this process.
+    #: How many rows a writing transaction takes together: held to a duration, over all batches of this process.
     size: LandingSize
     progress: Progress = field(default_factory=Progress)
-    #: Answers land one after the other: a batch never waits for a lock against itself, and knows its last one.
+    #: Landings follow one another: a batch never waits for a lock against itself, and knows its last one.
     door: asyncio.Lock = field(default_factory=asyncio.Lock)
+    #: Answers that wait to be landed, and whether somebody is landing who takes them along.
+    arrived: list[Answer] = field(default_factory=list)
+    landing_now: bool = False
+    #: Pulsed whenever waiting answers were taken along.
+    taken: asyncio.Event = field(default_factory=asyncio.Event)
     unresolved: int = 0
     held: list[Held] = field(default_factory=list)
 
@@ -76,27 +90,81 @@ class _Crew:
                 self.progress.failure = self.progress.failure or error
 
     async def _land(self, answer: Answer) -> None:
-        pieces = self.size.pieces(len(answer.positions))
-        try:
-            for number, piece in enumerate(pieces, start=1):
-                rows = slice(piece.start, piece.stop)
-                part = replace(answer, positions=answer.positions[rows], vectors=answer.vectors[rows])
-                await self._land_piece(part, more=number < len(pieces))
-        except LeaseLost:
-            # It was billed for certain, and whoever has the lease now asks again.
-            await self.embedder.purse.spend(answer.request_id, answer.used_tokens)
-            raise
-        self.progress.tokens += answer.used_tokens
+        self.arrived.append(answer)
+        if not self.landing_now:
+            await self.land_arrived()
+        # Whoever is landing takes it along; the next request waits while a whole landing waits.
+        while self.landing_now and sum(len(each.positions) for each in self.arrived) >= self._rows_together:
+            await self.taken.wait()
 
-    async def _land_piece(self, part: Answer, *, more: bool) -> None:
-        count = len(part.positions)
-        landed = await self._insist(
-            lambda connection: self.landing.land(connection, self.work, part, last=self._is_last(count), more=more),
-            rows=count,
-        )
-        self.unresolved -= count
+    async def land_arrived(self) -> None:
+        """Land what has arrived, and what arrives meanwhile."""
+        self.landing_now = True
+        try:
+            async with self.door:
+                while self.arrived:
+                    await self._land_together(self._take_along())
+        finally:
+            self.landing_now = False
+            self._tell_waiting()
+
+    @property
+    def _rows_together(self) -> int:
+        """How many rows a landing of several answers takes now; one answer is never cut."""
+        return min(LANDING_ROWS, self.size.rows)
+
+    def _tell_waiting(self) -> None:
+        self.taken.set()
+        self.taken.clear()
+
+    def _take_along(self) -> list[Answer]:
+        """Take the oldest answer off the waiting ones, and those that share no heap page with it or each other."""
+        taken: list[Answer] = []
+        left: list[Answer] = []
+        places: set[tuple[int, int]] = set()
+        rows = 0
+        for answer in self.arrived:
+            own = {place for at in answer.positions if (place := self.work[at].row.place) is not None}
+            if taken and (rows + len(answer.positions) > self._rows_together or places & own):
+                left.append(answer)
+                continue
+            taken.append(answer)
+            places |= own
+            rows += len(answer.positions)
+        self.arrived = left
+        self._tell_waiting()
+        return taken
+
+    async def _land_together(self, answers: Sequence[Answer]) -> None:
+        resolved = sum(len(answer.positions) for answer in answers)
+        try:
+            landed = await self._insist(
+                lambda connection: self.landing.land(connection, self.work, answers, last=self._is_last(resolved)),
+                rows=resolved,
+            )
+        except BaseException as error:
+            # They were billed for certain, whoever asks again: shielded, since a shutdown cancels us. Where that fails
+            # too, `tick` counts them as possibly billed. What did land is settled, and this does nothing.
+            lost = list(answers)
+            if isinstance(error, LeaseLost) or not isinstance(error, MigratorError):
+                lost, self.arrived = [*answers, *self.arrived], []
+            for answer in lost:
+                with contextlib.suppress(MigratorError):
+                    await asyncio.shield(self.embedder.purse.spend(answer.request_id, answer.used_tokens))
+            raise
+        self.unresolved -= resolved
         self.held += landed.held
         self.progress.written += landed.written
+        self.progress.tokens += sum(answer.used_tokens for answer in answers)
+
+    async def land_rest(self) -> None:
+        """Land answers that somebody left to a landing that failed."""
+        try:
+            await self.land_arrived()
+        except LeaseLost:
+            raise
+        except MigratorError as error:
+            self.progress.failure = self.progress.failure or error
 
     async def land_held(self) -> None:
         """Try the rows that the application held until they are free, or the next pass must find them."""
@@ -107,31 +175,33 @@ class _Crew:
             await asyncio.sleep(0.1 * 2**attempt)
             give_up = attempt == _HELD_TRIES - 1
             again = partial(self.landing.land_held, held=self.held, finish=finish, give_up=give_up)
-            landed = await self._insist(again, rows=len(self.held))
+            async with self.door:
+                landed = await self._insist(again, rows=len(self.held))
             self.held = landed.held
             self.progress.written += landed.written
 
     async def _insist(self, landing: Callable[[AsyncConnection], Awaitable[Landed]], *, rows: int) -> Landed:
         """Run a landing's transaction again while the database is busy: its vectors are paid for.
 
-        Then rest, as the stored signals and the transaction's own duration ask for; the next landing waits for that.
+        Then rest, as the stored signals and the transaction's own duration ask for: the caller has the door, so that
+        the next landing waits for that.
         """
         for attempt in range(1, _LANDING_TRIES + 1):
             try:
-                async with self.door:
-                    async with transaction(self.worker.engine, lock_timeout_seconds=LOCK_TIMEOUT_SECONDS) as connection:
-                        throttled = (await signals.reading(connection, self.landing.migration.id)).binding is not None
-                        began = time.monotonic()
-                        landed = await landing(connection)
-                    seconds = time.monotonic() - began
-                    self.size.took(rows, seconds)
-                    await asyncio.sleep(self.size.rest_seconds(seconds, throttled=throttled))
-                    return landed
+                async with transaction(self.worker.engine, lock_timeout_seconds=LOCK_TIMEOUT_SECONDS) as connection:
+                    throttled = (await signals.reading(connection, self.landing.migration.id)).binding is not None
+                    began = time.monotonic()
+                    landed = await landing(connection)
             except (LockBusy, DatabaseGone, DatabaseUnreachable):
                 if attempt == _LANDING_TRIES:
                     raise
                 self.size.timed_out()
                 await asyncio.sleep(0.1 * 2**attempt)
+            else:
+                seconds = time.monotonic() - began
+                self.size.took(rows, seconds)
+                await asyncio.sleep(self.size.rest_seconds(seconds, throttled=throttled))
+                return landed
         raise AssertionError  # the last try returned or raised
 
     async def _quarantine(self, disposition: Disposition) -> None:
@@ -157,6 +227,8 @@ async def embed_and_land(worker: Worker, embedder: Embedder, landing: Landing, w
         async with asyncio.TaskGroup() as group:
             for _ in range(size):
                 group.create_task(crew.send())
+        # A landing that failed may have left others' answers behind.
+        await crew.land_rest()
     except* LeaseLost as lost:
         raise lost.exceptions[0] from None
     await crew.land_held()

@@ -1,4 +1,4 @@
-"""Landing: one answer's vectors, their checkpoint, their money and their hints, in one short transaction.
+"""Landing: a few answers' vectors, their checkpoint, their money and their hints, in one short transaction.
 
 Floor 2. Promise (P2-P5, H4): the transaction first keeps every swap out, then proves that the lease still stands, then
 asks which column holds its generation now; so a worker that slept, a ticket delivered twice or a swap in between
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,18 +18,29 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.backfill.classify import Work
 from migrator.generation import Side
+from migrator.measures import cosine
 from migrator.provider.embedder import Answer, TextRefused
-from migrator.state import batches, budget, dirty, dispositions, leases, migrations
+from migrator.state import batches, budget, canary, dirty, dispositions, leases, migrations
 from migrator.state.budget import price
+from migrator.state.canary import SAME_COSINE, OldModelAnswered
 from migrator.state.dirty import Hints
 from migrator.state.dispositions import Disposition
 from migrator.state.leases import Kind, Lease
 from migrator.state.migrations import Migration
+from migrator.target.facts import Heap
 from migrator.target.lanes import Lanes
-from migrator.target.relation import Target
 
 #: A writing transaction waits for its ROW EXCLUSIVE lock behind a swap, which holds its own for milliseconds.
 LOCK_TIMEOUT_SECONDS = 5.0
+#: Rows of an answer whose old vector is read beside it: look-ups by key of 4 kB each, against a request of half a
+#: second; with one row in ten edited, all four of them are in one answer of ten thousand.
+COMPARED_ROWS = 4
+#: What a writing session says of itself, by whether the users' own triggers are kept from firing.
+_DECLARE = {
+    False: "SELECT set_config('migrator.generation', :generation, true)",
+    True: "SELECT set_config('migrator.generation', :generation, true),"
+    " set_config('session_replication_role', 'replica', true)",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +68,25 @@ class Landing:
     lease: Lease
     usd_per_mtok: float
     hints: Hints = field(default_factory=lambda: Hints({}))
+    #: The heap that all the rows lie in; None where they may lie in any partition.
+    heap: Heap | None = None
 
     async def land(
-        self, connection: AsyncConnection, work: Sequence[Work], answer: Answer, *, last: bool, more: bool = False
+        self, connection: AsyncConnection, work: Sequence[Work], answers: Sequence[Answer], *, last: bool
     ) -> Landed:
-        """Write one answer and settle its money; the last one commits the batch's checkpoint with it.
+        """Write answers and settle their money; the last ones commit the batch's checkpoint with them.
 
-        `more` says that this is only a piece of an answer: its money is settled with the last piece.
-
-        Raises: LeaseLost.
+        Raises: LeaseLost, OldModelAnswered.
         """
-        mine = [work[position] for position in answer.positions]
-        landed = await self._write(connection, mine, answer.vectors)
-        if more:
-            await self._count(connection, written=landed.written)
-            return landed
-        await budget.settle(connection, answer.request_id, price(answer.used_tokens, self.usd_per_mtok))
-        await self._count(connection, written=landed.written, tokens=answer.used_tokens)
+        mine = [work[position] for answer in answers for position in answer.positions]
+        lanes = await self._enter(connection)
+        for answer in answers:
+            own = [work[position] for position in answer.positions]
+            await self._refuse_old_model(connection, lanes, own, answer.vectors)
+        landed = await self._write(connection, lanes, mine, np.concatenate([answer.vectors for answer in answers]))
+        bills = {answer.request_id: price(answer.used_tokens, self.usd_per_mtok) for answer in answers}
+        await budget.settle_all(connection, bills)
+        await self._count(connection, written=landed.written, tokens=sum(answer.used_tokens for answer in answers))
         await self._checkpoint(connection, last=last and not landed.held)
         return landed
 
@@ -86,13 +98,36 @@ class Landing:
         `finish` says that nothing else is left of the batch, `give_up` that this was the last try for these rows.
         Raises: LeaseLost.
         """
-        landed = await self._write(connection, [each.work for each in held], np.stack([each.vector for each in held]))
+        lanes = await self._enter(connection)
+        vectors = np.stack([each.vector for each in held])
+        landed = await self._write(connection, lanes, [each.work for each in held], vectors)
         await self._count(connection, written=landed.written)
         await self._checkpoint(connection, last=finish and (give_up or not landed.held))
         return landed
 
-    async def _write(self, connection: AsyncConnection, work: Sequence[Work], vectors: NDArray[np.float32]) -> Landed:
-        lanes = await self._enter(connection)
+    async def _refuse_old_model(
+        self, connection: AsyncConnection, lanes: Lanes, work: Sequence[Work], vectors: NDArray[np.float32]
+    ) -> None:
+        """Refuse an answer that is what the rows hold already: the old model gave it, whatever name came with it.
+
+        One row is enough: vectors of unrelated models do not meet by chance, and some of the others may have been
+        edited since their old vector was made.
+        Raises: OldModelAnswered.
+        """
+        asked, old = self.migration.to_generation, self.migration.from_generation
+        if self.side is not Side.TO or asked.is_same_model(old):
+            return
+        some = {each.row.key: vector for each, vector in zip(work[:COMPARED_ROWS], vectors, strict=False)}
+        stored = await lanes.read_old(connection, list(some), asked.dims)
+        if not stored:
+            return
+        cosines = cosine.paired(np.stack(list(stored.values())), np.stack([some[key] for key in stored]))
+        if cosines.max() >= SAME_COSINE and await canary.compares_replies(connection, self.migration.id):
+            raise OldModelAnswered(self.migration.name, str(asked), str(old))
+
+    async def _write(
+        self, connection: AsyncConnection, lanes: Lanes, work: Sequence[Work], vectors: NDArray[np.float32]
+    ) -> Landed:
         written = set(await lanes.write(connection, [each.row for each in work], vectors))
         await dirty.settle(connection, self.hints.ids(sorted(written)))
         if self.hints:
@@ -144,29 +179,19 @@ class Landing:
         await leases.hold(connection, self.lease)
         now = await migrations.get_by_id(connection, self.migration.id)
         await declare(connection, now, self.side)
-        return lanes_of(now, self.side)
+        return lanes_of(now, self.side, self.heap)
 
 
-def lanes_of(migration: Migration, side: Side) -> Lanes:
-    """Return the column that holds a side's vectors under this migration's row."""
-    plan: dict[str, Any] = migration.plan
-    return Lanes(
-        target=Target.of(migration),
-        column=migration.column_of(side),
-        from_column=migration.column_of(Side.FROM),
-        vector_schema=plan["vector_schema"],
-        type_name=plan["vector_type"],
-    )
+def lanes_of(migration: Migration, side: Side, heap: Heap | None = None) -> Lanes:
+    """Return the column that holds a side's vectors under this migration's row, in one heap or in all of them."""
+    return Lanes.of(migration, side, heap)
 
 
 async def declare(connection: AsyncConnection, migration: Migration, side: Side) -> None:
     """Declare what we write (H4), and keep the users' own triggers from firing on it where the plan found we may."""
     await connection.execute(
-        text("SELECT set_config('migrator.generation', :generation, true)"),
-        {"generation": str(migration.generation(side))},
+        text(_DECLARE[bool(migration.plan.get("silence_triggers"))]), {"generation": str(migration.generation(side))}
     )
-    if migration.plan.get("silence_triggers"):
-        await connection.execute(text("SELECT set_config('session_replication_role', 'replica', true)"))
 
 
 def refused(work: Sequence[Work], refusal: TextRefused) -> Disposition:

@@ -1,8 +1,9 @@
 """The proof: one statement over the table, and what follows from it.
 
-Floor 2. Promise (H19): only this moves a migration on to its index. A pass over the windows is no proof, since rows
-move between pages; if the proof finds a row, another pass follows. Passes that find rows and write none do not go on
-for ever: then something keeps vectors from landing, and somebody has to look.
+Floor 2. Promise (H19): no row in scope with text lacks a vector, and none without text has one. Only this moves a
+migration on to its index. A pass over the windows is no proof, since rows move between pages; if the proof finds a row,
+another pass follows. Passes that find rows and write none do not go on for ever: then something keeps vectors from
+landing, and somebody has to look.
 """
 
 from __future__ import annotations
@@ -42,10 +43,25 @@ class RowsLeft(MigratorError):
     next = "Look for long transactions that hold them (pg_stat_activity), then run `migrator resume {name}`."
 
 
+@dataclass(eq=False)
+class VectorsWithoutText(MigratorError):
+    """Somebody else wrote vectors of the new generation for rows that have no text."""
+
+    name: str
+    rows: int
+    column: str
+
+    exit_code = 1
+    runbook = "rows-left"
+    happened = "{rows} rows of {name} have no text, and a vector in {column} all the same: a search would find them."
+    state = "It is paused; everything embedded so far is kept, and these vectors were not touched."
+    next = "Set {column} to NULL where there is no text, then run `migrator resume {name}`."
+
+
 async def run(worker: Worker, migration: Migration, lease: Lease) -> str:
     """Prove, then move on or plan another pass; returns what was found, for the task's line.
 
-    Raises: LeaseLost, RowsLeft.
+    Raises: LeaseLost, RowsLeft, VectorsWithoutText.
     """
     async with transaction(worker.engine) as connection:
         migration = await migrations.get_by_id(connection, migration.id)
@@ -55,11 +71,14 @@ async def run(worker: Worker, migration: Migration, lease: Lease) -> str:
     async with transaction(worker.engine) as connection:
         proof = await lanes_of(migration, Side.TO).prove(connection, migration.id, Side.TO)
         await leases.hold(connection, lease)
+        if proof.wordless:
+            raise VectorsWithoutText(migration.name, proof.wordless, migration.column_of(Side.TO))
         if proof.missing == 0:
             await leases.finish(connection, lease)
             values = {
                 "proved_rows": proof.rows,
                 "proved_embedded": proof.embedded,
+                "proved_filtered": proof.filtered,
                 "proved_at": func.clock_timestamp(),
                 "idle_passes": 0,
             }
@@ -83,11 +102,13 @@ async def _plan_again(connection: AsyncConnection, migration: Migration) -> int:
 async def plan_pass(connection: AsyncConnection, migration: Migration, *, idle_passes: int = 0) -> int:
     """Cut the table as it stands now into the next pass's windows; returns how many."""
     relation = await facts.relation(connection, migration.target_schema, migration.target_table)
-    if relation is None or relation.file is None:
+    if relation is None:
         raise Defect(f"{migration.target} is gone")
-    heap = Heap(relation.oid, relation.file, relation.pages)
     rows = max(relation.estimated_rows, migration.plan["rows"], 1)
-    made = await batches.plan_pass(connection, migration, heap, pages.width(heap.pages, rows))
+    width, made = pages.width(relation.pages, rows), 0
+    for each in await facts.heaps(connection, relation.oid):
+        if each.file is not None and each.pages:
+            made += await batches.plan_pass(connection, migration, Heap(each.oid, each.file, each.pages), width)
     number = migration.pass_number + 1
     await migrations.change(connection, migration.id, pass_number=number, idle_passes=idle_passes)
     return made

@@ -6,6 +6,7 @@ machinery: every verb imports what it needs when it runs.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import traceback
@@ -30,6 +31,7 @@ from migrator.cli import (
     retry,
     rollback,
     rows,
+    simulate,
     start,
     status,
     validate,
@@ -55,13 +57,26 @@ app = typer.Typer(
     help="Move a live pgvector table from one embedding model to the next.\n\n"
     "The life of a migration: init, doctor, plan, start, (the workers go on by themselves), cutover, "
     "rollback or cleanup.\n\n"
-    "Settings come from the environment or .env: MIGRATOR_DATABASE_URL, MIGRATOR_BROKER_URL, "
-    "MIGRATOR_LEASE_SECONDS, MIGRATOR_CONCURRENCY, and the provider's key under the name that the spec gives.",
+    "Settings, also from .env:\n\n"
+    "\b\n"
+    "  the table's database, postgresql://...       (env: MIGRATOR_DATABASE_URL)\n"
+    "  the broker, redis://... or amqp://...        (env: MIGRATOR_BROKER_URL)\n"
+    "  seconds until a silent worker loses a batch  (env: MIGRATOR_LEASE_SECONDS)\n"
+    "  provider requests in flight per process      (env: MIGRATOR_CONCURRENCY)\n"
+    "  the provider's key, named by the spec        (env: THE_ROUTER_API_KEY)",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _help(docstring: str) -> str:
+    """Return a verb's help with a line per example: click would run indented lines together."""
+    text, _, examples = inspect.cleandoc(docstring).partition("Examples:\n")
+    lines = [line for line in examples.splitlines() if line.strip()]
+    return text + "\n".join(["\b", "Examples:", *lines])
+
 
 #: In life order, as --help lists them.
 for verb in (
@@ -83,8 +98,9 @@ for verb in (
     rollback,
     cleanup,
     demo,
+    simulate,
 ):
-    app.command(verb.__name__.rpartition(".")[2])(verb.command)
+    app.command(verb.__name__.rpartition(".")[2], help=_help(verb.command.__doc__ or ""))(verb.command)
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the flag

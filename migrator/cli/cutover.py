@@ -13,6 +13,7 @@ import typer
 from migrator.cli import console, options
 
 if TYPE_CHECKING:
+    from migrator.cutover.swapping import Direction
     from migrator.orchestrator.attended import Swapped
 
 
@@ -31,6 +32,7 @@ def command(
         bool, typer.Option("--readers-ready", help="The application embeds queries with the new model, or sends both.")
     ] = False,
     yes: options.Yes = False,
+    dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
     """Make the new generation live.
@@ -44,7 +46,7 @@ def command(
 
         migrator cutover docs --readers-ready --yes
     """
-    from migrator.cli import session
+    from migrator.cutover import swapping
     from migrator.errors import Declined
     from migrator.orchestrator import attended
 
@@ -52,8 +54,18 @@ def command(
     if rehearse:
         _rehearse(name, rows, sql_file)
         return
+    if dry_run:
+        foretell(name, swapping.CUTOVER, json=json)
+        return
     if not readers_ready and yes:
         raise Declined("cutover", "it was not said that readers are ready: add --readers-ready")
+    _cut_over(name, rows, yes=yes, json=json)
+
+
+def _cut_over(name: str, rows: int, *, yes: bool, json: bool) -> None:
+    from migrator.cli import session
+    from migrator.orchestrator import attended
+
     question = (
         f"Make the new generation of {name} live? Readers must embed queries with the new model from that instant on, "
         "or send both vectors to migrator.query_vector."
@@ -79,6 +91,22 @@ def _rehearse(name: str, rows: int, sql_file: Path | None) -> None:
     for part, took in timing.steps:
         console.say(f"  {part:10} {took:7.2f} ms")
     console.say(f"The lock would be held for {timing.held_ms:.1f} ms. Everything was rolled back.")
+
+
+def foretell(name: str, direction: Direction, *, json: bool) -> None:
+    """Print what a swap would do."""
+    from migrator.cli import session
+    from migrator.orchestrator import foresight
+
+    found = session.run(lambda worker: foresight.foresee(worker, name, direction))
+    if json:
+        console.as_json(
+            {"name": name, "generation": found.generation, "objects": found.objects, "dirty_rows": found.dirty_rows}
+        )
+        return
+    console.say(f"`{direction.verb}` would make {found.generation} live in one transaction:")
+    console.table([(f"  {kind}", each, becomes) for kind, each, becomes in found.objects])
+    console.say(f"{found.dirty_rows:,} rows lack its vector now; it catches up first. Nothing was done.")
 
 
 def told(name: str, status: str, swapped: Swapped, *, json: bool) -> None:

@@ -50,8 +50,10 @@ def command(spec: options.SpecFile, *, json: options.Json = False) -> int:
 
 def show(plan: dict[str, Any]) -> None:
     """Print a plan for people."""
+    from migrator.planning import provider
+
     tokens, cost, build = plan["tokens"], plan["cost_usd"], plan["index_build"]
-    prices = " to ".join(f"{price:g}" for price in dict.fromkeys(cost["prices_usd_per_mtok"]))
+    price = provider.price_line(plan["provider"], cost["prices_usd_per_mtok"])
     skipped = ", ".join(f"{count:,} {reason}" for reason, count in plan["skipped"].items() if count) or "none"
     console.heading(f"{plan['name']}   {plan['target']}   {plan['from']} -> {plan['to']}")
     console.table(
@@ -60,8 +62,9 @@ def show(plan: dict[str, Any]) -> None:
             ("  tokens", f"{tokens['estimate']:,} ({tokens['low']:,} to {tokens['high']:,}; {tokens['method']})"),
             (
                 "  cost",
-                f"{console.usd(cost['low'])} to {console.usd(cost['high'])} USD (at {prices} USD per million tokens)",
+                f"{console.usd(cost['low'])} to {console.usd(cost['high'])} USD (at {price})",
             ),
+            ("  provider", provider.line(plan["provider"])),
             ("  time", f"{plan['hours']:.2f} h ({plan['hours_bound_by']})"),
             ("  disk", f"{console.size(plan['disk_bytes'])}, WAL {console.size(plan['wal_bytes'])}"),
             ("  index", f"{console.size(build['bytes'])}, {console.size(build['memory_bytes'])} of memory to build"),

@@ -19,6 +19,7 @@ def command(
         int | None, typer.Option(min=0, help="Rows that may be absent from search for about a second (default 100).")
     ] = None,
     yes: options.Yes = False,
+    dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
     """Make the old generation live again.
@@ -28,13 +29,17 @@ def command(
     Readers must embed queries with the old model again from that instant on, or send both vectors.
 
     Examples:
-        migrator rollback docs
+        migrator rollback docs --dry-run
 
-        migrator rollback docs --yes
+        migrator rollback docs
     """
     from migrator.cli import cutover, session
+    from migrator.cutover import swapping
     from migrator.orchestrator import attended
 
+    if dry_run:
+        cutover.foretell(name, swapping.ROLLBACK, json=json)
+        return
     rows = attended.MAX_DIRTY_ROWS if max_dirty_rows is None else max_dirty_rows
     console.ask(f"Make the old generation of {name} live again?", verb="rollback", yes=yes)
     swapped = session.run(

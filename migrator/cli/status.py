@@ -25,7 +25,10 @@ def command(
     *,
     watch: Annotated[bool, typer.Option("--watch", help="A line every two seconds, until it rests.")] = False,
     exit_code: Annotated[
-        bool, typer.Option("--exit-code", help="0 at rest and well, 3 gate failed, 4 paused, 75 under way.")
+        bool,
+        typer.Option(
+            "--exit-code", help="0 at rest and well, 3 gate failed, 4 paused, 75 under way or not converging."
+        ),
     ] = False,
     json: options.Json = False,
 ) -> int:
@@ -49,7 +52,7 @@ def command(
             console.say("There is no migration in this database yet. Next: `migrator plan SPEC`.")
         else:
             console.table([_row(each) for each in found], header=("name", "target", "status", "since", "next"))
-        return max((progress.exit_code(each.migration) for each in found), default=0) if exit_code else 0
+        return max((progress.exit_code(each) for each in found), default=0) if exit_code else 0
     if watch:
         last = session.run(lambda worker: _watch(worker, name))
     else:
@@ -58,7 +61,7 @@ def command(
             console.as_json(progress.as_json(last))
         else:
             show(last)
-    return progress.exit_code(last.migration) if exit_code else 0
+    return progress.exit_code(last) if exit_code else 0
 
 
 async def _one(worker: Worker, name: str) -> Progress:
@@ -122,18 +125,21 @@ def show(found: Progress) -> None:
     failed = f" (migrator batches {migration.name} --failed)" if counts.failed else ""
     open_batches = f"{counts.leased} leased, {counts.pending} pending"
     rows.append(("batches", f"{counts.done} done, {open_batches}, {counts.failed} failed{failed}"))
-    spent = f"{account.spent_usd:.4f} USD spent ({account.spent_tokens:,} tokens)"
+    own = f", {account.estimated_tokens:,} of them by our own count" if account.estimated_tokens else ""
+    spent = f"{account.spent_usd:.4f} USD spent ({account.spent_tokens:,} tokens{own})"
     open_usd = f"{account.reserved_usd:.4f} reserved, {account.possibly_billed_usd:.4f} possibly billed"
     rows.append(("cost", f"{spent}, {open_usd}, cap {account.max_usd:.2f}"))
     rows += [("building", found.building)] if found.building else []
     rows += [("binds", found.binding)] if found.binding else []
     rows += [("signals", line) for line in _signals(found)]
+    rows += [("catch-up", f"{found.flow} (runbooks/not-converging.md)")] if found.not_converging else []
     if found.hot_ratio is not None:
         rows.append(("writes", f"{100 * found.hot_ratio:.1f} % HOT"))
     rows.append(("live", f"{migration.live_generation} (readers must use this)"))
     if found.window_open:
         rows.append(("rollback", f"window open; debt {found.dirty_from:,} rows, about {found.debt_tokens:,} tokens"))
     rows += [("diverted", f"{who}: {count:,} writes in 24 h") for who, count in found.strays]
+    rows += [("canary", progress.canary_line(found.canary))] if found.canary is not None else []
     rows += [("gate", _verdict(each)) for each in found.verdicts]
     rows.append(("workers", str(found.workers_alive) if found.workers_alive else _nobody(found)))
     rows.append(("next", found.next_step))

@@ -86,7 +86,12 @@ async def refuse_early(engine: AsyncEngine, migration: Migration, *, close_windo
 
 
 async def drop_indexes(engine: AsyncEngine, migration: Migration) -> None:
-    """Drop the shadow's indexes without making anybody wait."""
+    """Drop the shadow's indexes without making anybody wait.
+
+    A partitioned index can't be dropped so: it goes with its column.
+    """
+    if migration.plan.get("partitioned"):
+        return
     for each in await objects(engine, migration):
         if each.kind != "index":
             continue

@@ -12,11 +12,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from migrator.errors import GateFailed, OperatorError, TransientError
 from migrator.generation import Side
-from migrator.state import verdicts
+from migrator.state import batches, verdicts
 from migrator.state.connection import transaction
 from migrator.state.migrations import Migration
 from migrator.target import dependents, facts, index, message, swap
 from migrator.target.dependents import Dependent, LiveIndex
+from migrator.target.lanes import Lanes
 from migrator.target.message import Blocker
 from migrator.target.relation import SUFFIX, suffixed
 from migrator.target.swap import Swap
@@ -88,6 +89,7 @@ async def look(engine: AsyncEngine, migration: Migration, *, verb: str) -> Swap:
         print_now = await dependents.fingerprint(connection, relation.oid)
         problems = _dependents(found, shadow)
         problems += [*await _indexes(connection, relation.oid, wanted)]
+        problems += await _partitions(connection, migration, relation.oid)
         problems += [each for each in dependents.changes(migration.fingerprint, print_now) if not _taken_along(each)]
         if problems:
             raise NotSwappable(migration.name, verb, problems)
@@ -99,7 +101,7 @@ async def look(engine: AsyncEngine, migration: Migration, *, verb: str) -> Swap:
             columns=frozenset(columns),
             views=ordered,
             view_locks=await message.view_locks(connection, ordered),
-            indexes=[each.name for each in wanted if not each.name.endswith(SUFFIX)],
+            indexes=await _with_twins(connection, migration, relation.oid, wanted),
             fingerprint=print_now,
             server_version=(await facts.server(connection))["version"],
         )
@@ -127,6 +129,41 @@ async def _indexes(connection: AsyncConnection, oid: int, wanted: list[LiveIndex
         valid, _ = await index.state(connection, oid, suffixed(each.name))
         if not valid:
             problems.append(f"index {each.name} has no valid twin on the shadow column")
+    return problems
+
+
+async def _with_twins(
+    connection: AsyncConnection, migration: Migration, oid: int, wanted: list[LiveIndex]
+) -> list[tuple[str, str]]:
+    """Return the indexes that exchange names with their twins: the table's, and those of its partitions."""
+    found = []
+    for each in wanted:
+        if each.name.endswith(SUFFIX):
+            continue
+        found.append((migration.target_schema, each.name))
+        live, twins = [await index.parts(connection, oid, name) for name in (each.name, suffixed(each.name))]
+        # A partition made since has indexes with names of PostgreSQL's own making, which stay with them.
+        found += [part for heap, part in live.items() if twins.get(heap) == (part[0], suffixed(part[1]))]
+    return found
+
+
+async def _partitions(connection: AsyncConnection, migration: Migration, oid: int) -> list[str]:
+    """Name what came with partitions since the start: things of their own, and rows that nobody has embedded (H29)."""
+    column = migration.target_column
+    problems = [
+        f"{kind} {name} hangs on the column of partition {partition} alone"
+        for partition, kind, name in await dependents.of_partitions(connection, oid, column)
+    ]
+    known = await batches.heaps(connection, migration.id)
+    for heap in await facts.heaps(connection, oid):
+        if heap.level == 0 or heap.oid in known:
+            continue
+        left = await Lanes.of(migration, Side.TO, heap).left_in_heap(connection, migration.id)
+        if left:
+            problems.append(
+                f"partition {heap.schema}.{heap.table} was attached with {left:,} rows that have no new vector:"
+                f" run `migrator validate {migration.name}`, which sends them to the backfill"
+            )
     return problems
 
 

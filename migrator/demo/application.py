@@ -64,6 +64,7 @@ class Application:
         self._stop = threading.Event()
         self._old_writer_stop = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._old_writer: threading.Thread | None = None
         self.seen = Seen()
 
     def start(self) -> None:
@@ -71,16 +72,19 @@ class Application:
         self._run("reader", lambda: self._read("docs_search", psycopg.IsolationLevel.READ_COMMITTED))
         self._run("reader", lambda: self._read("docs", psycopg.IsolationLevel.READ_COMMITTED))
         self._run("reader", lambda: self._read("docs_search", psycopg.IsolationLevel.REPEATABLE_READ))
-        self._run("writer", lambda: self._write(None, self._old_writer_stop))
+        self._old_writer = self._run("writer", lambda: self._write(None, self._old_writer_stop))
 
     def deploy_new_writer(self) -> None:
         """Start a writer that declares the new generation and sends its vectors."""
         self._run("writer", lambda: self._write(NEW_GENERATION, self._stop))
 
     def stop_old_writer(self) -> None:
-        """Stop the writer that never declared anything: what a deployment does at last."""
+        """Stop the writer that never declared anything, and wait until it is gone: what a deployment does at last."""
         self._old_writer_stop.set()
-        time.sleep(2 * _WRITE_SECONDS)
+        if self._old_writer is not None:
+            self._old_writer.join(60)
+            if self._old_writer.is_alive():
+                self._fail("the old writer did not end in a minute")
 
     def stop(self) -> None:
         """Stop everybody."""
@@ -89,7 +93,7 @@ class Application:
         for thread in self._threads:
             thread.join(20)
 
-    def _run(self, name: str, body: Callable[[], None]) -> None:
+    def _run(self, name: str, body: Callable[[], None]) -> threading.Thread:
         def guarded() -> None:
             try:
                 body()
@@ -99,6 +103,7 @@ class Application:
         thread = threading.Thread(target=guarded, daemon=True)
         self._threads.append(thread)
         thread.start()
+        return thread
 
     def _fail(self, what: str) -> None:
         with self._lock:

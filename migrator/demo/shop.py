@@ -6,6 +6,7 @@ Floor 4.
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 
 import numpy as np
 import psycopg
@@ -92,11 +93,18 @@ def quality(
     return {kind: round(float(np.mean(scores)), 4) for kind, scores in sorted(found.items())}
 
 
-def wrong_vectors(url: str, endpoint: Endpoint, *, sample: int) -> tuple[int, int, int]:
-    """Look at every row's vector, and embed a sample again.
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """Rows of the table, and those of them whose live vector is missing, old, or (of a sample) another text's."""
 
-    Returns (rows, rows whose live vector is missing or of the old model, sampled rows with another text's vector).
-    """
+    rows: int
+    missing: int
+    old: int
+    shifted: int
+
+
+def faults(url: str, endpoint: Endpoint, *, sample: int) -> Faults:
+    """Look at every row's vector, and embed a sample again."""
     with psycopg.connect(url, autocommit=True) as connection:
         register_vector(connection)
         rows = connection.execute("SELECT title, body, embedding FROM docs ORDER BY md5(id::text)").fetchall()
@@ -106,4 +114,5 @@ def wrong_vectors(url: str, endpoint: Endpoint, *, sample: int) -> tuple[int, in
     again = endpoint.embed(NEW_MODEL, [text_of(title, body) for title, body, _ in there[:sample]])
     stored = np.stack([vector for _, _, vector in there[:sample]])
     cosines = np.einsum("ij,ij->i", again, stored) / np.linalg.norm(stored, axis=1)
-    return len(rows), missing + old, int((cosines < 0.999).sum())  # noqa: PLR2004 - the assignment gate's threshold
+    shifted = int((cosines < 0.999).sum())  # noqa: PLR2004 - the assignment gate's threshold
+    return Faults(len(rows), missing, old, shifted)

@@ -141,8 +141,8 @@ class _Story:
         tell("$ celery -A workers.app worker (two of them), beat, flower")
         tell(f"Flower: http://127.0.0.1:{self.stage.flower_port}  login operator / {self.stage.password}")
         self._until_workers(2)
-        self.terminal.run("doctor", "docs.toml")
         self.terminal.run("plan", "docs.toml")
+        self.terminal.run("doctor", "docs.toml")
         self.terminal.run("start", "docs.toml", "--yes")
 
     def _until_workers(self, wanted: int) -> None:
@@ -224,14 +224,11 @@ class _Story:
         entries = self.stage.simulator.ledger(entries=True)["entries"]
         first = [shop.text_of(each.title, each.body) for each in self.corpus.articles]
         bill = make_bill(self.stage.url, entries, first, application.seen.written)
-        rows, wrong, shifted = shop.wrong_vectors(self.stage.url, self.endpoint, sample=200)
         return Summary(
-            rows=rows,
+            faults=shop.faults(self.stage.url, self.endpoint, sample=200),
             bill=bill,
             seen=application.seen,
             quality_before=before,
             quality_after=after,
             seconds=0.0,
-            wrong_rows=wrong,
-            shifted_rows=shifted,
         )

@@ -13,6 +13,7 @@ import psycopg
 
 from migrator.demo.application import Seen
 from migrator.demo.endpoint import MIGRATOR_KEY
+from migrator.demo.shop import Faults
 from migrator.demo.simulator.account import digest
 from migrator.demo.simulator.backends import NEW_MODEL, OLD_MODEL
 
@@ -36,8 +37,8 @@ class Bill:
 def make_bill(url: str, entries: list[dict[str, Any]], rows: list[str], written: list[tuple[str, str]]) -> Bill:
     """Compare the provider's bill with what had to be embedded, text by text.
 
-    Every version of a text that was ever written had to be embedded once, and validation's sample once more; what was
-    billed beyond that was wasted.
+    Every version of a text that was ever written had to be embedded once, the samples of provenance and validation once
+    more, and the canary; what was billed beyond that was wasted.
     """
     wanted: Counter[tuple[str, str]] = Counter((NEW_MODEL, digest(text)) for text in rows)
     for side, text in written:
@@ -52,28 +53,27 @@ def make_bill(url: str, entries: list[dict[str, Any]], rows: list[str], written:
                 wanted[entry["model"], text] -= 1
                 needed += count
     with psycopg.connect(url, autocommit=True) as connection:
-        validation = connection.execute(
-            "SELECT coalesce(sum(spent_tokens), 0)::bigint FROM migrator.ledger WHERE purpose = 'validation'"
+        checks = connection.execute(
+            "SELECT coalesce(sum(spent_tokens), 0)::bigint FROM migrator.ledger"
+            " WHERE purpose IN ('validation', 'provenance', 'canary')"
         ).fetchone()
         lost = {name for (name,) in connection.execute("SELECT id FROM migrator.reservations WHERE possibly_billed")}
     in_flight = sum(entry["tokens"] for entry in entries if entry["request_id"] in lost)
-    # The two probes of `doctor` are nobody's rows.
+    # The probes of `doctor` are nobody's rows.
     probes = sum(entry["tokens"] for entry in entries if entry["digests"] == [digest("ready")])
-    return Bill(billed, needed + (validation[0] if validation else 0) + probes, in_flight)
+    return Bill(billed, needed + (checks[0] if checks else 0) + probes, in_flight)
 
 
 @dataclass(slots=True)
 class Summary:
     """The end of the story."""
 
-    rows: int
+    faults: Faults
     bill: Bill
     seen: Seen
     quality_before: dict[str, float]
     quality_after: dict[str, float]
     seconds: float
-    wrong_rows: int
-    shifted_rows: int
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -87,8 +87,9 @@ class Summary:
             f"{len(self.seen.wrong)} answers of a wrong generation": bool(self.seen.wrong),
             f"{len(self.seen.failed)} failed application statements": bool(self.seen.failed),
             "more tokens billed than needed and in flight at the kill": self.bill.wasted > self.bill.in_flight,
-            f"{self.wrong_rows} rows without the new model's vector": self.wrong_rows > 0,
-            f"{self.shifted_rows} rows with another text's vector": self.shifted_rows > 0,
+            f"{self.faults.missing} rows without a vector": self.faults.missing > 0,
+            f"{self.faults.old} rows with the old model's vector": self.faults.old > 0,
+            f"{self.faults.shifted} rows with another text's vector": self.faults.shifted > 0,
             "no answer was checked": self.seen.answers == 0,
             "nothing was in flight at the kill": self.bill.in_flight == 0,
         }
@@ -97,7 +98,7 @@ class Summary:
     def as_json(self) -> dict[str, Any]:
         """Return what `--summary FILE` holds."""
         return {
-            "rows": self.rows,
+            "rows": self.faults.rows,
             "tokens_needed": self.bill.needed,
             "tokens_billed": self.bill.billed,
             "in_flight_at_kill_tokens": self.bill.in_flight,
@@ -117,12 +118,12 @@ class Summary:
         wasted = f"{bill.wasted:,} more than needed, {bill.in_flight:,} in flight at the kill"
         kinds = "; ".join(f"{kind} {before[kind]:.3f} -> {after[kind]:.3f}" for kind in before)
         return [
-            ("rows", f"{self.rows:,}"),
+            ("rows", f"{self.faults.rows:,}"),
             ("tokens billed", f"{bill.billed:,} ({wasted})"),
             ("answers checked", f"{self.seen.answers:,}"),
             ("answers of a wrong generation", str(len(self.seen.wrong))),
             ("failed application statements", str(len(self.seen.failed))),
-            ("rows not in the new generation", str(self.wrong_rows)),
+            ("rows not in the new generation", str(self.faults.missing + self.faults.old)),
             ("nDCG@10 on labelled queries", kinds),
             ("seconds", f"{self.seconds:.0f}"),
         ]

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 #: Weight of the newest measurement, and how many are looked at.
 _ALPHA, _MEMORY = 0.4, 20
 #: Shares of the target duration between which nothing is changed, and the most that a size may grow at once.
 _LOW, _HIGH, _GROWTH = 0.90, 0.95, 1.2
-#: Rows. Ten texts are the smallest request that providers speak of: below that, what a transaction takes is its own
-#: overhead, and cutting it makes more of them. 2,048 is the most that any known provider takes in one request.
+#: Rows. Ten texts are the smallest request that providers speak of, and an answer lands whole: a smaller size would
+#: mean nothing. 2,048 is the most that any known provider takes in one request.
 _FIRST, _FEWEST, _MOST = 100, 10, 2048
 #: While a signal binds, a landing is followed by that many times its own duration of rest, within these seconds.
 _NICE, _SHORTEST_REST_SECONDS, _LONGEST_REST_SECONDS = 4.0, 0.05, 2.0
@@ -34,14 +33,8 @@ class LandingSize:
 
     @property
     def rows(self) -> int:
-        """Rows that one transaction may take now."""
+        """Rows that one transaction may take together now."""
         return int(self._rows)
-
-    def pieces(self, count: int) -> list[range]:
-        """Cut so many rows into transactions of about equal size."""
-        n_pieces = max(1, -(-count // self.rows))
-        edges = [count * number // n_pieces for number in range(n_pieces + 1)]
-        return [range(first, last) for first, last in pairwise(edges)]
 
     def took(self, rows: int, seconds: float) -> None:
         """Learn from a transaction of so many rows."""

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from migrator.backfill import catch_up
+from migrator.canary import watch
 from migrator.cutover import cleaning, readiness, swapping
 from migrator.cutover.cleaning import Leftover
 from migrator.cutover.readiness import OldSnapshots
@@ -19,12 +20,13 @@ from migrator.cutover.swapping import CUTOVER, ROLLBACK, Direction
 from migrator.errors import MigratorError, OperatorError, StatusConflict, TransientError
 from migrator.generation import Side
 from migrator.lifecycle import UNATTENDED, MigrationStatus
+from migrator.orchestrator import trust
 from migrator.spending.renewal import renewed
 from migrator.spending.worker import Worker
 from migrator.state import dirty, leases, migrations
 from migrator.state.budget import Purpose
 from migrator.state.connection import TooDirty, transaction
-from migrator.state.leases import Duty, Lease
+from migrator.state.leases import Duty, Lease, LeaseLost
 from migrator.state.migrations import Migration
 from migrator.state.verdicts import Verdict
 from migrator.target.message import Blocker, Timing
@@ -53,6 +55,20 @@ class Attended(OperatorError):
     happened = "Somebody else is doing a step of {name} in another terminal, or did a moment ago and died."
     state = "Nothing was changed; a dead one's lease ends by itself within half a minute."
     next = "Wait for it, then run `migrator {verb} {name}` again."
+
+
+@dataclass(eq=False)
+class Overtaken(TransientError):
+    """An attended step fell silent for longer than its lease: somebody else may have begun another."""
+
+    name: str
+    verb: str
+    seconds: float
+
+    runbook = "worker-died"
+    happened = "`{verb}` of {name} stood still for longer than its lease of {seconds:.0f} s, so its right has ended."
+    state = "It stopped where it was: each of its transactions is done as a whole, or not at all."
+    next = "Run `migrator status {name}` to see where it stands, then `migrator {verb} {name}` again."
 
 
 @dataclass(eq=False)
@@ -85,14 +101,29 @@ class Swapped:
     absent_seconds: float | None
 
 
+async def swappable(worker: Worker, name: str, direction: Direction) -> Migration:
+    """Return a migration that may be swapped that way.
+
+    Raises: MigrationUnknown, StatusConflict.
+    """
+    migration = await _get(worker, name)
+    needed = S.READY if direction is CUTOVER else S.COMPLETED
+    # The way back stays open through a pause.
+    found = {migration.status, migration.paused_from} if direction is ROLLBACK else {migration.status}
+    if needed not in found:
+        raise StatusConflict(name, direction.verb, needed, migration.status, f"migrator status {name}")
+    return migration
+
+
 async def cut_over(worker: Worker, name: str, *, max_dirty_rows: int, actor: str, tell: Tell) -> Swapped:
     """Make the new generation live.
 
-    Raises: StatusConflict, Attended, GateFailed, NotSwappable, OldSnapshots, NotConverging, LockNotObtained.
+    Raises: StatusConflict, Attended, CanaryMoved, GateFailed, NotSwappable, OldSnapshots, NotConverging,
+    LockNotObtained.
     """
-    migration = await _get(worker, name)
-    if migration.status is not S.READY:
-        raise StatusConflict(name, "cutover", S.READY, migration.status, f"migrator status {name}")
+    migration = await swappable(worker, name, CUTOVER)
+    async with transaction(worker.engine) as connection:
+        await trust.refuse_moved(connection, migration)
     async with _attending(worker, migration, "cutover"):
         await readiness.gates(worker.engine, migration)
         await readiness.look(worker.engine, migration, verb="cutover")
@@ -105,9 +136,7 @@ async def rehearse(worker: Worker, name: str, *, max_dirty_rows: int, actor: str
 
     Raises: StatusConflict, NotSwappable, LockBusy, TooDirty.
     """
-    migration = await _get(worker, name)
-    if migration.status is not S.READY:
-        raise StatusConflict(name, "cutover --rehearse", S.READY, migration.status, f"migrator status {name}")
+    migration = await swappable(worker, name, CUTOVER)
     bounds = Bounds(max_dirty_rows, MAX_DIRTY_SECONDS if max_dirty_rows else 0.0)
     return await swapping.rehearse(worker.engine, migration, CUTOVER, bounds=bounds, actor=actor)
 
@@ -117,10 +146,7 @@ async def roll_back(worker: Worker, name: str, *, max_dirty_rows: int, actor: st
 
     Raises: StatusConflict, Attended, NotSwappable, NotConverging, CapReached, LockNotObtained.
     """
-    migration = await _get(worker, name)
-    in_window = S.COMPLETED in {migration.status, migration.paused_from}
-    if not in_window:
-        raise StatusConflict(name, "rollback", S.COMPLETED, migration.status, f"migrator status {name}")
+    migration = await swappable(worker, name, ROLLBACK)
     async with _attending(worker, migration, "rollback"):
         return await _swap(worker, migration, ROLLBACK, max_dirty_rows=max_dirty_rows, actor=actor, tell=tell)
 
@@ -144,6 +170,7 @@ async def validate(worker: Worker, name: str, *, actor: str) -> list[Verdict]:
             raise Attended(name, "validate")  # and the move is rolled back
     try:
         async with renewed(worker, lease):
+            await watch.keep(worker, migration, must=True)
             return await validation.run(worker, migration, lease)
     except MigratorError:
         # Still `validating`: a worker goes on with it, and pauses it if it fares no better.
@@ -207,6 +234,8 @@ async def _attending(worker: Worker, migration: Migration, verb: str) -> AsyncIt
     try:
         async with renewed(worker, lease):
             yield lease
+    except LeaseLost:
+        raise Overtaken(migration.name, verb, lease.seconds) from None
     finally:
         async with transaction(worker.engine) as connection:
             await leases.give_back(connection, lease)
@@ -266,6 +295,9 @@ async def _help(worker: Worker, migration: Migration, side: Side) -> bool:
     try:
         async with renewed(worker, lease):
             await _settle(worker, migration, lease, side, UNATTENDED | {S.PAUSED})
+    except LeaseLost:
+        # The round was too slow for its lease (a loaded machine): what landed stays, the rest is looked at again.
+        await asyncio.sleep(0.2)
     finally:
         async with transaction(worker.engine) as connection:
             await leases.give_back(connection, lease, counts_as_attempt=False)

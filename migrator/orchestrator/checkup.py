@@ -12,23 +12,34 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+import numpy as np
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from migrator.errors import MigratorError
 from migrator.generation import Side
 from migrator.lifecycle import OPEN
+from migrator.measures import cosine
+from migrator.orchestrator import origin
 from migrator.planning import preflight, survey
+from migrator.provenance.page import Page
 from migrator.provider import client, profiles
-from migrator.provider.client import LostError, RefusedError, UnbelievableError
+from migrator.provider.catalogue import Action
+from migrator.provider.client import LostError, RefusedError, Reply, UnbelievableError
 from migrator.settings import Settings, api_key, without_password
-from migrator.spec import Spec
-from migrator.state import migrations, schema, workers
+from migrator.spec import ModelSpec, Spec
+from migrator.state import canary, migrations, schema, workers
+from migrator.state.canary import STEADY_COSINE, Canary
 from migrator.state.connection import make_engine, transaction
 from migrator.target import capture, facts
 
 Level = Literal["ok", "warn", "fail"]
 #: Seconds for a server that may not be there.
 _PATIENCE_SECONDS = 5.0
+#: Answers for one text that are laid side by side, a request each: two regions that take turns show at once, and two
+#: that are drawn by lot stay hidden in one look of sixteen. A few tokens.
+_SAME_TEXT_TIMES = 5
+#: Where one of these failed, nobody can make old vectors again.
+_NEEDED_FOR_PROVENANCE = frozenset({"database", "pgvector", "target", f"provider [{Side.FROM}]"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +50,15 @@ class Check:
     level: Level
     message: str
     mend: str = ""
+    #: What there is to read beyond a line: the page on provenance.
+    page: Page | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the shape that `doctor --json` prints."""
-        return asdict(self)
+        shown = asdict(self)
+        if self.page is None:
+            del shown["page"]
+        return shown
 
 
 def _ok(name: str, message: str) -> Check:
@@ -55,6 +71,8 @@ async def run(settings: Settings, spec: Spec | None) -> list[Check]:
     found += await _guarded("broker", lambda: _broker(settings.broker_url))
     if spec is not None:
         found += await _guarded("provider", lambda: _provider(spec))
+        if all(each.level != "fail" for each in found if each.name in _NEEDED_FOR_PROVENANCE):
+            found += await _guarded("provenance", lambda: _provenance(settings, spec))
     return found
 
 
@@ -111,6 +129,7 @@ async def _schema(engine: AsyncEngine) -> list[Check]:
                 for each in triggers
                 if each["before"] and each["on_update"] and each["name"] > capture.TRIGGERS["update"]
             ]
+        canaries = {each.name: await canary.find(connection, each.id) for each in opened}
     found = [_ok("schema", f"revision {schema.head()}; {len(opened)} open migrations")]
     if alive:
         names = ", ".join(f"{row.name} ({row.slots} slots)" for row in alive)
@@ -121,7 +140,25 @@ async def _schema(engine: AsyncEngine) -> list[Check]:
     if late:
         mend = f"Rename it so that it sorts before {capture.TRIGGERS['update']}."
         found.append(Check("triggers", "fail", f"fires after our capture trigger: {', '.join(late)}", mend))
-    return found
+    return found + [_canary(name, each) for name, each in canaries.items() if each is not None]
+
+
+def _canary(name: str, found: Canary) -> Check:
+    if found.moved_cosine is not None:
+        mend = f"Ask the provider what changed, then run `migrator resume {name}`."
+        return Check(f"canary of {name}", "fail", f"it moved, to cosine {found.moved_cosine:.5f}", mend)
+    if found.lowest_cosine < STEADY_COSINE:
+        what = f"the same texts came back with cosine {found.lowest_cosine:.5f}"
+        return Check(f"canary of {name}", "warn", what, _UNSTEADY_MEND)
+    return _ok(f"canary of {name}", f"steady over {found.checks} checks")
+
+
+async def _provenance(settings: Settings, spec: Spec) -> list[Check]:
+    page = await origin.look(settings, spec)
+    if page is None:
+        return [_ok("provenance", "the new generation is live, so the old vectors need no proof")]
+    level: dict[str, Level] = {"fits": "ok", "unknown": "warn", "misfits": "fail"}
+    return [Check("provenance", level[page.outcome], page.sentence, f"{page.do}.", page)]
 
 
 async def _target(engine: AsyncEngine, spec: Spec) -> list[Check]:
@@ -181,18 +218,25 @@ async def _model(spec: Spec, side: Side) -> list[Check]:
     if key is None:
         mend = f"Set {model.api_key_env} in the environment, here and on every worker."
         return [Check(name, "fail", f"{model.api_key_env} is not set here", mend)]
-    profile = profiles.choose(model.profile, model.base_url)
+    profile = profiles.of(model)
     http = client.make_http(key)
+    replies: list[Reply] = []
     try:
-        reply = await client.post(
-            http,
-            model.base_url,
-            model.generation,
-            ["ready"],
-            request_id=uuid.uuid4().hex,
-            send_dimensions=profile.send_dimensions,
-        )
+        for _ in range(_SAME_TEXT_TIMES):
+            replies.append(  # noqa: PERF401 - what came before a refusal is kept
+                await client.post(
+                    http,
+                    model.base_url,
+                    model.generation,
+                    ["ready"],
+                    request_id=uuid.uuid4().hex,
+                    send_dimensions=profile.send_dimensions,
+                    dialect=profile.dialect,
+                )
+            )
     except RefusedError as error:
+        if replies and error.refusal.action is Action.THROTTLE:
+            return [_answers(name, model, replies)]  # a low limit is no reason to fail
         mend = error.refusal.hint[:1].upper() + error.refusal.hint[1:] + "."
         return [Check(name, "fail", f"{model.generation}: {error.refusal}", mend)]
     except LostError as error:
@@ -201,5 +245,19 @@ async def _model(spec: Spec, side: Side) -> list[Check]:
         return [Check(name, "fail", f"{model.generation}: {error.why}", "Check [to] model and dimensions.")]
     finally:
         await http.aclose()
-    used = f"{reply.tokens} tokens, which no migration's cap counts"
-    return [_ok(name, f"{model.generation} answers with {reply.vectors.shape[1]} dimensions ({used})")]
+    return [_answers(name, model, replies)]
+
+
+def _answers(name: str, model: ModelSpec, replies: list[Reply]) -> Check:
+    """Say whether the same text came back as the same vector every time (R3)."""
+    used = f"{sum(each.tokens for each in replies)} tokens, which no migration's cap counts"
+    first = np.repeat(replies[0].vectors, len(replies), axis=0)
+    lowest = float(cosine.paired(first, np.concatenate([each.vectors for each in replies])).min())
+    if lowest < STEADY_COSINE:
+        what = f"the same text came back as different vectors (lowest cosine {lowest:.5f}; {used})"
+        return Check(name, "warn", what, _UNSTEADY_MEND)
+    dims = replies[0].vectors.shape[1]
+    return _ok(name, f"{model.generation} answers with {dims} dimensions, {len(replies)} times the same ({used})")
+
+
+_UNSTEADY_MEND = "Several regions or machines answer in turns: pin one where the gateway lets you ([to] base_url)."

@@ -12,13 +12,15 @@ import logging
 
 from migrator.backfill import batch, catch_up, proof
 from migrator.backfill.classify import TextTooLong
-from migrator.backfill.proof import RowsLeft
+from migrator.backfill.proof import RowsLeft, VectorsWithoutText
+from migrator.canary import watch
 from migrator.errors import AtRest, Defect, GateFailed, MigratorError, OperatorError, TransientError
+from migrator.generation import Side
 from migrator.provider.embedder import ProviderBusy
-from migrator.spending.purse import OutsideWindow, PaceWait, WorkStopped
+from migrator.spending.purse import BreakerOpen, OutsideWindow, PaceWait, WorkStopped
 from migrator.spending.renewal import renewed
 from migrator.spending.worker import Worker
-from migrator.state import leases, migrations
+from migrator.state import dirty, leases, migrations
 from migrator.state.connection import transaction
 from migrator.state.leases import Duty, Kind, Lease, LeaseLost, Ticket
 from migrator.state.migrations import Migration
@@ -78,11 +80,14 @@ async def _work(worker: Worker, migration: Migration, lease: Lease, duty: Duty |
     if duty is Duty.INDEX:
         return await indexing.run(worker, migration, lease)
     if duty is Duty.VALIDATE:
+        await watch.keep(worker, migration, must=True)
         measured = await validate.run(worker, migration, lease)
         return f"{migration.name}: {sum(each.passed for each in measured)} of {len(measured)} gates passed"
     if duty is Duty.CATCH_UP:
+        await _watch_catch_up(worker, migration)
         progress = await catch_up.shift(worker, migration, lease)
     else:
+        await watch.keep(worker, migration)
         progress = await batch.run(worker, lease)
     if progress.failure is not None:
         raise progress.failure
@@ -90,6 +95,14 @@ async def _work(worker: Worker, migration: Migration, lease: Lease, duty: Duty |
         async with transaction(worker.engine) as connection:
             await leases.finish(connection, lease)
     return f"{progress.written} rows, {progress.tokens} tokens, {progress.quarantined} quarantined"
+
+
+async def _watch_catch_up(worker: Worker, migration: Migration) -> None:
+    """Ask the canary before rows get new vectors; where none is to be written, nothing is asked for days."""
+    async with transaction(worker.engine) as connection:
+        rows, _ = await dirty.count(connection, migration.id, Side.TO)
+    if rows:
+        await watch.keep(worker, migration)
 
 
 async def _failed(worker: Worker, migration: Migration, lease: Lease, error: MigratorError) -> str:
@@ -104,11 +117,11 @@ async def _failed(worker: Worker, migration: Migration, lease: Lease, error: Mig
             async with transaction(worker.engine) as connection:
                 await migrations.set_binding(connection, migration.id, "window")
         return f"{kind}: {error.sentences()[0]}"
-    if isinstance(error, PaceWait | ProviderBusy):
-        seconds = error.seconds if isinstance(error, PaceWait) else _BUSY_SECONDS
+    if isinstance(error, PaceWait | BreakerOpen | ProviderBusy):
+        seconds = _BUSY_SECONDS if isinstance(error, ProviderBusy) else error.seconds
         await _give_back(worker, lease, failure=kind, counts=False, after_seconds=seconds)
         return f"{kind}: {error.sentences()[0]}"
-    if isinstance(error, AtRest | OperatorError | TextTooLong | RowsLeft):
+    if isinstance(error, AtRest | OperatorError | TextTooLong | RowsLeft | VectorsWithoutText):
         await _give_back(worker, lease, failure=kind, counts=False)
         async with transaction(worker.engine) as connection:
             reason = f"{kind}: {error.sentences()[0]}"

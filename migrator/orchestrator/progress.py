@@ -14,11 +14,26 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.generation import Side
 from migrator.lifecycle import NEXT_STEP, MigrationStatus
-from migrator.state import batches, budget, dirty, dispositions, leases, migrations, signals, verdicts, workers
-from migrator.state.batches import Counts
+from migrator.state import (
+    batches,
+    budget,
+    canary,
+    dirty,
+    dispositions,
+    flows,
+    leases,
+    migrations,
+    signals,
+    tallies,
+    verdicts,
+    workers,
+)
 from migrator.state.budget import Account
+from migrator.state.canary import STEADY_COSINE, Canary
+from migrator.state.flows import Flow
 from migrator.state.migrations import Migration
 from migrator.state.signals import Reading
+from migrator.state.tallies import Counts
 from migrator.target import index, lanes
 from migrator.target.signals import table_oid
 
@@ -54,11 +69,25 @@ class Progress:
     building: str | None
     workers_alive: int
     strays: list[tuple[str, int]]
+    canary: Canary | None
+    #: Catch-up's rates; None where too little is known to tell.
+    flow: Flow | None = None
+
+    @property
+    def not_converging(self) -> bool:
+        """Whether rows become dirty faster than they are embedded."""
+        return self.flow is not None and not self.flow.converging
 
     @property
     def skipped(self) -> int:
-        """Rows without text."""
-        return sum(count for (kind, _), count in self.dispositions.items() if kind == "skipped")
+        """Rows without text, and rows outside `where`: as many as the proof found, or the plan before it."""
+        return sum(count for (kind, _), count in self.dispositions.items() if kind == "skipped") + self.filtered
+
+    @property
+    def filtered(self) -> int:
+        """Rows outside the scope, when they were last counted."""
+        proved = self.migration.proved_filtered
+        return int(self.migration.plan["skipped"]["filtered"] if proved is None else proved)
 
     @property
     def quarantined(self) -> int:
@@ -118,7 +147,7 @@ class Progress:
 
 async def read(connection: AsyncConnection, migration: Migration) -> Progress:
     """Read how far a migration is."""
-    counts = await batches.counts(connection, migration.id)
+    counts = await tallies.counts(connection, migration.id)
     found = await dispositions.counts(connection, migration.id)
     rows, tokens, span = await batches.recent(connection, migration.id, seconds=RATE_SECONDS)
     per_second = rows / max(span, 1.0) if migration.status is S.BACKFILLING else 0.0
@@ -135,7 +164,7 @@ async def read(connection: AsyncConnection, migration: Migration) -> Progress:
         total = migration.proved_rows or 0
         # Rows that were dirty at the proof have their vector by now, unless they are dirty still.
         absent = sum(count for (kind, _), count in found.items() if kind != "truncated")
-        without = absent + migration.plan["skipped"]["filtered"] + dirty_to
+        without = absent + (migration.proved_filtered or 0) + dirty_to
         done = max(migration.proved_embedded or 0, total - without)
     return Progress(
         migration=migration,
@@ -159,6 +188,8 @@ async def read(connection: AsyncConnection, migration: Migration) -> Progress:
         building=await index.progress(connection, oid) if oid and migration.status is S.INDEXING else None,
         workers_alive=len(await workers.alive(connection)),
         strays=await migrations.strays(connection, migration),
+        canary=await canary.find(connection, migration.id),
+        flow=await flows.read(connection, migration.id),
     )
 
 
@@ -209,6 +240,8 @@ def line(found: Progress) -> str:
     words.append(f"${found.account.committed_usd:.2f} of ${found.account.max_usd:.2f}")
     if found.binding is not None:
         words.append(f"binds: {found.binding}")
+    if found.not_converging:
+        words.append(str(found.flow))
     return " | ".join(words)
 
 
@@ -241,17 +274,18 @@ def status_word(found: Progress) -> str:
     return str(found.migration.status)
 
 
-def exit_code(migration: Migration) -> int:
-    """Return what `status --exit-code` answers: 0 at rest and well, 3 a gate failed, 4 paused, 75 under way."""
+def exit_code(found: Progress) -> int:
+    """Return what `status --exit-code` answers: 0 well, 3 a gate failed, 4 paused, 75 under way or not converging."""
+    migration = found.migration
     if migration.status is S.PAUSED:
         return 3 if (migration.reason or "").startswith("a gate failed") else 4
     moving = {S.PLANNED, S.BACKFILLING, S.INDEXING, S.VALIDATING, S.CLEANING}
-    return 75 if migration.status in moving else 0
+    return 75 if migration.status in moving or found.not_converging else 0
 
 
 def as_json(found: Progress) -> dict[str, Any]:
     """Return the shape of `status --json`; its keys stay."""
-    migration, counts, account = found.migration, found.counts, found.account
+    migration, counts = found.migration, found.counts
     return {
         "name": migration.name,
         "status": str(migration.status),
@@ -275,19 +309,13 @@ def as_json(found: Progress) -> dict[str, Any]:
             "pending": counts.pending,
             "failed": counts.failed,
         },
-        "cost": {
-            "tokens": account.spent_tokens,
-            "usd": float(account.spent_usd),
-            "reserved_usd": float(account.reserved_usd),
-            "possibly_billed_usd": float(account.possibly_billed_usd),
-            "max_usd": float(account.max_usd),
-            "estimated_usd": [migration.plan["cost_usd"]["low"], migration.plan["cost_usd"]["high"]],
-        },
+        "cost": _cost(found),
         "rate": {
             "rows_per_second": found.rows_per_second,
             "tokens_per_minute": found.tokens_per_minute,
             "eta_seconds": found.eta_seconds,
         },
+        "catch_up": _catch_up(found),
         "throttle": {"binding": found.binding, "signals": [each.as_json() for each in found.reading.signals]},
         "writes": {"hot_ratio": found.hot_ratio},
         "live": {
@@ -298,6 +326,51 @@ def as_json(found: Progress) -> dict[str, Any]:
         "verdicts": [{name: each[name] for name in _VERDICT} for each in found.verdicts],
         "diverted": dict(found.strays),
         "workers": found.workers_alive,
+        "canary": _canary(found.canary),
+    }
+
+
+def _cost(found: Progress) -> dict[str, Any]:
+    account, planned = found.account, found.migration.plan["cost_usd"]
+    return {
+        "tokens": account.spent_tokens,
+        "estimated_tokens": account.estimated_tokens,
+        "usd": float(account.spent_usd),
+        "reserved_usd": float(account.reserved_usd),
+        "possibly_billed_usd": float(account.possibly_billed_usd),
+        "max_usd": float(account.max_usd),
+        "estimated_usd": [planned["low"], planned["high"]],
+    }
+
+
+def canary_line(found: Canary) -> str:
+    """Return how the canary stands, for people."""
+    if found.moved_cosine is not None:
+        return f"MOVED to cosine {found.moved_cosine:.4f}; vectors since {found.good_at:%Y-%m-%d %H:%M:%S} are suspect"
+    word = "steady" if found.lowest_cosine >= STEADY_COSINE else "unsteady"
+    when = f"{found.checks} checks, the last {duration(found.age_seconds)} ago"
+    return f"{word}: lowest cosine {found.lowest_cosine:.5f} in {when}"
+
+
+def _canary(found: Canary | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {
+        "moved": found.moved_cosine is not None,
+        "steady": found.lowest_cosine >= STEADY_COSINE,
+        "lowest_cosine": found.lowest_cosine,
+        "checks": found.checks,
+        "good_at": found.good_at.isoformat(),
+        "old_model_answers_otherwise": found.told_apart,
+    }
+
+
+def _catch_up(found: Progress) -> dict[str, Any]:
+    flow = found.flow
+    return {
+        "converging": flow.converging if flow is not None else None,
+        "arrivals_per_second": flow.arrivals_per_second if flow is not None else None,
+        "embeddings_per_second": flow.embeddings_per_second if flow is not None else None,
     }
 
 

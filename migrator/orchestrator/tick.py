@@ -13,15 +13,17 @@ from dataclasses import dataclass, field
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from migrator.backfill import catch_up
+from migrator.backfill import catch_up, suspects
 from migrator.backfill.proof import plan_pass
 from migrator.generation import Side
 from migrator.lifecycle import UNATTENDED, MigrationStatus
-from migrator.orchestrator import progress
-from migrator.state import batches, budget, dirty, leases, migrations, workers
+from migrator.orchestrator import brakes, progress
+from migrator.state import batches, budget, dirty, flows, leases, migrations, tallies, timeline, workers
+from migrator.state.batches import Trust
 from migrator.state.connection import transaction
-from migrator.state.leases import Duty, Ticket
+from migrator.state.leases import TICKET_SECONDS, Duty, Ticket
 from migrator.state.migrations import Migration
+from migrator.state.tallies import Counts
 from migrator.throttle import weigh
 from migrator.windows import Window, is_open
 
@@ -32,7 +34,7 @@ _LOCK_CLASS = 0x6D67
 PER_SLOT = 2
 #: With no worker to be seen: enough for the one that is about to come.
 FEWEST_TICKETS = 4
-#: Share of batches that may fail, and the number from which on a share means something.
+#: Share of the batches tried lately that may fail, and the number from which on a share means something.
 BREAKER_SHARE, BREAKER_BATCHES = 0.5, 50
 
 #: Nobody carries these on, but a worker may have died with something of theirs in hand: a pause ends with its lease.
@@ -55,7 +57,18 @@ class Tick:
         return " || ".join(self.lines) or "nothing to do"
 
 
-async def tick(engine: AsyncEngine, *, actor: str, only: str | None = None) -> Tick:
+@dataclass(frozen=True, slots=True)
+class _Shift:
+    """Who ticks, how many tickets may be under way, and how long they are trusted."""
+
+    actor: str
+    limit: int
+    trust: Trust
+
+
+async def tick(
+    engine: AsyncEngine, *, actor: str, only: str | None = None, ticket_seconds: float = TICKET_SECONDS
+) -> Tick:
     """Look at every migration that workers carry on (or at `only` one) and hand out what is to be done."""
     made = Tick()
     async with transaction(engine) as connection:
@@ -63,7 +76,8 @@ async def tick(engine: AsyncEngine, *, actor: str, only: str | None = None) -> T
         slots = sum(row.slots for row in await workers.alive(connection))
         for resting in await migrations.list_all(connection, RESTING):
             await _rescue(connection, resting)
-    limit = max(FEWEST_TICKETS, PER_SLOT * slots)
+    # `only` is asked for by somebody who works on it without a broker.
+    shift = _Shift(actor, max(FEWEST_TICKETS, PER_SLOT * slots), Trust(ticket_seconds, bool(slots) or only is not None))
     for migration in found:
         if only is not None and migration.name != only:
             continue
@@ -74,9 +88,11 @@ async def tick(engine: AsyncEngine, *, actor: str, only: str | None = None) -> T
             fresh = await migrations.get_by_id(connection, migration.id)
             if fresh.status not in UNATTENDED:
                 continue
-            made.tickets += await _hand_out(connection, fresh, limit, actor, throttled=binding)
+            made.tickets += await _hand_out(connection, fresh, shift, throttled=binding)
         async with transaction(engine) as connection:
+            await tallies.fold(connection, migration.id)
             now = await migrations.get_by_id(connection, migration.id)
+            await _note_flow(connection, now)
             made.lines.append(progress.line(await progress.read(connection, now)))
     return made
 
@@ -88,22 +104,24 @@ async def _alone(connection: AsyncConnection, migration_id: int) -> bool:
 
 
 async def _hand_out(
-    connection: AsyncConnection, migration: Migration, limit: int, actor: str, *, throttled: str | None
+    connection: AsyncConnection, migration: Migration, shift: _Shift, *, throttled: str | None
 ) -> list[Ticket]:
+    if await _moved_on_another_timeline(connection, migration, shift.actor):
+        return []
     await _rescue(connection, migration)
     windows = [Window.parse(each) for each in migration.windows]
     binding = throttled if is_open(windows, await migrations.database_now(connection)) else "window"
     resting = binding is not None
     if binding is not None:
         await migrations.set_binding(connection, migration.id, binding)
-    tickets = await _catch_up(connection, migration, resting=resting)
+    tickets = await _catch_up(connection, migration, shift, resting=resting)
     if resting:
         return tickets
     if migration.status is S.BACKFILLING:
-        return tickets + await _backfill(connection, migration, limit, actor)
+        return tickets + await _backfill(connection, migration, shift)
     duty = _DUTIES.get(migration.status)
     if duty is not None:
-        tickets += await _offer(connection, migration, duty)
+        tickets += await _offer(connection, migration, duty, shift)
     return tickets
 
 
@@ -111,27 +129,62 @@ async def _rescue(connection: AsyncConnection, migration: Migration) -> None:
     """Take back leases that ran out; what their requests may have cost stays counted."""
     for lease in await leases.rescue(connection, migration.id):
         await budget.write_off(connection, lease=str(lease))
+    # However a lease ended: what is booked under it and has no outcome will never have one.
+    for name in await leases.ended(connection, await budget.leases_with_open(connection, migration.id)):
+        await budget.write_off(connection, lease=name)
 
 
-async def _backfill(connection: AsyncConnection, migration: Migration, limit: int, actor: str) -> list[Ticket]:
+async def _moved_on_another_timeline(connection: AsyncConnection, migration: Migration, actor: str) -> bool:
+    """Pause a migration whose server is a promoted standby: what it remembers may be older than what was paid (H27)."""
+    found = await timeline.read(connection)
+    if migration.timeline is None and found:
+        await migrations.change(connection, migration.id, timeline=found)
+    if not found or migration.timeline in {None, found}:
+        return False
+    await migrations.change(connection, migration.id, timeline=None)
+    reason = (
+        f"the server's timeline changed from {migration.timeline} to {found}: after a failover what was spent may be"
+        f" more than `migrator status {migration.name}` says. Compare it with the provider's bill, lower the cap by"
+        f" what is missing (migrator limits {migration.name} --max-cost X), then resume"
+    )
+    await migrations.pause(connection, migration.id, reason=reason, actor=actor)
+    return True
+
+
+async def _backfill(connection: AsyncConnection, migration: Migration, shift: _Shift) -> list[Ticket]:
     if migration.pass_number == 0:
         await plan_pass(connection, migration)
-    await batches.split_exhausted(connection, migration)
-    counts = await batches.counts(connection, migration.id)
-    tried = counts.done + counts.failed
-    broken = tried >= BREAKER_BATCHES and counts.failed > BREAKER_SHARE * tried
-    if broken or (counts.failed and not counts.pending and not counts.leased):
-        reason = f"{counts.failed} of {tried} batches failed (migrator batches {migration.name} --failed)"
-        await migrations.pause(connection, migration.id, reason=reason, actor=actor)
+    await suspects.divide(connection, migration)
+    counts = await tallies.counts(connection, migration.id)
+    reason = await brakes.too_many_quarantined(connection, migration, counts)
+    reason = reason or await broken(connection, migration, counts)
+    if reason is not None:
+        await migrations.pause(connection, migration.id, reason=reason, actor=shift.actor)
         return []
-    tickets = await batches.offer(connection, migration, limit)
+    limit = await brakes.fewer_while_open(connection, migration, shift.limit)
+    tickets = await batches.offer(connection, migration, limit, shift.trust)
     if tickets or counts.pending or counts.leased:
         return tickets
     # Rows that are dirty are no obstacle: the proof knows of them, and under steady edits there are always some (H19).
-    return tickets + await _offer(connection, migration, Duty.PROVE)
+    return tickets + await _offer(connection, migration, Duty.PROVE, shift)
 
 
-async def _catch_up(connection: AsyncConnection, migration: Migration, *, resting: bool) -> list[Ticket]:
+async def broken(connection: AsyncConnection, migration: Migration, counts: Counts) -> str | None:
+    """Say why no further batch should be tried, or None: most tried lately failed, or only failed ones are left.
+
+    Lately, because a million batches that went well yesterday say nothing about what fails now.
+    """
+    where = f"migrator batches {migration.name} --failed"
+    if counts.troubled > BREAKER_SHARE * BREAKER_BATCHES:
+        tried, troubled = await batches.lately(connection, migration.id, limit=max(BREAKER_BATCHES, 2 * counts.leased))
+        if tried >= BREAKER_BATCHES and troubled > BREAKER_SHARE * tried:
+            return f"{troubled} of the last {tried} batches failed ({where})"
+    if counts.failed and not counts.pending and not counts.leased:
+        return f"{counts.failed} of {counts.done + counts.failed} batches failed ({where})"
+    return None
+
+
+async def _catch_up(connection: AsyncConnection, migration: Migration, shift: _Shift, *, resting: bool) -> list[Ticket]:
     """Offer catch-up: always where rows missing from search wait for it, else when there is something to do."""
     live, _ = await dirty.count(connection, migration.id, migration.live_side)
     standing = migration.status in {S.READY, S.COMPLETED} and not resting
@@ -141,9 +194,18 @@ async def _catch_up(connection: AsyncConnection, migration: Migration, *, restin
         shadow = 0 if deferred else (await dirty.count(connection, migration.id, Side.TO))[0]
     if not (standing or live or shadow):
         return []
-    return await _offer(connection, migration, Duty.CATCH_UP)
+    return await _offer(connection, migration, Duty.CATCH_UP, shift)
 
 
-async def _offer(connection: AsyncConnection, migration: Migration, duty: Duty) -> list[Ticket]:
+async def _note_flow(connection: AsyncConnection, migration: Migration) -> None:
+    """Take a sample of catch-up's backlog, unless that is meant to wait for the end of the pass."""
+    if migration.status is S.BACKFILLING and await catch_up.is_deferred(connection, migration):
+        return
+    kept = catch_up.sides(migration, deferred=False)
+    backlog = sum([(await dirty.count(connection, migration.id, side))[0] for side in dict.fromkeys(kept)])
+    await flows.note(connection, migration.id, backlog)
+
+
+async def _offer(connection: AsyncConnection, migration: Migration, duty: Duty, shift: _Shift) -> list[Ticket]:
     await leases.offer_duty(connection, migration.id, duty)
-    return await batches.offer_duty(connection, migration, duty)
+    return await batches.offer_duty(connection, migration, duty, shift.trust)

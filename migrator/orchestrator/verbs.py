@@ -15,16 +15,17 @@ from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from migrator.cutover import expand
-from migrator.errors import OperatorError, StatusConflict
+from migrator.errors import MigratorError, OperatorError, StatusConflict
 from migrator.generation import Side
 from migrator.lifecycle import PAUSABLE, TRANSITIONS, MigrationStatus
+from migrator.orchestrator import trust
 from migrator.planning import plan as plans
 from migrator.planning import preflight, survey
 from migrator.planning.findings import PlanRefused, refusals
 from migrator.planning.plan import Plan, PlanNotStored, PlanStale
 from migrator.signals import ThrottleSpec, impossible
 from migrator.spec import Problem, Spec
-from migrator.state import batches, budget, dirty, dispositions, migrations, schema, signals, verdicts
+from migrator.state import batches, budget, canary, dirty, dispositions, migrations, schema, signals, verdicts
 from migrator.state.connection import transaction
 from migrator.state.migrations import Migration, NameTaken
 from migrator.target.message import Blocker, Timing
@@ -70,10 +71,10 @@ async def plan_to_start(engine: AsyncEngine, spec: Spec, *, path: str, actor: st
     return made
 
 
-async def start(engine: AsyncEngine, spec: Spec, *, path: str, actor: str, on_wait: OnWait) -> Timing:
-    """Expand the table of a stored plan; the workers go on from there. Returns how long the lock was held.
+async def startable(engine: AsyncEngine, spec: Spec, *, path: str) -> Migration:
+    """Return the stored plan's migration, if it can be started as things are.
 
-    Raises: PlanStale, PlanRefused, NameTaken, LockNotObtained, MovedMeanwhile.
+    Raises: PlanStale, PlanRefused, NameTaken.
     """
     found = await stored_plan(engine, spec)
     if found is None:
@@ -86,6 +87,15 @@ async def start(engine: AsyncEngine, spec: Spec, *, path: str, actor: str, on_wa
     refused = refusals(preflight.check(await survey.make(engine, spec)))
     if refused:
         raise PlanRefused(spec.name, path, refused)
+    return found
+
+
+async def start(engine: AsyncEngine, spec: Spec, *, path: str, actor: str, on_wait: OnWait) -> Timing:
+    """Expand the table of a stored plan; the workers go on from there. Returns how long the lock was held.
+
+    Raises: PlanStale, PlanRefused, NameTaken, LockNotObtained, MovedMeanwhile.
+    """
+    found = await startable(engine, spec, path=path)
     return await expand.run(engine, found, actor=actor, on_wait=on_wait)
 
 
@@ -118,12 +128,17 @@ async def pause_all(engine: AsyncEngine, *, actor: str) -> list[str]:
 
 
 async def resume(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
-    """Go on where it was paused; after a rollback, go on towards another cutover.
+    """Go on where it was paused; after a rollback, go on towards another cutover. The canary is asked first.
 
-    Raises: MigrationUnknown, StatusConflict.
+    Raises: MigrationUnknown, StatusConflict, SuspectVectors, SuspectsLive.
     """
     async with transaction(engine) as connection:
         found = await migrations.get(connection, name)
+    if found.status is S.PAUSED:
+        await trust.refuse_suspects(engine, found)
+    async with transaction(engine) as connection:
+        found = await migrations.get(connection, name)
+        await canary.demand(connection, found.id)
         if found.status is S.ROLLED_BACK:
             await migrations.move(connection, found, S.BACKFILLING, actor=actor)
         elif found.status is S.PAUSED and found.paused_from is not None:
@@ -133,16 +148,25 @@ async def resume(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
         return await migrations.get(connection, name)
 
 
-async def resume_all(engine: AsyncEngine, *, actor: str) -> list[str]:
-    """Resume everything that an operator paused; what a cap, a gate or the provider stopped stays. Returns names."""
+async def resume_all(engine: AsyncEngine, *, actor: str) -> tuple[list[str], list[MigratorError]]:
+    """Resume everything that an operator paused; what a cap, a gate or the provider stopped stays.
+
+    Returns the names, and why others could not be: a canary that moved holds up none but its own migration.
+    """
     async with transaction(engine) as connection:
         found = await migrations.list_all(connection, [S.PAUSED])
-    resumed = []
+    resumed: list[str] = []
+    refused: list[MigratorError] = []
     for each in found:
-        if each.reason == BY_OPERATOR:
-            with contextlib.suppress(StatusConflict):  # somebody else was faster
-                resumed.append((await resume(engine, each.name, actor=actor)).name)
-    return resumed
+        if each.reason != BY_OPERATOR:
+            continue
+        try:
+            resumed.append((await resume(engine, each.name, actor=actor)).name)
+        except StatusConflict:
+            continue  # somebody else was faster
+        except MigratorError as error:
+            refused.append(error)
+    return resumed, refused
 
 
 async def cancel(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
@@ -255,10 +279,11 @@ async def retry(engine: AsyncEngine, name: str, *, actor: str) -> tuple[int, int
 async def waive(engine: AsyncEngine, name: str, gate: str, *, reason: str, actor: str) -> Migration:
     """Sign that a gate may be passed over; when no unsigned failure is left, the migration goes on to `ready`.
 
-    Raises: MigrationUnknown, StatusConflict (the gate has no verdict).
+    Raises: MigrationUnknown, StatusConflict (the gate has no verdict), CanaryMoved.
     """
     async with transaction(engine) as connection:
         found = await migrations.get(connection, name)
+        await trust.refuse_moved(connection, found)
         if not await verdicts.waive(connection, found.id, gate, reason=reason, actor=actor):
             raise StatusConflict(name, "validate --waive", f"measured at gate {gate!r}", found.status)
         await migrations.note(connection, found.id, found.status, f"gate {gate} waived: {reason}", actor)

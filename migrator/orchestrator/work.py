@@ -56,8 +56,14 @@ async def work(worker: Worker, name: str, *, until: MigrationStatus, on_line: Ca
             found = await _look(worker, name)
             if found.status in WAY and until in WAY and WAY.index(found.status) >= WAY.index(until):
                 return found.status
-            _refuse_rest(found)
-            made = await tick(worker.engine, actor=worker.holder, only=name)
+            try:
+                _refuse_rest(found)
+            except (CameToRest, GateFailed):
+                # What is in flight is paid for: it is finished and written. Nothing further is sent.
+                if running:
+                    await asyncio.wait(running)
+                raise
+            made = await tick(worker.engine, actor=worker.holder, only=name, ticket_seconds=worker.ticket_seconds)
             if str(made) != last:
                 last = str(made)
                 on_line(last)

@@ -38,18 +38,18 @@ class TokenEstimate:
     method: str
 
 
-def tokens(sample: Sequence[str], rows: int) -> TokenEstimate:
-    """Estimate the tokens of `rows` texts from a sample of them."""
+def tokens(sample: Sequence[str], rows: int, tokenizer: str = "qwen") -> TokenEstimate:
+    """Estimate the tokens of `rows` texts from a sample of them. `tokenizer` is the model's, as its profile says."""
     if not sample or rows == 0:
         return TokenEstimate(0, 0, 0, "no text was found in the sample")
-    counts, method = token_counts.count_all(sample)
+    counts, method = token_counts.count_all(sample, tokenizer)
     mean = sum(counts) / len(counts)
     if len(counts) >= rows:
         spread = 0.0
     else:
         variance = sum((count - mean) ** 2 for count in counts) / max(len(counts) - 1, 1)
         spread = _Z95 * math.sqrt(variance / len(counts))
-    systematic = 0.0 if token_counts.exact_counter() is not None else token_counts.ESTIMATE_ERROR
+    systematic = 0.0 if token_counts.counts_exactly(tokenizer) else token_counts.ESTIMATE_ERROR
     low, high = (mean - spread) * (1 - systematic), (mean + spread) * (1 + systematic)
     described = f"{method}, {len(counts)} sampled texts, 95 % interval"
     return TokenEstimate(round(mean * rows), round(low * rows), math.ceil(high * rows), described)

@@ -14,14 +14,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from migrator.errors import OperatorError
 from migrator.generation import Side
-from migrator.planning import estimate, preflight, survey
+from migrator.planning import estimate, preflight, provider, survey
 from migrator.planning.findings import Finding, info, warn
 from migrator.planning.survey import Survey
 from migrator.provider import profiles
+from migrator.provider.profiles import Profile
 from migrator.spec import Spec
 from migrator.state import budget, dirty, migrations, schema
 from migrator.state.connection import transaction
-from migrator.target import dependents, facts, pages
+from migrator.target import capture, dependents, facts, pages
 from migrator.target.relation import suffixed
 
 #: Any fixed number: the sample is the same for the same table.
@@ -77,7 +78,7 @@ class Plan:
 
 async def make(engine: AsyncEngine, spec: Spec) -> Plan:
     """Look at a spec's target and work out what the migration would do and cost. Read-only."""
-    profile = profiles.choose(spec.to.profile, spec.to.base_url)
+    profile = profiles.of(spec.to)
     found = await survey.make(engine, spec)
     findings = preflight.check(found)
     counts: dict[str, int] = {}
@@ -89,7 +90,8 @@ async def make(engine: AsyncEngine, spec: Spec) -> Plan:
             texts = await survey.sample_texts(
                 connection, target, rows=counts["rows"], wanted=estimate.SAMPLE_TEXTS, seed=SAMPLE_SEED
             )
-    document = _document(found, counts, texts, profile.max_texts)
+    document = _document(found, counts, texts, profile)
+    findings += provider.check(spec)
     findings += _about_rows(spec, counts, document)
     document["findings"] = [finding.as_json() for finding in findings]
     return Plan(spec, found, findings, document)
@@ -129,22 +131,21 @@ def _about_rows(spec: Spec, counts: dict[str, int], document: dict[str, Any]) ->
     return found
 
 
-def _document(found: Survey, counts: dict[str, int], texts: list[str], texts_per_request: int) -> dict[str, Any]:
+def _document(found: Survey, counts: dict[str, int], texts: list[str], profile: Profile) -> dict[str, Any]:
     spec = found.spec
     rows = counts.get("rows", 0)
     without_text = {"null": "all_null", "empty": "empty", "whitespace": "blank"}
     skipped = {reason: counts.get(name, 0) for reason, name in without_text.items()}
     to_embed = counts.get("in_scope", 0) - sum(skipped.values())
     skipped["filtered"] = rows - counts.get("in_scope", 0)
-    tokens = estimate.tokens(texts, to_embed)
+    tokens = estimate.tokens(texts, to_embed, profile.tokenizer)
     low, high = spec.to.price_usd_per_mtok
-    limits = spec.limits
     hours, binds = estimate.hours(
         to_embed,
         tokens.estimate,
-        texts_per_request=texts_per_request,
-        requests_per_minute=limits.requests_per_minute,
-        tokens_per_minute=limits.tokens_per_minute,
+        texts_per_request=profile.max_texts,
+        requests_per_minute=spec.limits.requests_per_minute,
+        tokens_per_minute=spec.limits.tokens_per_minute,
     )
     column = found.column
     kind = column.type_name if column is not None else "vector"
@@ -156,6 +157,7 @@ def _document(found: Survey, counts: dict[str, int], texts: list[str], texts_per
         "target": f"{spec.target.schema_name}.{spec.target.table_name}.{spec.target.column}",
         "from": str(spec.generation(Side.FROM)),
         "to": str(spec.generation(Side.TO)),
+        "provider": provider.describe(profile),
         "rows": rows,
         "rows_to_embed": to_embed,
         "skipped": skipped,
@@ -175,7 +177,9 @@ def _document(found: Survey, counts: dict[str, int], texts: list[str], texts_per
         "vector_type": kind,
         #: Declared with dimensions only where the live column is, so that views keep their column's type.
         "shadow_dims": dims if column is not None and facts.dims_of(column) is not None else None,
-        "silence_triggers": any(each["on_update"] and each["enabled"] != "D" for each in found.triggers),
+        "partitioned": found.relation is not None and found.relation.kind == "p",
+        "knows_chunks": found.server.get("version", 0) >= capture.CHUNK_IDS_SINCE,
+        "silence_triggers": preflight.silences(found),
     }
 
 

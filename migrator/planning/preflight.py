@@ -23,7 +23,7 @@ OLDEST_PGVECTOR, SAFE_PGVECTOR = Version("0.7.0"), Version("0.8.3")
 #: `CREATE OR REPLACE TRIGGER` (14) is part of the swap.
 OLDEST_SERVER = 140000
 
-_KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "p": "a partitioned table"}
+_KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
 _LATER = "it is not moved by this version; drop it for the time of the migration and make it again afterwards"
 
 
@@ -85,15 +85,18 @@ def _server(survey: Survey) -> Iterator[Finding]:
 def _table(survey: Survey) -> Iterator[Finding]:
     relation, name = survey.relation, survey.spec.target.table
     assert relation is not None  # noqa: S101 - check() looked
-    if relation.kind != "r":
+    if relation.kind not in {"r", "p"}:
         yield refuse(
             "table_kind",
             name,
             f"it is {_KINDS.get(relation.kind, 'no plain table')}, which this version does not move",
-            "name a plain table",
+            "name a plain or a partitioned table",
         )
-    if relation.inherits and relation.kind == "r":
-        yield refuse("inheritance", name, "it has parents, children or is a partition", "name a plain table")
+    if relation.is_partition:
+        yield refuse("partition", name, "it is a partition", "name the partitioned table that it belongs to")
+    elif relation.inherits and relation.kind == "r":
+        yield refuse("inheritance", name, "it has parents or children", "name a plain or a partitioned table")
+    yield from _partitions(survey)
     if relation.persistence == "u":
         yield warn("unlogged", name, "it is unlogged: a crash empties it", "ALTER TABLE ... SET LOGGED")
     if relation.persistence == "t":
@@ -120,6 +123,19 @@ def _table(survey: Survey) -> Iterator[Finding]:
             "row security would hide rows from this role (H22)",
             f"ALTER ROLE {survey.server['role']} BYPASSRLS, or use the owner",
         )
+
+
+def _partitions(survey: Survey) -> Iterator[Finding]:
+    for heap in survey.heaps:
+        name = f"{heap.schema}.{heap.table}"
+        if heap.kind != "r":
+            yield refuse(
+                "partition_kind", name, f"this partition is {_KINDS.get(heap.kind, 'no plain table')}", "detach it"
+            )
+        elif heap.level > 1:
+            yield refuse("partition_levels", name, "it is a partition of a partition", _LATER)
+    for partition, kind, name in survey.partition_dependents:
+        yield refuse("partition_dependent", partition, f"{kind} {name} hangs on this partition's column alone", _LATER)
 
 
 def _column(survey: Survey) -> Iterator[Finding]:
@@ -233,28 +249,46 @@ def _for_the_owner(survey: Survey) -> Callable[[str, str, str, str], Finding]:
 
 def _triggers(survey: Survey) -> Iterator[Finding]:
     for trigger in survey.triggers:
-        name = trigger["name"]
+        name = trigger["name"] if trigger.get("table") is None else f"{trigger['name']} on {trigger['table']}"
         fires = trigger["on_update"] and trigger["enabled"] != "D"
-        if trigger["before"] and fires and name > capture.TRIGGERS["update"]:
+        if trigger["before"] and fires and trigger["name"] > capture.TRIGGERS["update"]:
             yield refuse(
                 "trigger_after_ours",
                 name,
                 "BEFORE triggers fire in name order, and it would change rows after our capture trigger looked",
                 f"rename it so that it sorts before {capture.TRIGGERS['update']}",
             )
-        if not fires:
-            continue
-        if trigger["enabled"] == "A":
-            yield refuse("trigger_always", name, "it is ENABLE ALWAYS and would fire on every backfilled row", _LATER)
-        elif survey.may_silence_triggers:
-            yield info("trigger_silenced", name, "it does not fire on our own writes", "nothing needs to be done")
-        else:
-            yield _for_the_owner(survey)(
+        if fires:
+            yield _on_our_writes(survey, name, trigger["enabled"])
+
+
+def _on_our_writes(survey: Survey, name: str, enabled: str) -> Finding:
+    """Say whether a trigger fires on rows that we fill: O in plain sessions, R in silenced ones (H26), A in both."""
+    if enabled in {"A", "R" if silences(survey) else "O"}:
+        if survey.spec.target.fire_triggers:
+            return warn("trigger_allowed", name, "it fires on every row that is filled", "the spec says that it may")
+        if enabled == "O":
+            return _for_the_owner(survey)(
                 "trigger_fires",
                 name,
                 "it would fire on every backfilled row, and this role may not silence it",
-                f"GRANT SET ON PARAMETER session_replication_role TO {survey.server['role']} (PostgreSQL 15)",
+                f"GRANT SET ON PARAMETER session_replication_role TO {survey.server['role']} (PostgreSQL 15), or say"
+                " fire_triggers = true in [target]",
             )
+        what = "ALWAYS" if enabled == "A" else "REPLICA, as which our sessions run to silence the others,"
+        return refuse(
+            "trigger_always" if enabled == "A" else "trigger_replica",
+            name,
+            f"it is ENABLE {what} and would fire on every backfilled row",
+            "say fire_triggers = true in [target] if it may, or disable it for the time of the backfill",
+        )
+    return info("trigger_silenced", name, "it does not fire on our own writes", "nothing needs to be done")
+
+
+def silences(survey: Survey) -> bool:
+    """Say whether our writing sessions silence the table's own triggers: where there are any, and we may."""
+    plain = any(each["on_update"] and each["enabled"] == "O" for each in survey.triggers)
+    return plain and survey.may_silence_triggers and not survey.spec.target.fire_triggers
 
 
 def _dependents(survey: Survey) -> Iterator[Finding]:

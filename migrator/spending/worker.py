@@ -18,7 +18,9 @@ from migrator.errors import OperatorError
 from migrator.measures.landing_size import LandingSize
 from migrator.provider import client
 from migrator.spec import ModelSpec
+from migrator.spending.pacing import Pacer, SharedPacer
 from migrator.state.connection import make_engine
+from migrator.state.leases import TICKET_LEASES
 from migrator.state.migrations import Migration
 
 
@@ -48,10 +50,16 @@ class Worker:
     holder: str
     lease_seconds: float
     concurrency: int
+    pacer: Pacer
     #: Factor on the provider loop's waits; tests shorten them.
     backoff_seconds: float = 1.0
     _clients: dict[str, httpx.AsyncClient] = field(default_factory=dict)
     _sizes: dict[int, LandingSize] = field(default_factory=dict)
+
+    @property
+    def ticket_seconds(self) -> float:
+        """How long a ticket given to the broker is trusted to be under way: four leases, two minutes by default."""
+        return TICKET_LEASES * self.lease_seconds
 
     @classmethod
     def make(cls, role: str) -> Worker:
@@ -61,7 +69,8 @@ class Worker:
         """
         found = settings.load()
         engine = make_engine(found.required_database_url(), f"migrator {role}", pool_size=found.concurrency + 2)
-        return cls(engine, process_name(), found.lease_seconds, found.concurrency)
+        pacer = SharedPacer(engine, found.broker_url)
+        return cls(engine, process_name(), found.lease_seconds, found.concurrency, pacer)
 
     def http(self, model: ModelSpec) -> httpx.AsyncClient:
         """Return the client for a model's key.
@@ -86,4 +95,5 @@ class Worker:
         """Close every connection."""
         for http in self._clients.values():
             await http.aclose()
+        await self.pacer.close()
         await self.engine.dispose()

@@ -12,16 +12,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, Row, and_, case, func, insert, literal, or_, select, update
+from sqlalchemy import BigInteger, Row, Table, and_, case, exists, func, insert, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql import ColumnElement
 
+from migrator.state import tallies
 from migrator.state.leases import TICKET_SECONDS, Duty, Kind, Ticket
 from migrator.state.migrations import Migration
 from migrator.state.tables import batches, duties
-
-#: Attempts after which a batch is split at its middle, so that one bad page can't hold up the others; a batch of
-#: one page fails instead. GitLab's batched migrations split after 3; two more forgive a passing outage.
-MAX_ATTEMPTS = 5
 
 QUEUE_BACKFILL, QUEUE_LIVE, QUEUE_INDEX, QUEUE_CONTROL = "backfill", "live", "index", "control"
 
@@ -35,54 +33,71 @@ class Heap:
     pages: int
 
 
+#: Windows made by one statement: a few seconds of it, also on a busy server.
+_PLANNED_AT_ONCE = 100_000
+
+
 async def plan_pass(connection: AsyncConnection, migration: Migration, heap: Heap, width: int) -> int:
     """Store the next pass's windows of `width` pages as pending batches; returns how many. Made in the database."""
-    first = func.generate_series(0, heap.pages - 1, width).table_valued("page").render_derived(name="w")
-    number = func.row_number().over(order_by=first.c.page) + await _last_number(connection, migration.id)
-    names = ["migration_id", "number", "pass_number", "relation_oid", "relation_file", "first_page", "last_page"]
-    made = select(
-        literal(migration.id),
-        number,
-        literal(migration.pass_number + 1),
-        literal(heap.oid, BigInteger),
-        literal(heap.file, BigInteger),
-        first.c.page,
-        func.least(first.c.page + width, heap.pages) - 1,
-    ).select_from(first)
-    await connection.execute(insert(batches).from_select(names, made))
-    return math.ceil(heap.pages / width)
+    before = await last_number(connection, migration.id)
+    step = width * _PLANNED_AT_ONCE
+    for start in range(0, heap.pages, step):
+        last = min(start + step, heap.pages) - 1
+        page = func.generate_series(start, last, width, type_=BigInteger).table_valued("page").render_derived(name="w")
+        names = ["migration_id", "number", "pass_number", "relation_oid", "relation_file", "first_page", "last_page"]
+        made = select(
+            literal(migration.id),
+            literal(before + 1) + page.c.page / width,
+            literal(migration.pass_number + 1),
+            literal(heap.oid, BigInteger),
+            literal(heap.file, BigInteger),
+            page.c.page,
+            func.least(page.c.page + width, heap.pages) - 1,
+        ).select_from(page)
+        await connection.execute(insert(batches).from_select(names, made))
+    count = math.ceil(heap.pages / width)
+    await tallies.planned(connection, migration.id, count)
+    return count
 
 
-async def _last_number(connection: AsyncConnection, migration_id: int) -> int:
+async def last_number(connection: AsyncConnection, migration_id: int) -> int:
+    """Return the highest number that a batch of this migration has."""
     query = select(func.coalesce(func.max(batches.c.number), 0)).where(batches.c.migration_id == migration_id)
     return int((await connection.execute(query)).scalar_one())
 
 
-async def offer(connection: AsyncConnection, migration: Migration, limit: int) -> list[Ticket]:
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """How long a ticket is trusted to be under way, and whether one whose time is over is given again.
+
+    It is not while nobody takes any: the broker keeps every message, and a weekend without workers would fill it.
+    """
+
+    seconds: float = TICKET_SECONDS
+    give_again: bool = True
+
+    def is_free(self, table: Table) -> ColumnElement[bool]:
+        """Return the condition that a pending row may be given out."""
+        now, until = func.clock_timestamp(), table.c.ticket_until
+        untrusted = or_(until.is_(None), until <= now) if self.give_again else until.is_(None)
+        return and_(untrusted, or_(table.c.not_before.is_(None), table.c.not_before <= now))
+
+    def until(self) -> ColumnElement[Any]:
+        """Return when a ticket that is given out now is no longer trusted."""
+        return func.clock_timestamp() + timedelta(seconds=self.seconds)
+
+
+async def offer(
+    connection: AsyncConnection, migration: Migration, limit: int, trust: Trust | None = None
+) -> list[Ticket]:
     """Give out tickets for pending batches so that at most `limit` are under way, and remember that they were."""
-    now = func.clock_timestamp()
-    under_way = await connection.execute(
-        select(func.count())
-        .select_from(batches)
-        .where(
-            batches.c.migration_id == migration.id,
-            or_(
-                batches.c.status == "leased",
-                and_(batches.c.status == "pending", batches.c.ticket_until > now),
-            ),
-        )
-    )
-    room = limit - under_way.scalar_one()
+    trust = trust or Trust()
+    room = limit - await _under_way(connection, migration.id, trust)
     if room <= 0:
         return []
     free = (
         select(batches.c.id)
-        .where(
-            batches.c.migration_id == migration.id,
-            batches.c.status == "pending",
-            or_(batches.c.ticket_until.is_(None), batches.c.ticket_until <= now),
-            or_(batches.c.not_before.is_(None), batches.c.not_before <= now),
-        )
+        .where(batches.c.migration_id == migration.id, batches.c.status == "pending", trust.is_free(batches))
         .order_by(batches.c.id)
         .limit(room)
         .with_for_update(skip_locked=True)
@@ -90,11 +105,22 @@ async def offer(connection: AsyncConnection, migration: Migration, limit: int) -
     statement = (
         update(batches)
         .where(batches.c.id.in_(free.scalar_subquery()))
-        .values(ticket_until=now + timedelta(seconds=TICKET_SECONDS))
+        .values(ticket_until=trust.until())
         .returning(batches)
     )
     rows = sorted((await connection.execute(statement)).all(), key=lambda row: row.id)
     return [_batch_ticket(migration, row) for row in rows]
+
+
+async def _under_way(connection: AsyncConnection, migration_id: int, trust: Trust) -> int:
+    """Count batches that are leased or whose ticket is trusted: two small indexes, whatever is planned."""
+    mine = select(func.count()).select_from(batches).where(batches.c.migration_id == migration_id)
+    leased = mine.where(batches.c.status == "leased")
+    ticketed = mine.where(batches.c.status == "pending", batches.c.ticket_until.is_not(None))
+    if trust.give_again:
+        ticketed = ticketed.where(batches.c.ticket_until > func.clock_timestamp())
+    found = await connection.execute(select(leased.scalar_subquery() + ticketed.scalar_subquery()))
+    return int(found.scalar_one())
 
 
 def _batch_ticket(migration: Migration, row: Row[Any]) -> Ticket:
@@ -109,21 +135,13 @@ def _batch_ticket(migration: Migration, row: Row[Any]) -> Ticket:
     )
 
 
-async def offer_duty(connection: AsyncConnection, migration: Migration, duty: Duty) -> list[Ticket]:
+async def offer_duty(
+    connection: AsyncConnection, migration: Migration, duty: Duty, trust: Trust | None = None
+) -> list[Ticket]:
     """Give out a ticket for a pending duty, unless one is under way."""
-    now = func.clock_timestamp()
-    statement = (
-        update(duties)
-        .where(
-            duties.c.migration_id == migration.id,
-            duties.c.duty == duty,
-            duties.c.status == "pending",
-            or_(duties.c.ticket_until.is_(None), duties.c.ticket_until <= now),
-            or_(duties.c.not_before.is_(None), duties.c.not_before <= now),
-        )
-        .values(ticket_until=now + timedelta(seconds=TICKET_SECONDS))
-        .returning(duties)
-    )
+    trust = trust or Trust()
+    mine = and_(duties.c.migration_id == migration.id, duties.c.duty == duty, duties.c.status == "pending")
+    statement = update(duties).where(mine, trust.is_free(duties)).values(ticket_until=trust.until()).returning(duties)
     queue = QUEUE_LIVE if duty is Duty.CATCH_UP else QUEUE_INDEX
     return [
         Ticket(
@@ -166,54 +184,21 @@ async def count_written(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """How far the batches are. `rows_done` counts rows written by batches over all passes."""
-
-    total: int
-    done: int
-    leased: int
-    pending: int
-    failed: int
-    rows_done: int
-    rows_skipped: int
-    rows_quarantined: int
-    tokens: int
-
-
-async def counts(connection: AsyncConnection, migration_id: int) -> Counts:
-    """Count a migration's batches: a scan of its batches, never of the table."""
-
-    def how_many(status: str) -> Any:
-        return func.count().filter(batches.c.status == status)
-
-    def sum_of(column: Any) -> Any:
-        return func.coalesce(func.sum(column), 0)
-
-    row = (
-        await connection.execute(
-            select(
-                func.count().label("total"),
-                how_many("done").label("done"),
-                how_many("leased").label("leased"),
-                how_many("pending").label("pending"),
-                how_many("failed").label("failed"),
-                sum_of(batches.c.rows_written).label("rows_done"),
-                sum_of(batches.c.rows_skipped).label("rows_skipped"),
-                sum_of(batches.c.rows_quarantined).label("rows_quarantined"),
-                sum_of(batches.c.tokens).label("tokens"),
-            ).where(batches.c.migration_id == migration_id)
+async def any_open(connection: AsyncConnection, migration_id: int) -> bool:
+    """Say whether a batch is neither done nor failed."""
+    query = select(
+        *(
+            exists().where(batches.c.migration_id == migration_id, batches.c.status == status)
+            for status in ("pending", "leased")
         )
-    ).one()
-    return Counts(**{name: int(value) for name, value in row._mapping.items()})  # noqa: SLF001 - its public name
-
-
-async def open_count(connection: AsyncConnection, migration_id: int) -> int:
-    """Count batches that are neither done nor failed."""
-    query = select(func.count()).where(
-        batches.c.migration_id == migration_id, batches.c.status.in_(["pending", "leased"])
     )
-    return int((await connection.execute(query)).scalar_one())
+    return any((await connection.execute(query)).one())
+
+
+async def heaps(connection: AsyncConnection, migration_id: int) -> frozenset[int]:
+    """Return the heaps that windows were ever cut from."""
+    query = select(batches.c.relation_oid).distinct().where(batches.c.migration_id == migration_id)
+    return frozenset((await connection.execute(query)).scalars())
 
 
 async def written_in_pass(connection: AsyncConnection, migration_id: int, pass_number: int) -> int:
@@ -243,33 +228,32 @@ async def recent(connection: AsyncConnection, migration_id: int, *, seconds: flo
     return int(rows), int(tokens), float(span)
 
 
-async def split_exhausted(connection: AsyncConnection, migration: Migration) -> tuple[int, int]:
-    """Split batches that used up their attempts; returns (split, failed): a single page can't be split and fails."""
-    exhausted = and_(
-        batches.c.migration_id == migration.id, batches.c.status == "pending", batches.c.attempts >= MAX_ATTEMPTS
+async def lately(connection: AsyncConnection, migration_id: int, *, limit: int) -> tuple[int, int]:
+    """Return (tried, in trouble) of the batches whose last attempt ended most recently.
+
+    Those in trouble are all read, since there are few or the breaker opens; of those done, the newest.
+    """
+    mine = batches.c.migration_id == migration_id
+    open_ones = select(literal(1).label("bad"), batches.c.leased_at.label("at")).where(
+        mine,
+        ~batches.c.folded,
+        or_(
+            batches.c.status == "failed",
+            and_(batches.c.status == "pending", batches.c.fence > 0, batches.c.attempts > 0),
+        ),
+        batches.c.failure.is_not(None),
     )
-    one_page = batches.c.first_page == batches.c.last_page
-    failed = (await connection.execute(update(batches).where(exhausted, one_page).values(status="failed"))).rowcount
-    rows = (await connection.execute(select(batches).where(exhausted).with_for_update(skip_locked=True))).all()
-    for row in rows:
-        half = (row.first_page + row.last_page) // 2
-        await connection.execute(
-            insert(batches).values(
-                migration_id=migration.id,
-                number=await _last_number(connection, migration.id) + 1,
-                pass_number=row.pass_number,
-                relation_oid=row.relation_oid,
-                relation_file=row.relation_file,
-                first_page=half + 1,
-                last_page=row.last_page,
-            )
-        )
-        await connection.execute(
-            update(batches)
-            .where(batches.c.id == row.id)
-            .values(last_page=half, attempts=0, fence=batches.c.fence + 1, ticket_until=None)
-        )
-    return len(rows), failed
+    done = (
+        select(literal(0).label("bad"), batches.c.leased_at.label("at"))
+        .where(mine, batches.c.status == "done")
+        .order_by(batches.c.finished_at.desc())
+        .limit(limit)
+    )
+    both = open_ones.union_all(select(done.subquery())).subquery()
+    newest = select(both).order_by(both.c.at.desc()).limit(limit).subquery()
+    query = select(func.count(), func.coalesce(func.sum(newest.c.bad), 0))
+    tried, bad = (await connection.execute(query.select_from(newest))).one()
+    return int(tried), int(bad)
 
 
 async def retry_failed(connection: AsyncConnection, migration_id: int) -> int:
@@ -277,7 +261,7 @@ async def retry_failed(connection: AsyncConnection, migration_id: int) -> int:
     statement = (
         update(batches)
         .where(batches.c.migration_id == migration_id, batches.c.status == "failed")
-        .values(status="pending", attempts=0, not_before=None, failure=None)
+        .values(status="pending", attempts=0, deaths=0, not_before=None, failure=None)
     )
     return (await connection.execute(statement)).rowcount
 

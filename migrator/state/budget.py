@@ -4,16 +4,20 @@ Floor 1. Promise (P7): reserved + spent + possibly billed never passes `max_usd`
 and purposes. One row per migration carries the sum, and one guarded UPDATE adds to it; a request that did not get
 its reservation is not sent. A reservation is an upper bound at the highest price. It ends in one of three ways:
 settled (with the tokens that the provider reported, in the transaction that writes the vectors), refunded (the
-provider certainly did not work for it), or possibly billed (nobody can know), and then it stays counted for good.
+provider certainly did not work for it), or possibly billed (nobody can know), and then it stays counted for good. It
+never outlives its lease: however that ended, `tick` makes what is left of it possibly billed; a settlement that comes
+later still replaces it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import case, delete, func, insert, select, update
+from sqlalchemy import BigInteger, case, delete, func, insert, literal, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -29,6 +33,8 @@ class Purpose(StrEnum):
     VALIDATION = "validation"
     ROLLBACK_DEBT = "rollback-debt"
     PROBE = "probe"
+    PROVENANCE = "provenance"
+    CANARY = "canary"
 
 
 @dataclass(eq=False)
@@ -80,47 +86,71 @@ async def reserve(
     lease: str,
 ) -> bool:
     """Book an upper bound before the call; False when the cap does not allow it."""
-    statement = (
+    granted = (
         update(budgets)
         .where(budgets.c.migration_id == migration_id, budgets.c.committed_usd + bound.usd <= budgets.c.max_usd)
         .values(committed_usd=budgets.c.committed_usd + bound.usd)
+        .returning(budgets.c.migration_id)
+        .cte("granted")
     )
-    if (await connection.execute(statement)).rowcount != 1:
-        return False
-    await connection.execute(
-        insert(reservations).values(
-            id=request_id,
-            migration_id=migration_id,
-            purpose=purpose,
-            tokens=bound.tokens,
-            usd=bound.usd,
-            lease=lease,
-        )
+    # One statement: the row that everybody's requests go through is locked for no second round trip.
+    values = select(
+        literal(request_id),
+        granted.c.migration_id,
+        literal(str(purpose)),
+        literal(bound.tokens, BigInteger),
+        literal(bound.usd, reservations.c.usd.type),
+        literal(lease),
     )
-    return True
+    booked = insert(reservations).from_select(["id", "migration_id", "purpose", "tokens", "usd", "lease"], values)
+    return (await connection.execute(booked.returning(reservations.c.id))).one_or_none() is not None
 
 
 async def settle(connection: AsyncConnection, request_id: str, actual: Bill) -> None:
     """Replace a reservation by what the provider reported."""
+    await settle_all(connection, {request_id: actual})
+
+
+async def settle_all(connection: AsyncConnection, actual: Mapping[str, Bill]) -> None:
+    """Replace reservations, by request, by what the provider reported."""
     statement = (
         delete(reservations)
-        .where(reservations.c.id == request_id)
-        .returning(reservations.c.migration_id, reservations.c.purpose, reservations.c.usd)
+        .where(reservations.c.id.in_(list(actual)))
+        .returning(
+            reservations.c.id,
+            reservations.c.migration_id,
+            reservations.c.purpose,
+            reservations.c.usd,
+            reservations.c.estimated,
+        )
     )
-    row = (await connection.execute(statement)).one_or_none()
-    if row is None:
-        return
-    await connection.execute(
-        update(budgets)
-        .where(budgets.c.migration_id == row.migration_id)
-        .values(committed_usd=budgets.c.committed_usd - row.usd + actual.usd)
-    )
+    together: dict[tuple[int, str], list[Any]] = {}
+    for row in await connection.execute(statement):
+        together.setdefault((row.migration_id, row.purpose), []).append(row)
+    for (migration_id, purpose), rows in together.items():
+        bills = [actual[row.id] for row in rows]
+        spent = Bill(sum(bill.tokens for bill in bills), sum((bill.usd for bill in bills), Decimal(0)))
+        reserved = sum((row.usd for row in rows), Decimal(0))
+        await connection.execute(
+            update(budgets)
+            .where(budgets.c.migration_id == migration_id)
+            .values(committed_usd=budgets.c.committed_usd - reserved + spent.usd)
+        )
+        estimated = sum(actual[row.id].tokens for row in rows if row.estimated)
+        await _book(connection, migration_id, purpose, requests=len(rows), spent=spent, estimated_tokens=estimated)
+
+
+async def _book(
+    connection: AsyncConnection, migration_id: int, purpose: str, *, requests: int, spent: Bill, estimated_tokens: int
+) -> None:
+    """Add to the ledger what a purpose spent."""
     added = upsert(ledger).values(
-        migration_id=row.migration_id,
-        purpose=row.purpose,
-        requests=1,
-        spent_tokens=actual.tokens,
-        spent_usd=actual.usd,
+        migration_id=migration_id,
+        purpose=purpose,
+        requests=requests,
+        spent_tokens=spent.tokens,
+        estimated_tokens=estimated_tokens,
+        spent_usd=spent.usd,
     )
     await connection.execute(
         added.on_conflict_do_update(
@@ -128,6 +158,7 @@ async def settle(connection: AsyncConnection, request_id: str, actual: Bill) -> 
             set_={
                 "requests": ledger.c.requests + added.excluded.requests,
                 "spent_tokens": ledger.c.spent_tokens + added.excluded.spent_tokens,
+                "estimated_tokens": ledger.c.estimated_tokens + added.excluded.estimated_tokens,
                 "spent_usd": ledger.c.spent_usd + added.excluded.spent_usd,
             },
         )
@@ -157,9 +188,25 @@ async def write_off(connection: AsyncConnection, *, request_id: str | None = Non
     return (await connection.execute(statement)).rowcount
 
 
+async def note_estimated(connection: AsyncConnection, request_id: str) -> None:
+    """Remember that the provider told no usage: what will be settled is our own count."""
+    statement = update(reservations).where(reservations.c.id == request_id).values(estimated=True)
+    await connection.execute(statement)
+
+
+async def leases_with_open(connection: AsyncConnection, migration_id: int) -> list[str]:
+    """Return the leases under which requests are booked whose outcome is not known yet."""
+    query = (
+        select(reservations.c.lease)
+        .distinct()
+        .where(reservations.c.migration_id == migration_id, reservations.c.possibly_billed.is_(False))
+    )
+    return list((await connection.execute(query)).scalars())
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Where a migration's money stands. All in US dollars but `tokens` and `possibly_billed_tokens`."""
+    """Where a migration's money stands. All in US dollars but what is named tokens."""
 
     max_usd: Decimal
     committed_usd: Decimal
@@ -168,6 +215,8 @@ class Account:
     possibly_billed_usd: Decimal
     spent_tokens: int
     possibly_billed_tokens: int
+    #: Of `spent_tokens`, those that the provider did not report: our own count, an upper bound.
+    estimated_tokens: int = 0
 
 
 async def account(connection: AsyncConnection, migration_id: int) -> Account:
@@ -178,6 +227,7 @@ async def account(connection: AsyncConnection, migration_id: int) -> Account:
             select(
                 func.coalesce(func.sum(ledger.c.spent_usd), 0),
                 func.coalesce(func.sum(ledger.c.spent_tokens), 0),
+                func.coalesce(func.sum(ledger.c.estimated_tokens), 0),
             ).where(ledger.c.migration_id == migration_id)
         )
     ).one()
@@ -198,6 +248,7 @@ async def account(connection: AsyncConnection, migration_id: int) -> Account:
         possibly_billed_usd=Decimal(held[1]),
         spent_tokens=int(spent[1]),
         possibly_billed_tokens=int(held[2]),
+        estimated_tokens=int(spent[2]),
     )
 
 

@@ -16,6 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from migrator.generation import Side
 from migrator.state.tables import dirty
 
+#: Seconds for which a row that is edited all the time may be put off.
+LONGEST_QUIET_SECONDS = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class Hints:
@@ -31,18 +34,36 @@ class Hints:
         return [each for key in keys for each in self.by_key.get(key, [])]
 
 
-async def read(connection: AsyncConnection, migration_id: int, side: Side, *, limit: int) -> Hints:
-    """Read the oldest hints, deduplicated by key."""
+async def read(
+    connection: AsyncConnection, migration_id: int, side: Side, *, limit: int, quiet_seconds: float = 0.0
+) -> Hints:
+    """Read the oldest hints, deduplicated by key; of rows that nobody edited for `quiet_seconds`.
+
+    A row that is edited all the time is not put off for longer than LONGEST_QUIET_SECONDS.
+    """
+    age = func.extract("epoch", func.clock_timestamp() - dirty.c.at).label("age")
     query = (
-        select(dirty.c.id, dirty.c.key)
+        select(dirty.c.id, dirty.c.key, age)
         .where(dirty.c.migration_id == migration_id, dirty.c.side == side)
         .order_by(dirty.c.id)
         .limit(limit)
     )
     by_key: dict[tuple[str, ...], list[int]] = {}
+    ages: dict[tuple[str, ...], list[float]] = {}
     for row in await connection.execute(query):
         by_key.setdefault(tuple(row.key), []).append(row.id)
-    return Hints(by_key)
+        ages.setdefault(tuple(row.key), []).append(float(row.age))
+    ripe = {
+        key: ids
+        for key, ids in by_key.items()
+        if min(ages[key]) >= quiet_seconds or max(ages[key]) >= LONGEST_QUIET_SECONDS
+    }
+    return Hints(ripe)
+
+
+async def any_left(connection: AsyncConnection, migration_id: int, side: Side) -> bool:
+    """Say whether there is a hint at all, whatever its age."""
+    return await newest_id(connection, migration_id, side) is not None
 
 
 async def settle(connection: AsyncConnection, ids: Sequence[int]) -> None:

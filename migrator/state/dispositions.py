@@ -76,6 +76,16 @@ async def listed(
     return (await connection.execute(query.order_by(dispositions.c.key).limit(limit))).all()
 
 
+async def attempts(connection: AsyncConnection, migration_id: int, key: tuple[str, ...], reason: str) -> int:
+    """Return how often a row was written down for this reason."""
+    query = select(dispositions.c.attempts).where(
+        dispositions.c.migration_id == migration_id,
+        dispositions.c.key == cast(list(key), ARRAY(Text)),
+        dispositions.c.reason == reason,
+    )
+    return (await connection.execute(query)).scalar_one_or_none() or 0
+
+
 async def take_quarantined(connection: AsyncConnection, migration_id: int) -> list[tuple[str, ...]]:
     """Delete the quarantined ones and return their keys, to be tried again."""
     statement = (

@@ -3,6 +3,7 @@
 Floor 1. Promise: at most one holder's writes count. Every claim raises the fence by one, and whatever a worker
 commits is guarded by the fence it claimed with; a worker that slept past its lease finds its fence outdated and
 its transaction rolled back. Time is the database's alone. A claim with a stale ticket costs one index look-up.
+The server's timeline belongs to the fence: a failover rolls fences back, and they grow again for others (H27).
 
 Batches (windows of pages) and duties (work for the whole migration that one holder does at a time) have the same
 lease columns, so there is one way to claim, renew, give back and rescue.
@@ -10,22 +11,27 @@ lease columns, so there is one way to claim, renew, give back and rescue.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Table, func, or_, select, update
+from sqlalchemy import Table, func, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql import ColumnElement
 
 from migrator.errors import TransientError
-from migrator.state import tables
+from migrator.state import tables, timeline
 
-#: Seconds for which a ticket handed to the broker is trusted to be under way; then `tick` gives it again.
-#: Long enough for a queue of two batches per slot, short enough that a flushed broker is made good in two minutes.
-TICKET_SECONDS = 120
+#: For how many leases a ticket handed to the broker is trusted to be under way; then `tick` gives it again. Long enough
+#: for a queue of two batches per slot, short enough that a flushed broker is made good in two minutes.
+TICKET_LEASES = 4
+#: The same in seconds, with the default lease.
+TICKET_SECONDS = 120.0
+#: The failure of an attempt whose holder never said how it ended.
+FELL_SILENT = "the worker fell silent"
 
 
 class Duty(StrEnum):
@@ -36,6 +42,8 @@ class Duty(StrEnum):
     INDEX = "index"  #: Build the shadow column's indexes.
     VALIDATE = "validate"  #: Measure the gates.
     SETTLE = "settle"  #: Fill the old generation's vectors before a rollback, in somebody's terminal.
+    CANARY = "canary"  #: Ask the canary's texts again, beside the work that waits for it.
+    PROVENANCE = "provenance"  #: Embed stored rows again with the old model, in somebody's terminal.
     ATTEND = "attend"  #: An attended step (start, cutover, rollback, cleanup) in somebody's terminal.
 
 
@@ -74,6 +82,8 @@ class Lease:
     fence: int
     holder: str
     seconds: float
+    #: The server's timeline when it was claimed; 0 where that is not known, and then it is not compared.
+    timeline: int = 0
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.row_id}#{self.fence}"
@@ -116,10 +126,10 @@ async def claim(connection: AsyncConnection, ticket: Ticket, *, holder: str, sec
             ticket_until=None,
             not_before=None,
         )
-        .returning(table.c.fence)
+        .returning(table.c.fence, timeline.now.label("timeline"))
     )
     row = (await connection.execute(statement)).one_or_none()
-    return None if row is None else Lease(ticket.kind, ticket.row_id, row.fence, holder, seconds)
+    return None if row is None else Lease(ticket.kind, ticket.row_id, row.fence, holder, seconds, row.timeline)
 
 
 async def is_held(connection: AsyncConnection, lease: Lease) -> bool:
@@ -130,6 +140,7 @@ async def is_held(connection: AsyncConnection, lease: Lease) -> bool:
         table.c.fence == lease.fence,
         table.c.status == "leased",
         table.c.lease_until > func.clock_timestamp(),
+        _same_timeline(lease),
     )
     return (await connection.execute(query)).one_or_none() is not None
 
@@ -151,7 +162,7 @@ async def finish(connection: AsyncConnection, lease: Lease, **values: Any) -> No
     Raises: LeaseLost.
     """
     table = lease.kind.table
-    done = {"status": "done", "holder": None, "lease_until": None, "failure": None, **values}
+    done = {"status": "done", "holder": None, "lease_until": None, "failure": None, "deaths": 0, **values}
     if (await connection.execute(_held(table, lease).values(**done))).rowcount != 1:
         raise LeaseLost(str(lease))
 
@@ -178,7 +189,16 @@ async def give_back(
 
 
 def _held(table: Table, lease: Lease) -> Any:
-    return update(table).where(table.c.id == lease.row_id, table.c.fence == lease.fence, table.c.status == "leased")
+    return update(table).where(
+        table.c.id == lease.row_id,
+        table.c.fence == lease.fence,
+        table.c.status == "leased",
+        _same_timeline(lease),
+    )
+
+
+def _same_timeline(lease: Lease) -> ColumnElement[bool]:
+    return or_(literal(lease.timeline == 0), timeline.now == lease.timeline)
 
 
 async def rescue(connection: AsyncConnection, migration_id: int) -> list[Lease]:
@@ -193,7 +213,7 @@ async def rescue(connection: AsyncConnection, migration_id: int) -> list[Lease]:
                 table.c.status == "leased",
                 table.c.lease_until < func.clock_timestamp(),
             )
-            .values(status="pending", holder=None, lease_until=None, failure="the worker fell silent")
+            .values(status="pending", holder=None, lease_until=None, failure=FELL_SILENT, deaths=table.c.deaths + 1)
             .returning(table.c.id, table.c.fence)
         )
         rescued += [Lease(kind, row.id, row.fence, "", 0) for row in await connection.execute(statement)]
@@ -212,6 +232,17 @@ async def count_alive(connection: AsyncConnection, migration_id: int) -> int:
         )
         found += int((await connection.execute(query)).scalar_one())
     return found
+
+
+async def ended(connection: AsyncConnection, names: Sequence[str]) -> list[str]:
+    """Return which of these leases, by their `str()`, nobody holds any more."""
+    held: set[str] = set()
+    for kind in Kind:
+        table = kind.table
+        ids = [int(name.partition(":")[2].partition("#")[0]) for name in names if name.startswith(f"{kind}:")]
+        query = select(table.c.id, table.c.fence).where(table.c.id.in_(ids), table.c.status == "leased")
+        held |= {f"{kind}:{row.id}#{row.fence}" for row in (await connection.execute(query) if ids else ())}
+    return [name for name in names if name not in held]
 
 
 async def offer_duty(connection: AsyncConnection, migration_id: int, duty: Duty) -> int:
@@ -252,10 +283,10 @@ async def take(
             fence=table.c.fence + 1,
             attempts=1,
         )
-        .returning(table.c.id, table.c.fence)
+        .returning(table.c.id, table.c.fence, timeline.now.label("timeline"))
     )
     row = (await connection.execute(statement)).one_or_none()
-    return None if row is None else Lease(Kind.DUTY, row.id, row.fence, holder, seconds)
+    return None if row is None else Lease(Kind.DUTY, row.id, row.fence, holder, seconds, row.timeline)
 
 
 async def duty_row(connection: AsyncConnection, migration_id: int, duty: Duty) -> Any:
@@ -275,6 +306,12 @@ async def attempts(connection: AsyncConnection, lease: Lease) -> int:
     table = lease.kind.table
     query = select(table.c.attempts).where(table.c.id == lease.row_id)
     return int((await connection.execute(query)).scalar_one())
+
+
+async def deaths(connection: AsyncConnection, lease: Lease) -> int:
+    """Return how many holders in a row fell silent at the leased work."""
+    table = lease.kind.table
+    return int((await connection.execute(select(table.c.deaths).where(table.c.id == lease.row_id))).scalar_one())
 
 
 async def void(connection: AsyncConnection, migration_id: int) -> None:

@@ -99,9 +99,12 @@ class Migration:
     idle_passes: int
     proved_rows: int | None
     proved_embedded: int | None
+    proved_filtered: int | None
     proved_at: datetime | None
+    quarantine_seen: dict[str, int] | None
     write_baseline: dict[str, int] | None
     started_at: datetime | None
+    timeline: int | None
 
     @property
     def thresholds(self) -> ThrottleSpec:

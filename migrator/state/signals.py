@@ -16,7 +16,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.signals import BELIEVED_SECONDS, STALE_SECONDS, Signal, phrase
-from migrator.state.tables import migrations, signals
+from migrator.state.signal_tables import signals
+from migrator.state.tables import migrations
 
 #: Seconds for which whoever reads has the turn: longer than every look of a reading together may take.
 TURN_SECONDS = 10.0

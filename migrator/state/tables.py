@@ -6,23 +6,17 @@ Floor 1. Promise: what must never be false is a constraint here, each with a com
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 from sqlalchemy import (
     ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
     Column,
-    DateTime,
     Float,
     ForeignKey,
     Identity,
     Index,
     Integer,
-    MetaData,
-    Numeric,
     String,
     Table,
     Text,
@@ -32,68 +26,19 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from migrator.generation import Side
 from migrator.lifecycle import FINAL, OPEN, PAUSABLE, MigrationStatus
+from migrator.state.columns import BUSY as _BUSY
+from migrator.state.columns import SCHEMA, metadata
+from migrator.state.columns import Time as _Time
+from migrator.state.columns import Usd as _Usd
+from migrator.state.columns import lease_checks as _lease_checks
+from migrator.state.columns import lease_columns as _lease_columns
+from migrator.state.columns import now as _now
+from migrator.state.columns import one_of as _one_of
 
-SCHEMA = "migrator"
 #: Raised when the meaning of a stored row changes; an older or newer tool then refuses it by name.
 FORMAT_VERSION = 1
 
-metadata = MetaData(
-    schema=SCHEMA,
-    naming_convention={
-        "pk": "%(table_name)s_pkey",
-        "ck": "%(table_name)s_%(constraint_name)s",
-        "uq": "%(table_name)s_%(column_0_N_name)s_key",
-        "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
-        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
-    },
-)
-
-_Time = DateTime(timezone=True)
-_Usd = Numeric(20, 10)
-_now = text("now()")
-#: Rows of these tables are updated in place for days: room on the page keeps the updates HOT, and vacuum comes
-#: after 1,000 dead rows whatever the table's size.
-_BUSY: dict[str, Any] = {
-    "postgresql_with": {
-        "fillfactor": 50,
-        "autovacuum_vacuum_scale_factor": 0.01,
-        "autovacuum_vacuum_threshold": 1000,
-    }
-}
-
-
-def _one_of(column: str, values: Iterable[str]) -> str:
-    words = ", ".join(f"'{value}'" for value in sorted(values))
-    return f"{column} IN ({words})"
-
-
-def _lease_columns() -> list[Column[Any]]:
-    """Return the columns of a right to work, limited in time: the same for batches and duties (`state.leases`)."""
-    return [
-        Column("status", Text, nullable=False, server_default="pending"),
-        Column("holder", Text),
-        Column("leased_at", _Time),
-        Column("lease_until", _Time),
-        #: A ticket for it was given to the broker and need not be given again before then.
-        Column("ticket_until", _Time),
-        #: Grows by one with every claim; whoever holds an older number holds nothing.
-        Column("fence", BigInteger, nullable=False, server_default="0"),
-        Column("attempts", Integer, nullable=False, server_default="0"),
-        Column("not_before", _Time),
-        Column("failure", Text),
-    ]
-
-
-def _lease_checks() -> list[CheckConstraint]:
-    return [
-        CheckConstraint(_one_of("status", ["pending", "leased", "done", "failed"]), name="status_known"),
-        # Prevents a lease that nobody holds, and a holder whose right never ends.
-        CheckConstraint(
-            "(status = 'leased') = (holder IS NOT NULL) AND (holder IS NULL) = (lease_until IS NULL)",
-            name="leased_iff_held",
-        ),
-    ]
-
+__all__ = ["SCHEMA", "metadata"]
 
 migrations = Table(
     "migrations",
@@ -136,10 +81,16 @@ migrations = Table(
     #: Counted by the last proof, in the same statement that proved: rows of the table, and with a vector.
     Column("proved_rows", BigInteger),
     Column("proved_embedded", BigInteger),
+    Column("proved_filtered", BigInteger),
     #: Snapshots that are older may not see every vector: cutover waits for them.
     Column("proved_at", _Time),
     #: Passes in a row that found rows and wrote none: the way to tell a table that can't be finished.
     Column("idle_passes", Integer, nullable=False, server_default="0"),
+    #: Rows that were settled and quarantined when too many were: {settled, quarantined}; `resume` counts from there.
+    Column("quarantine_seen", JSONB),
+    #: The server's timeline when it was started: another one means that a failover may have rolled back what this
+    #: schema remembers (H27). Null until a tick saw one, and after `resume` accepted the change.
+    Column("timeline", Integer),
     #: pg_stat counters when the backfill began: {updates, hot_updates}.
     Column("write_baseline", JSONB),
     Column("started_at", _Time),
@@ -160,10 +111,7 @@ migrations = Table(
         name="old_is_live_before_cutover",
     ),
     CheckConstraint(f"status <> 'completed' OR live_side = '{Side.TO.value}'", name="new_is_live_after_cutover"),
-    CheckConstraint(
-        f"({_one_of('status', FINAL)}) = (finished_at IS NOT NULL)",
-        name="finished_iff_final",
-    ),
+    CheckConstraint(f"({_one_of('status', FINAL)}) = (finished_at IS NOT NULL)", name="finished_iff_final"),
     CheckConstraint("cardinality(key_columns) = cardinality(key_types)", name="key_columns_typed"),
     CheckConstraint("from_generation <> to_generation", name="generations_differ"),
 )
@@ -203,7 +151,12 @@ batches = Table(
     Column("relation_file", BigInteger, nullable=False),
     Column("first_page", BigInteger, nullable=False),
     Column("last_page", BigInteger, nullable=False),
+    #: Line pointers inside the first and the last page, where a batch was split inside one; null is the page's end.
+    Column("first_item", Integer, nullable=False, server_default="0"),
+    Column("last_item", Integer),
     *_lease_columns(),
+    #: Done, and added to `tallies`: nothing counts it again.
+    Column("folded", Boolean, nullable=False, server_default=text("false")),
     Column("rows_written", BigInteger, nullable=False, server_default="0"),
     Column("rows_skipped", BigInteger, nullable=False, server_default="0"),
     Column("rows_quarantined", BigInteger, nullable=False, server_default="0"),
@@ -214,8 +167,29 @@ batches = Table(
     CheckConstraint("(status = 'done') = (finished_at IS NOT NULL)", name="finished_iff_done"),
     Index("batches_number", "migration_id", "number", unique=True),
     Index("batches_pending", "migration_id", "id", postgresql_where=text("status = 'pending'")),
-    Index("batches_leased", "lease_until", postgresql_where=text("status = 'leased'")),
+    # Not on lease_until: renewals must stay HOT.
+    Index("batches_leased", "migration_id", postgresql_where=text("status = 'leased'")),
+    Index("batches_ticketed", "migration_id", postgresql_where=text("status = 'pending' AND ticket_until IS NOT NULL")),
+    # What somebody had in hand and `tallies` does not hold yet: all that counting has to read, whatever is planned.
+    Index(
+        "batches_touched", "migration_id", postgresql_where=text("NOT folded AND (status <> 'pending' OR fence > 0)")
+    ),
     Index("batches_finished", "migration_id", "finished_at", postgresql_where=text("status = 'done'")),
+    **_BUSY,
+)
+
+#: How many batches a migration has, and the sums over those that are done: so that a million of them are counted by
+#: reading one row and what is in hand.
+tallies = Table(
+    "tallies",
+    metadata,
+    Column("migration_id", ForeignKey(migrations.c.id), primary_key=True),
+    Column("total", BigInteger, nullable=False, server_default="0"),
+    Column("done", BigInteger, nullable=False, server_default="0"),
+    Column("rows_written", BigInteger, nullable=False, server_default="0"),
+    Column("rows_skipped", BigInteger, nullable=False, server_default="0"),
+    Column("rows_quarantined", BigInteger, nullable=False, server_default="0"),
+    Column("tokens", BigInteger, nullable=False, server_default="0"),
     **_BUSY,
 )
 
@@ -227,6 +201,8 @@ duties = Table(
     #: Work that one holder at a time does for the whole migration (see `state.leases.Duty`).
     Column("duty", Text, nullable=False),
     *_lease_columns(),
+    #: Rows that catch-up embedded, since the beginning.
+    Column("rows_embedded", BigInteger, nullable=False, server_default="0"),
     *_lease_checks(),
     Index("duties_one_each", "migration_id", "duty", unique=True),
     **_BUSY,
@@ -246,6 +222,19 @@ dirty = Table(
         "autovacuum_vacuum_scale_factor": 0.01,
         "autovacuum_vacuum_threshold": 1000,
     },
+)
+
+#: Catch-up's backlog and what it had embedded, seen by the tick every few seconds and kept for two minutes: what rates
+#: are told from, and whether it converges.
+flows = Table(
+    "flows",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("migration_id", ForeignKey(migrations.c.id), nullable=False, index=True),
+    Column("backlog", BigInteger, nullable=False),
+    Column("embedded", BigInteger, nullable=False),
+    Column("at", _Time, nullable=False, server_default=text("clock_timestamp()")),
+    **_BUSY,
 )
 
 #: Vectors that a session of the other generation wrote to the live column: append-only like `dirty`.
@@ -292,6 +281,8 @@ ledger = Table(
     Column("purpose", Text, primary_key=True),
     Column("requests", BigInteger, nullable=False, server_default="0"),
     Column("spent_tokens", BigInteger, nullable=False, server_default="0"),
+    #: Of `spent_tokens`, those of replies that told no usage: our own count, an upper bound.
+    Column("estimated_tokens", BigInteger, nullable=False, server_default="0"),
     Column("spent_usd", _Usd, nullable=False, server_default="0"),
     **_BUSY,
 )
@@ -310,6 +301,8 @@ reservations = Table(
     Column("lease", Text, nullable=False, index=True),
     #: True once its outcome can't be known any more: it stays counted for good.
     Column("possibly_billed", Boolean, nullable=False, server_default=text("false")),
+    #: True where the reply told no usage: what will be settled is our own count.
+    Column("estimated", Boolean, nullable=False, server_default=text("false")),
     Column("at", _Time, nullable=False, server_default=_now),
     **_BUSY,
 )
@@ -319,35 +312,41 @@ paces = Table(
     metadata,
     #: Host, key and model in one digest: what the provider counts its limits by (H28).
     Column("account", Text, primary_key=True),
+    #: Who keeps the pace (`spending.pacing`): the name of a Redis memory, or null for the columns below.
+    Column("keeper", Text),
+    Column("keeper_at", _Time),
     #: The theoretical arrival times of a generic cell rate algorithm, one per limit.
     Column("requests_at", _Time, nullable=False),
     Column("tokens_at", _Time, nullable=False),
+    #: When sending began after a minute's rest, and what was sent lately: decaying counts as of counted_at.
+    Column("started_at", _Time, nullable=False, server_default=_now),
+    Column("counted_at", _Time, nullable=False, server_default=_now),
+    Column("recent_requests", Float, nullable=False, server_default="0"),
+    Column("recent_tokens", Float, nullable=False, server_default="0"),
     Column("pause_until", _Time, nullable=False),
     Column("pause_reason", Text),
     #: Limits learnt from the provider's own refusals; null until it spoke.
     Column("max_texts", Integer),
-    **_BUSY,
-)
-
-#: One row per migration and signal: what the last reading said. Workers look here instead of into the catalogs.
-signals = Table(
-    "signals",
-    metadata,
-    Column("migration_id", ForeignKey(migrations.c.id), primary_key=True),
-    Column("signal", Text, primary_key=True),
-    Column("value", Float),
-    Column("threshold", Float, nullable=False),
-    #: Whether new requests wait because of it.
-    Column("binds", Boolean, nullable=False),
-    #: Who or what it is about: a standby's name, a pid.
-    Column("detail", Text, nullable=False),
-    #: Why it could not be read.
-    Column("problem", Text),
-    #: What the next reading is compared with.
-    Column("memory", JSONB, nullable=False, server_default="{}"),
-    Column("at", _Time, nullable=False),
-    # Prevents a signal that can't be read from letting work through.
-    CheckConstraint("problem IS NULL OR binds", name="unread_binds"),
+    Column("max_text_tokens", Integer),
+    Column("max_request_tokens", Integer),
+    #: How long this model's vectors were found to be, by dimensions; 0 where each has a length of its own.
+    Column("norms", JSONB, nullable=False, server_default=text("'{}'")),
+    #: Per minute, as they were after the last 429 that named them; time raises them again.
+    *(Column(f"{limit}_ceiling", Float) for limit in ("requests", "tokens")),
+    *(Column(f"{limit}_lowered_at", _Time) for limit in ("requests", "tokens")),
+    #: Outcomes since counting_since, and who failed; then the breaker itself, null while it is closed.
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("answers", Integer, nullable=False, server_default="0"),
+    Column("failing", ARRAY(Text), nullable=False, server_default="{}"),
+    Column("counting_since", _Time),
+    Column("breaker_since", _Time),
+    Column("breaker_reason", Text),
+    Column("probe_at", _Time),
+    # Prevents an open breaker that nothing could ever close.
+    CheckConstraint(
+        "(breaker_since IS NULL) = (probe_at IS NULL) AND (breaker_since IS NULL) = (breaker_reason IS NULL)",
+        name="open_breaker_has_a_probe",
+    ),
     **_BUSY,
 )
 

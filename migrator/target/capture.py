@@ -17,7 +17,7 @@ from migrator import scope
 from migrator.generation import Generation, Side
 from migrator.state.migrations import Migration
 from migrator.statements import compose
-from migrator.target.relation import Target
+from migrator.target.relation import PLAIN_TYPES, Target
 
 _FILE = "target/capture.sql"
 #: Function (and part of its name) -> trigger. BEFORE triggers fire in name order, so ours sort last.
@@ -26,6 +26,8 @@ TRIGGERS = {
     "insert": "zzzz_capture_insert__migrator",
     "inserted": "zzzz_divert__migrator",
 }
+#: server_version_num of PostgreSQL 17, where pg_column_toast_chunk_id began.
+CHUNK_IDS_SINCE = 170000
 #: On partitioned tables only.
 PARTITION_TRIGGERS = {"insert_statement": "zzzz_statement__migrator"}
 
@@ -40,6 +42,8 @@ class Capture:
     to_generation: Generation
     vector_schema: str
     partitioned: bool = False
+    #: Whether the server can tell an untouched TOASTed value by its chunk id alone (PostgreSQL 17).
+    knows_chunks: bool = False
 
     @classmethod
     def of(cls, migration: Migration) -> Capture:
@@ -50,6 +54,8 @@ class Capture:
             from_generation=migration.from_generation,
             to_generation=migration.to_generation,
             vector_schema=migration.plan["vector_schema"],
+            partitioned=bool(migration.plan.get("partitioned")),
+            knows_chunks=bool(migration.plan.get("knows_chunks")),
         )
 
     @property
@@ -102,15 +108,32 @@ class Capture:
         """Return the update trigger's WHEN: key, template, the columns that `where` names, and the vector (H21)."""
         target = self.target
         named = scope.read(target.where).words & columns if target.where else frozenset[str]()
-        watched = dict.fromkeys([*target.key_columns, *target.template.columns, *sorted(named)])
-        differ = [
-            sql.SQL('OLD.{0}::text COLLATE "C" IS DISTINCT FROM NEW.{0}::text COLLATE "C"').format(sql.Identifier(name))
-            for name in watched
-        ]
-        vector = sql.SQL("(OLD.{0} IS NULL) <> (NEW.{0} IS NULL) OR OLD.{0} OPERATOR({1}.<>) NEW.{0}").format(
-            sql.Identifier(target.column), sql.Identifier(self.vector_schema)
+        kinds = dict(zip(target.key_columns, target.key_types, strict=True))
+        # PostgreSQL reads the whole condition anew for every statement, so each word of it costs: casts only where
+        # two values may be equal and their texts differ, chunk ids only where values are long.
+        as_they_are, as_bytes = (
+            sql.SQL("OLD.{0} IS DISTINCT FROM NEW.{0}"),
+            sql.SQL('OLD.{0}::text COLLATE "C" IS DISTINCT FROM NEW.{0}::text COLLATE "C"'),
         )
-        return sql.SQL(" OR ").join([*differ, vector])
+        short = [
+            (as_they_are if kinds.get(name) in PLAIN_TYPES else as_bytes).format(sql.Identifier(name))
+            for name in dict.fromkeys([*target.key_columns, *sorted(named)])
+        ]
+        texts = [name for name in target.template.columns if name not in kinds and name not in named]
+        vector = sql.SQL("(OLD.{0} IS NULL) <> (NEW.{0} IS NULL) OR OLD.{0} OPERATOR({schema}.<>) NEW.{0}")
+        long = [*(self._touched(name, as_bytes) for name in texts), self._touched(target.column, vector)]
+        return sql.SQL(" OR ").join([*short, *long])
+
+    def _touched(self, column: str, differs: sql.SQL) -> sql.Composable:
+        """Return a comparison that does not fetch a value from TOAST only to find it untouched."""
+        name, schema = sql.Identifier(column), sql.Identifier(self.vector_schema)
+        compared = differs.format(name, schema=schema)
+        if not self.knows_chunks:
+            return compared
+        return sql.SQL(
+            "((pg_catalog.pg_column_toast_chunk_id(OLD.{0}) = pg_catalog.pg_column_toast_chunk_id(NEW.{0}))"
+            " IS NOT TRUE AND ({1}))"
+        ).format(name, compared)
 
 
 def _trigger(capture: Capture, name: str, columns: frozenset[str]) -> list[sql.Composed]:
@@ -121,7 +144,12 @@ def _trigger(capture: Capture, name: str, columns: frozenset[str]) -> list[sql.C
     }
     if name == "update":
         parts["when"] = capture.when(columns)
-    return [compose(_FILE, f"trigger_{name}", parts), compose(_FILE, "enable_always", parts)]
+    made = [compose(_FILE, f"trigger_{name}", parts), compose(_FILE, "enable_always", parts)]
+    if capture.partitioned and name in TRIGGERS:
+        parts["table_name"] = sql.Literal(capture.target.table_id.as_string())
+        parts["trigger_name"] = sql.Literal(capture.triggers[name])
+        made.append(compose(_FILE, "enable_always_below", parts))
+    return made
 
 
 def installation(capture: Capture, columns: frozenset[str]) -> list[sql.Composed]:

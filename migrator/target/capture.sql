@@ -177,6 +177,20 @@ CREATE TRIGGER {trigger} BEFORE INSERT ON {table} FOR EACH STATEMENT EXECUTE FUN
 -- locks: SHARE ROW EXCLUSIVE on the table, until commit.   idempotent: yes.
 ALTER TABLE {table} ENABLE ALWAYS TRIGGER {trigger}
 
+-- name: enable_always_below
+-- On a partitioned table, the same for the clones that its partitions have: before PostgreSQL 15 the statement above does
+-- not reach them.
+-- locks: SHARE ROW EXCLUSIVE on the partitions, until commit.   idempotent: yes.
+DO $below$
+DECLARE
+  leaf regclass;
+BEGIN
+  FOR leaf IN SELECT p.relid FROM pg_partition_tree({table_name}::regclass) AS p WHERE p.isleaf LOOP
+    EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', leaf, {trigger_name});
+  END LOOP;
+END
+$below$
+
 -- name: drop_trigger
 -- locks: ACCESS EXCLUSIVE on the table, until commit.   idempotent: yes.
 DROP TRIGGER IF EXISTS {trigger} ON {table}

@@ -51,6 +51,7 @@ class LiveIndex:
     on_column: bool
     valid: bool
     is_unique: bool
+    is_partitioned: bool
     opclass: str
     opclass_schema: str
     options: list[str] | None
@@ -100,6 +101,12 @@ async def publications(connection: AsyncConnection, schema: str, table: str, col
     values = {"schema": schema, "table": table, "column": column}
     rows = await fetch(connection, compose("target/dependents.sql", "publications"), values)
     return [row["name"] for row in rows]
+
+
+async def of_partitions(connection: AsyncConnection, oid: int, column: str) -> list[tuple[str, str, str]]:
+    """Return what hangs on the column of single partitions, (partition, kind, name): the parent does not know of it."""
+    rows = await fetch(connection, compose("target/dependents.sql", "of_partitions"), {"oid": oid, "column": column})
+    return [(row["partition"], row["kind"], row["name"]) for row in rows]
 
 
 async def fingerprint(connection: AsyncConnection, oid: int) -> dict[str, str]:

@@ -56,6 +56,32 @@ SELECT 'publication column list', p.pubname::text, p.oid::bigint, true, true
   JOIN pg_publication p ON p.oid = r.prpubid
 ORDER BY 1, 2
 
+-- name: of_partitions
+-- What hangs on the column of one partition and is no part of anything on the partitioned table itself: views over
+-- the partition, indexes, constraints, triggers and grants of its own.
+-- locks: none.
+WITH leaf AS (
+  SELECT p.relid::oid AS oid, p.relid::regclass::text AS name, a.attnum AS number, a.attacl AS acl
+    FROM pg_partition_tree(%(oid)s::oid) AS p
+    JOIN pg_attribute a ON a.attrelid = p.relid AND a.attname = %(column)s AND NOT a.attisdropped
+   WHERE p.relid <> %(oid)s::oid)
+SELECT l.name AS partition,
+       CASE WHEN d.classid = 'pg_rewrite'::regclass THEN 'view or rule' WHEN d.classid = 'pg_class'::regclass THEN 'index'
+            WHEN d.classid = 'pg_constraint'::regclass THEN 'constraint' WHEN d.classid = 'pg_trigger'::regclass THEN 'trigger'
+            ELSE 'object' END AS kind,
+       pg_describe_object(d.classid, d.objid, 0) AS name
+  FROM leaf l
+  JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = l.oid AND d.refobjsubid = l.number
+                  AND d.deptype <> 'i'
+ WHERE NOT EXISTS (SELECT FROM pg_class c WHERE d.classid = 'pg_class'::regclass AND c.oid = d.objid AND c.relispartition)
+   AND NOT EXISTS (SELECT FROM pg_constraint k WHERE d.classid = 'pg_constraint'::regclass AND k.oid = d.objid
+                      AND (k.conparentid <> 0 OR k.coninhcount > 0))
+   AND NOT EXISTS (SELECT FROM pg_trigger t WHERE d.classid = 'pg_trigger'::regclass AND t.oid = d.objid
+                      AND (t.tgparentid <> 0 OR t.tgname LIKE '%%\_\_migrator'))
+UNION ALL
+SELECT l.name, 'column grant', array_to_string(l.acl, ', ') FROM leaf l WHERE l.acl IS NOT NULL
+ORDER BY 1, 2, 3
+
 -- name: publications
 -- Publications that carry the whole row: ADD COLUMN breaks their subscribers.
 SELECT DISTINCT p.pubname::text AS name
@@ -67,8 +93,11 @@ SELECT DISTINCT p.pubname::text AS name
 SELECT c.oid::bigint AS oid, c.relname::text AS name, am.amname::text AS method, i.indnatts::int AS columns,
        i.indexprs IS NOT NULL AS has_expressions, pg_get_expr(i.indpred, i.indrelid) AS predicate,
        %(column_number)s = ANY(i.indkey::int2[]) AS on_column, i.indisvalid AS valid, i.indisunique AS is_unique,
+       c.relkind = 'I' AS is_partitioned,
        o.opcname::text AS opclass, nso.nspname::text AS opclass_schema, c.reloptions AS options,
-       t.spcname::text AS tablespace, pg_relation_size(c.oid) AS bytes
+       t.spcname::text AS tablespace,
+       coalesce((SELECT sum(pg_relation_size(p.relid)) FROM pg_partition_tree(c.oid) AS p WHERE p.isleaf)::bigint,
+                pg_relation_size(c.oid)) AS bytes
   FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am am ON am.oid = c.relam
   JOIN pg_opclass o ON o.oid = i.indclass[0] JOIN pg_namespace nso ON nso.oid = o.opcnamespace
   LEFT JOIN pg_tablespace t ON t.oid = c.reltablespace

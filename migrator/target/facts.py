@@ -17,7 +17,7 @@ from migrator.statements import compose
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """The table as pg_class has it. `file` changes when the heap is rewritten; sizes are in pages and bytes."""
+    """The table as pg_class has it, its partitions' sizes added up. `file` changes when the heap is rewritten."""
 
     oid: int
     kind: str
@@ -33,6 +33,19 @@ class Relation:
     inherits: bool
     bypasses_rls: bool
     table_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Heap:
+    """A heap that holds rows of a table: the table's own (level 0), or a partition's."""
+
+    oid: int
+    schema: str
+    table: str
+    kind: str
+    file: int | None
+    pages: int
+    level: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +84,18 @@ async def relation(connection: AsyncConnection, schema: str, table: str) -> Rela
     """Return the table, or None where there is no such relation."""
     rows = await fetch(connection, compose("target/facts.sql", "relation"), {"schema": schema, "table": table})
     return Relation(**rows[0]) if rows else None
+
+
+async def heaps(connection: AsyncConnection, oid: int) -> list[Heap]:
+    """Return the heaps that hold the table's rows."""
+    return [Heap(**row) for row in await fetch(connection, compose("target/facts.sql", "heaps"), {"oid": oid})]
+
+
+async def heap(connection: AsyncConnection, schema: str, table: str, oid: int, file: int) -> Heap | None:
+    """Return the heap that a window was cut from; None where it was rewritten, dropped or detached since."""
+    found = await relation(connection, schema, table)
+    known = await heaps(connection, found.oid) if found is not None else []
+    return next((each for each in known if (each.oid, each.file) == (oid, file)), None)
 
 
 async def columns(connection: AsyncConnection, oid: int) -> dict[str, Column]:

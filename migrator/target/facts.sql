@@ -1,16 +1,31 @@
 -- What the catalog says about a target. All of it is read by a role that may do no more than SELECT.
 
 -- name: relation
+-- Of a partitioned table, pages, rows and bytes are those of its partitions together.
 SELECT c.oid::bigint AS oid, c.relkind::text AS kind, c.relpersistence::text AS persistence, c.relispartition AS is_partition,
        pg_relation_filenode(c.oid)::bigint AS file,
-       pg_relation_size(c.oid) / current_setting('block_size')::int AS pages,
-       c.reltuples::bigint AS estimated_rows, c.relrowsecurity AS row_security, c.relforcerowsecurity AS force_row_security,
+       coalesce(parts.bytes, pg_relation_size(c.oid)) / current_setting('block_size')::int AS pages,
+       coalesce(parts.tuples, c.reltuples::bigint) AS estimated_rows, c.relrowsecurity AS row_security, c.relforcerowsecurity AS force_row_security,
        pg_has_role(c.relowner, 'MEMBER') AS is_owner, has_table_privilege(c.oid, 'SELECT') AS may_select,
        EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid OR i.inhparent = c.oid) AS inherits,
        (SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user) AS bypasses_rls,
-       pg_table_size(c.oid) AS table_bytes
+       coalesce(parts.table_bytes, pg_table_size(c.oid)) AS table_bytes
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ CROSS JOIN LATERAL (SELECT sum(pg_relation_size(l.oid))::bigint AS bytes, sum(pg_table_size(l.oid))::bigint AS table_bytes,
+                            sum(greatest(l.reltuples, 0))::bigint AS tuples
+                       FROM pg_partition_tree(c.oid) AS p JOIN pg_class l ON l.oid = p.relid
+                      WHERE p.isleaf AND c.relkind = 'p') AS parts
  WHERE n.nspname = %(schema)s AND c.relname = %(table)s
+
+-- name: heaps
+-- The heaps that hold a table's rows: its own, or its partitions'. `level` 1 is a partition of the table itself.
+SELECT c.oid::bigint AS oid, n.nspname::text AS schema, c.relname::text AS table, c.relkind::text AS kind,
+       pg_relation_filenode(c.oid)::bigint AS file,
+       coalesce(pg_relation_size(c.oid), 0) / current_setting('block_size')::int AS pages, l.level
+  FROM (SELECT p.relid::oid AS oid, p.level::int FROM pg_partition_tree(%(oid)s::oid) AS p WHERE p.isleaf
+        UNION SELECT r.oid, 0 FROM pg_class r WHERE r.oid = %(oid)s::oid AND r.relkind <> 'p') AS l
+  JOIN pg_class c ON c.oid = l.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+ ORDER BY c.oid
 
 -- name: columns
 SELECT a.attname::text AS name, a.attnum::int AS number, format_type(a.atttypid, NULL) AS type,
@@ -57,11 +72,15 @@ SELECT CASE WHEN current_setting('server_version_num')::int >= 150000
             ELSE (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) END AS may
 
 -- name: triggers
--- The users' own row triggers. type bits: 1 row, 2 before, 4 insert, 8 delete, 16 update (pg_trigger.h).
-SELECT t.tgname::text AS name, (t.tgtype & 2) > 0 AS before, (t.tgtype & 4) > 0 AS on_insert,
-       (t.tgtype & 16) > 0 AS on_update, t.tgenabled::text AS enabled
+-- The users' own row triggers, and those that partitions have of their own. type bits: 1 row, 2 before, 4 insert,
+-- 8 delete, 16 update (pg_trigger.h).
+SELECT t.tgname::text AS name, t.tgrelid::regclass::text AS table, (t.tgtype & 2) > 0 AS before,
+       (t.tgtype & 4) > 0 AS on_insert, (t.tgtype & 16) > 0 AS on_update, t.tgenabled::text AS enabled
   FROM pg_trigger t
- WHERE t.tgrelid = %(oid)s AND NOT t.tgisinternal AND (t.tgtype & 1) > 0 AND t.tgname NOT LIKE '%%\_\_migrator'
+ WHERE NOT t.tgisinternal AND (t.tgtype & 1) > 0 AND t.tgname NOT LIKE '%%\_\_migrator'
+   AND (t.tgrelid = %(oid)s
+        OR (t.tgparentid = 0 AND t.tgrelid IN (SELECT p.relid FROM pg_partition_tree(%(oid)s::oid) AS p)))
+ ORDER BY 2, 1
 
 -- name: our_leftovers
 -- Anything on the table that carries our suffix.

@@ -8,6 +8,7 @@ reads and writes go on throughout.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
@@ -15,9 +16,9 @@ from psycopg import sql
 from psycopg.rows import dict_row
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from migrator.state.connection import fetch, transaction
+from migrator.state.connection import LockBusy, fetch, run, transaction
 from migrator.statements import compose
-from migrator.target import message
+from migrator.target import facts, message
 from migrator.target.dependents import LiveIndex
 from migrator.target.relation import Target, suffixed
 
@@ -29,30 +30,52 @@ _LOOK_SECONDS = 1.0
 MAX_MEMORY_BYTES = 2 * 1024**3
 
 
-def statement(target: Target, live: LiveIndex) -> sql.Composed:
-    """Return the CREATE INDEX that makes a live index again over the shadow column."""
-    options: sql.Composable = sql.SQL("")
-    if live.options:
-        pairs = [option.split("=", 1) for option in live.options]
-        made = [sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(value)) for name, value in pairs]
-        options = sql.SQL(" WITH ({})").format(sql.SQL(", ").join(made))
-    tablespace: sql.Composable = sql.SQL("")
-    if live.tablespace is not None:
-        tablespace = sql.SQL(" TABLESPACE {}").format(sql.Identifier(live.tablespace))
-    # The predicate comes from pg_get_expr, not from input.
-    text: Any = live.predicate
-    predicate = sql.SQL(" WHERE {}").format(sql.SQL(text)) if text is not None else sql.SQL("")
-    parts = {
-        "name": sql.Identifier(suffixed(live.name)),
-        "table": target.table_id,
-        "method": sql.Identifier(live.method),
-        "column": sql.Identifier(target.shadow),
-        "opclass": sql.Identifier(live.opclass_schema, live.opclass),
-        "options": options,
-        "tablespace": tablespace,
-        "predicate": predicate,
-    }
-    return compose(_FILE, "build", parts)
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """An index to be made over the shadow column: a live one's copy, on the table or on one of its partitions."""
+
+    target: Target
+    live: LiveIndex
+    oid: int
+    schema: str
+    table: str
+    name: str
+
+    @classmethod
+    def of(cls, target: Target, oid: int, live: LiveIndex) -> Twin:
+        """Return the copy of an index on the table itself."""
+        return cls(target, live, oid, target.schema, target.table, suffixed(live.name))
+
+    @property
+    def index_id(self) -> sql.Identifier:
+        """The index, qualified: it lies in its table's schema."""
+        return sql.Identifier(self.schema, self.name)
+
+    def statement(self, *, as_parent: bool = False) -> sql.Composed:
+        """Return the CREATE INDEX that makes the live index again over the shadow column."""
+        live = self.live
+        options: sql.Composable = sql.SQL("")
+        if live.options:
+            pairs = [option.split("=", 1) for option in live.options]
+            made = [sql.SQL("{} = {}").format(sql.Identifier(option), sql.Literal(value)) for option, value in pairs]
+            options = sql.SQL(" WITH ({})").format(sql.SQL(", ").join(made))
+        tablespace: sql.Composable = sql.SQL("")
+        if live.tablespace is not None:
+            tablespace = sql.SQL(" TABLESPACE {}").format(sql.Identifier(live.tablespace))
+        # The predicate comes from pg_get_expr, not from input.
+        text: Any = live.predicate
+        predicate = sql.SQL(" WHERE {}").format(sql.SQL(text)) if text is not None else sql.SQL("")
+        parts = {
+            "name": sql.Identifier(self.name),
+            "table": sql.Identifier(self.schema, self.table),
+            "method": sql.Identifier(live.method),
+            "column": sql.Identifier(self.target.shadow),
+            "opclass": sql.Identifier(live.opclass_schema, live.opclass),
+            "options": options,
+            "tablespace": tablespace,
+            "predicate": predicate,
+        }
+        return compose(_FILE, "build_parent", parts) if as_parent else compose(_FILE, "build", parts)
 
 
 async def state(connection: AsyncConnection, oid: int, name: str) -> tuple[bool | None, int | None]:
@@ -74,26 +97,73 @@ async def progress(connection: AsyncConnection, oid: int) -> str | None:
     return f"index: {row['phase']}{share}"
 
 
+async def parts(connection: AsyncConnection, oid: int, name: str) -> dict[int, tuple[str, str]]:
+    """Return the partitions' own indexes of a partitioned index, (schema, name) by the partition's oid."""
+    rows = await fetch(connection, compose(_FILE, "parts"), {"oid": oid, "name": name})
+    return {row["heap_oid"]: (row["schema"], row["name"]) for row in rows}
+
+
 async def ensure(
     engine: AsyncEngine, target: Target, oid: int, live: LiveIndex, *, wanted_bytes: int, who: str
 ) -> None:
     """Make sure that a live index's twin stands valid on the shadow; takes as long as it takes."""
-    name = suffixed(live.name)
+    twin = Twin.of(target, oid, live)
+    if live.is_partitioned:
+        await _ensure_parts(engine, twin, wanted_bytes=wanted_bytes, who=who)
+    else:
+        await _ensure_one(engine, twin, wanted_bytes=wanted_bytes, who=who)
+
+
+async def _ensure_one(engine: AsyncEngine, twin: Twin, *, wanted_bytes: int, who: str) -> None:
     while True:
         async with transaction(engine, read_only=True) as connection:
-            valid, builder = await state(connection, oid, name)
+            valid, builder = await state(connection, twin.oid, twin.name)
         if valid:
             return
         if builder is not None:
             await asyncio.sleep(_LOOK_SECONDS)
             continue
         async with message.raw_connection(engine) as raw:
-            await _build(raw, target, live, dropping=valid is False, wanted_bytes=wanted_bytes, who=who)
+            await _build(raw, twin, dropping=valid is False, wanted_bytes=wanted_bytes, who=who)
 
 
-async def _build(
-    raw: psycopg.AsyncConnection[Any], target: Target, live: LiveIndex, *, dropping: bool, wanted_bytes: int, who: str
-) -> None:
+async def _ensure_parts(engine: AsyncEngine, twin: Twin, *, wanted_bytes: int, who: str) -> None:
+    """Make the index of a partitioned table: its name first, then each partition's, which is then attached."""
+    async with transaction(engine, read_only=True) as connection:
+        valid, _ = await state(connection, twin.oid, twin.name)
+        live_parts = await parts(connection, twin.oid, twin.live.name)
+        heaps = await facts.heaps(connection, twin.oid)
+    if valid is None:
+        await _shortly(engine, twin.statement(as_parent=True))
+    for heap in heaps:
+        async with transaction(engine, read_only=True) as connection:
+            attached = await parts(connection, twin.oid, twin.name)
+        if heap.oid in attached:
+            continue
+        name = live_parts[heap.oid][1] if heap.oid in live_parts else f"{heap.table}_{twin.live.name}"
+        part = replace(twin, oid=heap.oid, schema=heap.schema, table=heap.table, name=suffixed(name))
+        await _ensure_one(engine, part, wanted_bytes=wanted_bytes, who=who)
+        await _shortly(engine, compose(_FILE, "attach", {"parent": twin.index_id, "index": part.index_id}))
+
+
+async def _shortly(engine: AsyncEngine, statement: sql.Composed) -> None:
+    """Run a statement whose lock others would queue behind: with a deadline, again and again, leaving room between.
+
+    Raises: LockBusy, when the ladder ends.
+    """
+    for pause in (*message.LADDER_SECONDS, None):
+        try:
+            async with transaction(engine, lock_timeout_seconds=message.DEADLINE_SECONDS) as connection:
+                await run(connection, statement)
+        except LockBusy:
+            if pause is None:
+                raise
+            await asyncio.sleep(pause)
+        else:
+            return
+
+
+async def _build(raw: psycopg.AsyncConnection[Any], twin: Twin, *, dropping: bool, wanted_bytes: int, who: str) -> None:
     async with raw.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(compose(_FILE, "memory"))
         row = await cursor.fetchone()
@@ -103,12 +173,10 @@ async def _build(
         await cursor.execute(compose(_FILE, "session", settings))
         try:
             if dropping:
-                index = sql.Identifier(target.schema, suffixed(live.name))
-                await cursor.execute(compose(_FILE, "drop", {"index": index}))
-            await cursor.execute(statement(target, live))
-            await cursor.execute(
-                compose(_FILE, "analyze", {"table": target.table_id, "column": sql.Identifier(target.shadow)})
-            )
+                await cursor.execute(compose(_FILE, "drop", {"index": twin.index_id}))
+            await cursor.execute(twin.statement())
+            table = {"table": sql.Identifier(twin.schema, twin.table), "column": sql.Identifier(twin.target.shadow)}
+            await cursor.execute(compose(_FILE, "analyze", table))
         finally:
             if not raw.closed:
                 await cursor.execute(compose(_FILE, "reset"))

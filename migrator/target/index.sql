@@ -5,6 +5,23 @@
 -- horizon as long as it lasts (H18).   idempotent: no: look for a valid or building one first.
 CREATE INDEX CONCURRENTLY {name} ON {table} USING {method} ({column} {opclass}){options}{tablespace}{predicate}
 
+-- name: build_parent
+-- On a partitioned table the index itself is only a name, which becomes valid when every partition's is attached.
+-- locks: SHARE on the partitioned table alone, for a moment, with a lock_timeout.   idempotent: no.
+CREATE INDEX {name} ON ONLY {table} USING {method} ({column} {opclass}){options}{tablespace}{predicate}
+
+-- name: attach
+-- locks: SHARE UPDATE EXCLUSIVE on the partitioned index, ACCESS EXCLUSIVE on the part's, for a moment.   idempotent: yes.
+ALTER INDEX {parent} ATTACH PARTITION {index}
+
+-- name: parts
+-- The partitions' own indexes that belong to a partitioned index, by the table that they are on.
+SELECT x.indrelid::bigint AS heap_oid, n.nspname::text AS schema, c.relname::text AS name
+  FROM pg_inherits h JOIN pg_index x ON x.indexrelid = h.inhrelid
+  JOIN pg_class c ON c.oid = h.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE h.inhparent = (SELECT i.indexrelid FROM pg_index i JOIN pg_class p ON p.oid = i.indexrelid
+                       WHERE i.indrelid = %(oid)s::oid AND p.relname = %(name)s)
+
 -- name: drop
 -- locks: SHARE UPDATE EXCLUSIVE on the table, shortly.   idempotent: yes.
 DROP INDEX CONCURRENTLY IF EXISTS {index}
@@ -26,7 +43,8 @@ SELECT (SELECT i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexre
 
 -- name: progress
 SELECT p.phase, p.blocks_done, p.blocks_total, p.tuples_done, p.tuples_total
-  FROM pg_stat_progress_create_index p WHERE p.relid = %(oid)s
+  FROM pg_stat_progress_create_index p
+ WHERE p.relid = %(oid)s::oid OR p.relid IN (SELECT t.relid FROM pg_partition_tree(%(oid)s::oid) AS t)
 
 -- name: analyze
 -- The planner must know the new column before anybody searches it.

@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from psycopg import sql
+from psycopg.rows import dict_row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.generation import Side
 from migrator.state.connection import driver, fetch, run
+from migrator.state.migrations import Migration
 from migrator.statements import compose
 from migrator.target import vectors
+from migrator.target.facts import Heap
 from migrator.target.relation import Target
 
 _FILE = "target/lanes.sql"
@@ -33,6 +36,8 @@ class Row:
     key: tuple[str, ...]
     body: str
     all_null: bool
+    #: (oid of its heap, page) as it lay when it was read; None where nobody asked.
+    place: tuple[int, int] | None = None
 
     @property
     def text_hash(self) -> bytes:
@@ -56,6 +61,9 @@ class Proof:
     rows: int
     embedded: int
     missing: int
+    #: Rows without text that have a vector.
+    wordless: int
+    filtered: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +76,29 @@ class Lanes:
     from_column: str
     vector_schema: str
     type_name: str
+    #: The one partition that is read and written, (schema, table); None for the whole table.
+    partition: tuple[str, str] | None = None
+
+    @classmethod
+    def of(cls, migration: Migration, side: Side, heap: Heap | None = None) -> Lanes:
+        """Return the column that holds a side's vectors under this migration's row, in one heap or in all of them."""
+        return cls(
+            target=Target.of(migration),
+            column=migration.column_of(side),
+            from_column=migration.column_of(Side.FROM),
+            vector_schema=migration.plan["vector_schema"],
+            type_name=migration.plan["vector_type"],
+            partition=(heap.schema, heap.table) if heap is not None and heap.level > 0 else None,
+        )
 
     def _parts(self) -> Mapping[str, sql.Composable]:
         target = self.target
         arrays, names = target.key_arrays()
         return {
             "table": target.table_id,
+            "heap": sql.Identifier(*self.partition) if self.partition else target.table_id,
             "column": sql.Identifier(self.column),
+            "from_column": sql.Identifier(self.from_column),
             "key": target.key_of("t"),
             "text": target.text_of("t"),
             "all_null": target.all_null("t"),
@@ -90,20 +114,55 @@ class Lanes:
         await run(connection, compose(_FILE, "lock_table", self._parts()))
 
     async def read_window(
-        self, connection: AsyncConnection, migration_id: int, first_page: int, last_page: int
+        self,
+        connection: AsyncConnection,
+        migration_id: int,
+        first_page: int,
+        last_page: int,
+        *,
+        first_item: int = 0,
+        last_item: int | None = None,
     ) -> list[Row]:
-        """Return the rows of pages first..last that have no vector and no disposition, in lane order."""
-        values = {"first": f"({first_page},0)", "beyond": f"({last_page + 1},0)", "migration_id": migration_id}
-        rows = await fetch(connection, compose(_FILE, "read_window", self._parts()), values)
-        return [Row(tuple(row["key"]), row["body"], row["all_null"]) for row in rows]
+        """Return the rows of pages first..last that have no vector and no disposition, in lane order.
+
+        Where a batch was split inside a page, `first_item` and `last_item` are the line pointers it keeps to there.
+        """
+        rows = await self._window(connection, migration_id, (first_page, first_item), (last_page, last_item))
+        return [_row(row) for row in rows]
+
+    async def read_places(
+        self, connection: AsyncConnection, migration_id: int, first: tuple[int, int], last: tuple[int, int | None]
+    ) -> list[tuple[int, int, tuple[str, ...]]]:
+        """Return (page, item, key) of what `read_window` returns, as it lies in the heap."""
+        rows = await self._window(connection, migration_id, first, last)
+        return sorted((int(row["page"]), int(row["item"]), tuple(row["key"])) for row in rows)
+
+    async def _window(
+        self, connection: AsyncConnection, migration_id: int, first: tuple[int, int], last: tuple[int, int | None]
+    ) -> list[dict[str, Any]]:
+        page, item = last
+        beyond = (page + 1, 0) if item is None else (page, item + 1)
+        values = {"first": str(first), "beyond": str(beyond), "migration_id": migration_id}
+        return await fetch(connection, compose(_FILE, "read_window", self._parts()), values)
 
     async def read_keys(self, connection: AsyncConnection, keys: Sequence[tuple[str, ...]]) -> list[KnownRow]:
         """Return the rows of these keys that still exist, as they stand now."""
         rows = await fetch(connection, compose(_FILE, "read_keys", self._parts()), self.target.key_values(list(keys)))
-        return [
-            KnownRow(Row(tuple(row["key"]), row["body"], row["all_null"]), row["missing"], row["in_scope"])
-            for row in rows
-        ]
+        return [KnownRow(_row(row), row["missing"], row["in_scope"]) for row in rows]
+
+    async def read_old(
+        self, connection: AsyncConnection, keys: Sequence[tuple[str, ...]], dims: int
+    ) -> dict[tuple[str, ...], NDArray[np.float32]]:
+        """Return the old generation's vectors of these rows, where they have one of so many dimensions."""
+        raw = await driver(connection)
+        async with raw.cursor(row_factory=dict_row, binary=True) as cursor:
+            await cursor.execute(compose(_FILE, "read_old", self._parts()), self.target.key_values(list(keys)))
+            found = await cursor.fetchall()
+        return {
+            tuple(row["key"]): vectors.decode(row["vector"], kind)
+            for row in found
+            if (kind := vectors.kind_of(row["vector"], dims)) is not None
+        }
 
     async def write(
         self, connection: AsyncConnection, rows: Sequence[Row], embedded: NDArray[np.float32]
@@ -127,19 +186,16 @@ class Lanes:
         await run(connection, compose(_FILE, "prune_dispositions", self._parts()), values)
         return Proof(**(await fetch(connection, compose(_FILE, "proof", self._parts()), values))[0])
 
+    async def left_in_heap(self, connection: AsyncConnection, migration_id: int) -> int:
+        """Count rows of one heap that lack a vector, and that nobody knows of."""
+        rows = await fetch(connection, compose(_FILE, "left_in_heap", self._parts()), {"migration_id": migration_id})
+        return int(rows[0]["left"])
+
 
 async def write_counters(connection: AsyncConnection, oid: int) -> dict[str, int]:
-    """Return the table's update counters."""
-    rows = await fetch(connection, compose(_FILE, "write_counters"), {"oid": oid})
-    return rows[0] if rows else {"inserts": 0, "updates": 0, "hot_updates": 0, "dead_rows": 0, "live_rows": 0}
+    """Return the counters of what was written to the table and its partitions."""
+    return (await fetch(connection, compose(_FILE, "write_counters"), {"oid": oid}))[0]
 
 
-async def page_count(connection: AsyncConnection, target: Target) -> tuple[int, int, int]:
-    """Return (oid, file, pages) of the table's heap now."""
-    name = sql.Literal(f"{_quoted(target.schema)}.{_quoted(target.table)}")
-    row = (await fetch(connection, compose(_FILE, "page_count", {"table_name": name})))[0]
-    return row["oid"], row["file"], row["pages"]
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+def _row(found: Mapping[str, Any]) -> Row:
+    return Row(tuple(found["key"]), found["body"], found["all_null"], (found["heap"], found["page"]))

@@ -1,20 +1,27 @@
 """Pages into batches: how wide a window of heap pages is, by arithmetic on the relation's size.
 
-Floor 1. Pure. A window is wide enough that a lane (one row of every page) fills many requests before it comes back to
-the same page, and narrow enough that a killed worker's batch is small. No statement over the table is needed.
+Floor 1. Pure. A window is a lane wide at least: one row of every page fills many requests before the same page comes
+again, so that what the first row left is pruned by then. It is narrow enough that a small table still gives every
+worker a batch. No statement over the table is needed.
 """
 
 from __future__ import annotations
 
 import math
 
-#: Rows a batch aims at: about 50 requests of 10, ten seconds of four in flight at 0.8 s each.
+#: Rows a batch aims at where rows are few to a page: about 50 requests of 10, ten seconds of four in flight at 0.8 s.
 BATCH_ROWS = 500
-#: A lane shorter than this would touch a page again within a few transactions, before pruning can free its room.
+#: Pages of a lane: two landings of 128 rows. Room on a page is free only when nobody's snapshot is older than the
+#: commit that left it, and other workers' landings are such snapshots: a page must rest for longer than one of them.
+LANE_PAGES = 256
+#: A lane shorter than this would come back to a page within three requests of 10, before the first of them landed.
 MIN_PAGES = 32
+#: Batches that a table is cut into before its lanes get longer than that: two for each slot of a few workers.
+MIN_BATCHES = 16
 
 
 def width(pages: int, rows: int) -> int:
     """Return how many pages a window has."""
     per_page = max(rows / pages, 0.1) if pages else 1.0
-    return max(MIN_PAGES, math.ceil(BATCH_ROWS / per_page))
+    lane = min(LANE_PAGES, max(MIN_PAGES, math.ceil(pages / MIN_BATCHES)))
+    return max(lane, math.ceil(BATCH_ROWS / per_page))

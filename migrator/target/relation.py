@@ -122,6 +122,8 @@ class Target:
 
 #: Types whose text form does not depend on a session's settings and casts back to the same value.
 KEY_TYPES = frozenset({"smallint", "integer", "bigint", "uuid", "text", "character varying"})
+#: Those whose values are equal exactly where their texts are.
+PLAIN_TYPES = frozenset({"smallint", "integer", "bigint", "uuid"})
 #: Types with a stable text, that a template may name (design: others are refused).
 TEXT_TYPES = KEY_TYPES | {"character", "citext"}
 

@@ -42,10 +42,10 @@ class Swap:
     migration: Migration
     oid: int
     columns: frozenset[str]
-    #: Direct views, outermost first, and the names of live indexes that have a twin.
+    #: Direct views, outermost first, and the live indexes that have a twin, (schema, name).
     views: Sequence[int]
     view_locks: Sequence[str]
-    indexes: Sequence[str]
+    indexes: Sequence[tuple[str, str]]
     fingerprint: dict[str, str]
     server_version: int
 
@@ -110,10 +110,10 @@ class Swap:
             )
             for old, new in steps
         ]
-        for name in self.indexes:
+        for schema, name in self.indexes:
             twin, between = suffixed(name), suffixed(name, "__migrator_swap")
             for old, new in ((name, between), (twin, name), (between, twin)):
-                parts = {"old": sql.Identifier(target.schema, old), "new": sql.Identifier(new)}
+                parts = {"old": sql.Identifier(schema, old), "new": sql.Identifier(new)}
                 renames.append(compose(_FILE, "rename_index", parts))
         return renames
 

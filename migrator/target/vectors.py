@@ -58,6 +58,13 @@ def decode(data: bytes, type_name: str) -> NDArray[np.float32]:
     return np.frombuffer(data, dtype=kind, count=dims, offset=_HEADER.size).astype("<f4")
 
 
+def kind_of(data: bytes, dims: int) -> str | None:
+    """Return which type's binary form of so many dimensions this is, or None where it has others."""
+    sizes = {_HEADER.size + 4 * dims: "vector", _HEADER.size + 2 * dims: "halfvec"}
+    found, _ = _HEADER.unpack_from(data)
+    return sizes.get(len(data)) if found == dims else None
+
+
 def decode_all(rows: Sequence[bytes], type_name: str, dims: int) -> NDArray[np.float32]:
     """Return many vectors of equal dimensions as one array (rows x dims)."""
     joined = b"".join(rows)

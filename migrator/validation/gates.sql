@@ -3,7 +3,8 @@
 -- name: structure
 -- Every row: is a vector there where one must be, of the right dimensions, and not zero? (NaN and infinity can't be:
 -- pgvector refuses them.) `uncovered`: text in scope, a vector in the live column, none in the shadow, and neither a
--- hint nor a disposition that says why. `wordless`: a new vector where there is no text.
+-- hint nor a disposition that says why. `wordless`: a new vector where there is no text. Reads the whole table, once a
+-- validation: a gate over 100 % of the rows can't look at fewer, and one snapshot keeps rows from moving past it.
 -- locks: none.
 SELECT count(*) AS rows, count(s.vector) AS embedded,
        count(*) FILTER (WHERE s.vector IS NULL AND d.key IS NULL AND p.key IS NULL AND s.in_scope) AS uncovered,

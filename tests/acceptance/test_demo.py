@@ -15,6 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.docs.session import first_untrue
+
 
 @pytest.fixture
 def stage(scratch: Path) -> Iterator[Path]:
@@ -62,6 +64,7 @@ def test_the_whole_story_is_true_and_leaves_nothing_behind(stage: Path, tmp_path
     for word in ("init", "doctor", "plan", "start", "status", "cutover", "rollback", "cleanup"):
         assert f"$ migrator {word}" in said
     assert "SIGKILL: worker" in said
+    assert first_untrue(said) is None, "the README's session is not what was printed"
     assert "key-of-the-migrator" not in said
 
 

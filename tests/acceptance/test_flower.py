@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from migrator.demo import processes
-from migrator.demo.servers import Valkey
-from migrator.demo.simulator.control import Simulator
 from tests.deployment import Deployment
 
 LOGIN = ("operator", "a-password")
-
-
-@pytest.fixture
-def deployed(database: str, simulator: Simulator, scratch: Path, tmp_path: Path) -> Iterator[Deployment]:
-    broker = Valkey(scratch / f"valkey-{os.urandom(4).hex()}")
-    broker.start()
-    made = Deployment(database, tmp_path, simulator, broker.url)
-    yield made
-    made.close()
-    broker.remove()
 
 
 def flower(deployed: Deployment, port: int) -> Any:

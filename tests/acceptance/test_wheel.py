@@ -7,8 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,14 +45,6 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.fixture
-def broker(scratch: Path) -> Iterator[Valkey]:
-    server = Valkey(scratch / f"valkey-{time.monotonic_ns()}")
-    server.start()
-    yield server
-    server.remove()
 
 
 @pytest.mark.timeout(240)

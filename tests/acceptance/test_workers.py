@@ -8,31 +8,15 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
-import pytest
 import redis
 
 from migrator.demo.servers import Postgres, Valkey
 from migrator.demo.simulator.control import Simulator
 from tests.deployment import V4, Deployment
-
-
-@pytest.fixture
-def broker(scratch: Path) -> Iterator[Valkey]:
-    server = Valkey(scratch / f"valkey-{time.monotonic_ns()}")
-    server.start()
-    yield server
-    server.remove()
-
-
-@pytest.fixture
-def deployed(database: str, simulator: Simulator, broker: Valkey, tmp_path: Path) -> Iterator[Deployment]:
-    made = Deployment(database, tmp_path, simulator, broker.url)
-    yield made
-    made.close()
 
 
 def in_flight_tokens(deployment: Deployment) -> int:
@@ -61,7 +45,7 @@ def test_workers_carry_a_migration_to_ready_by_themselves(deployed: Deployment) 
     start(deployed, 400)
     deployed.wait_for("ready")
     assert deployed.mismatches("embedding__migrator", V4) == []
-    assert deployed.simulator.ledger()["tokens"] == needed(deployed)
+    assert deployed.billed() == needed(deployed)
     status = json.loads(deployed.run("status", "docs", "--json").stdout)
     assert status["workers"] == 1
     log = (deployed.home / "w1.log").read_text()
@@ -113,7 +97,7 @@ def test_p2_worker_killed_between_embed_and_write(deployed: Deployment) -> None:
     deployed.worker("w2")
     deployed.wait_for("ready")
     assert deployed.mismatches("embedding__migrator", V4) == []
-    billed, lost = deployed.simulator.ledger()["tokens"], in_flight_tokens(deployed)
+    billed, lost = deployed.billed(), in_flight_tokens(deployed)
     assert billed <= needed(deployed) + lost
     assert lost > 0, "it was killed with requests in flight"
     assert deployed.value("SELECT committed_usd FROM migrator.budgets") * 1_000_000 >= billed
@@ -138,7 +122,7 @@ def test_p2_postgres_killed_in_mid_run(
         simulator.admin(latency_seconds=0)
         own.wait(lambda: _status(own) == "ready")
         assert own.mismatches("embedding__migrator", V4) == []
-        assert simulator.ledger()["tokens"] <= needed(own) + in_flight_tokens(own)
+        assert own.billed() <= needed(own) + in_flight_tokens(own)
     finally:
         own.close()
 
@@ -163,7 +147,7 @@ def test_p3_redis_flushed_mid_run(deployed: Deployment) -> None:
         connection.execute("UPDATE migrator.batches SET ticket_until = NULL")
         connection.execute("UPDATE migrator.duties SET ticket_until = NULL")
     deployed.wait_for("ready")
-    assert deployed.simulator.ledger()["tokens"] == needed(deployed)
+    assert deployed.billed() == needed(deployed)
 
 
 def test_a_worker_lives_through_a_broker_restart(deployed: Deployment, broker: Valkey) -> None:
@@ -181,7 +165,7 @@ def test_a_worker_lives_through_a_broker_restart(deployed: Deployment, broker: V
     deployed.wait_for("ready", seconds=90)
     assert worker.poll() is None, "the worker process lived through it"
     assert deployed.mismatches("embedding__migrator", V4) == []
-    assert deployed.simulator.ledger()["tokens"] == needed(deployed), "what was in hand was finished, not done again"
+    assert deployed.billed() == needed(deployed), "what was in hand was finished, not done again"
     now = deployed.value("SELECT clock_timestamp()")
     seen = "SELECT 1 FROM migrator.workers WHERE name = 'w1@test' AND last_seen > %s"
     deployed.wait(lambda: deployed.query(seen, now), worker, "a sign of life after the broker's return", seconds=30)
@@ -195,7 +179,7 @@ def test_p3_two_beats_and_a_foreground_worker_beside_it(deployed: Deployment) ->
     start(deployed, 400)
     deployed.must("work", "docs")
     deployed.wait_for("ready")
-    assert deployed.simulator.ledger()["tokens"] == needed(deployed)
+    assert deployed.billed() == needed(deployed)
 
 
 def test_p7_the_cap_holds_over_processes(deployed: Deployment) -> None:

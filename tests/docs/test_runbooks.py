@@ -45,8 +45,9 @@ LIFE = [
     "init", "doctor", "plan", "start", "work", "status", "batches", "rows", "retry", "limits", "pause", "resume",
     "validate", "cutover", "rollback", "resume", "cancel", "cleanup",
 ]  # fmt: skip
-#: Verbs that are only parsed: the demo starts servers and models of its own, and takes a minute.
-PARSED_ONLY = {"demo"}
+#: Verbs that are only parsed: the demo starts servers and models of its own, and takes a minute; the simulator serves
+#: until it is stopped, and test_simulate.py holds its rehearsals.
+PARSED_ONLY = {"demo", "simulate"}
 #: Programs that the documents may ask an operator to type.
 PROGRAMS = {
     "migrator", "celery", "psql", "redis-cli", "./run", "git", "cd", "cp", "cat", "export", "pip", "pipx", "uv", "uvx",
@@ -73,12 +74,14 @@ def below(kind: type[MigratorError]) -> Iterator[type[MigratorError]]:
 
 
 def leaves() -> list[type[MigratorError]]:
-    """Every error that is raised: all modules are imported, since errors stand beside what they are about."""
+    """Every error with words of its own: all modules are imported, since errors stand beside what they are about."""
     for module in pkgutil.walk_packages(migrator.__path__, "migrator."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     found = {kind for kind in below(MigratorError) if kind.__module__.startswith("migrator.")}
-    return sorted((kind for kind in found if not any(below(kind))), key=lambda kind: kind.__name__)
+    return sorted(
+        (kind for kind in found if {"happened", "sentences"} & vars(kind).keys()), key=lambda kind: kind.__name__
+    )
 
 
 LEAVES = leaves()

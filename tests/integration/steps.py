@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
-from migrator.orchestrator import verbs, work
+from migrator.orchestrator import origin, verbs, work
 from migrator.orchestrator.perform import perform
 from migrator.orchestrator.tick import tick
 from migrator.spending.worker import Worker
@@ -24,6 +24,7 @@ async def begin(deployment: Deployment, worker: Worker, rows: int) -> None:
 async def start(deployment: Deployment, worker: Worker) -> None:
     _, not_stored = await verbs.make_plan(worker.engine, deployment.spec, actor="test")
     assert not_stored is None
+    await origin.fingerprint(worker, await stored(worker))
     await verbs.start(worker.engine, deployment.spec, path="docs.toml", actor="test", on_wait=lambda *_: None)
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import random
 from decimal import Decimal
 from itertools import product
 
 import psycopg
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from migrator.backfill import suspects
 from migrator.errors import Defect, MigratorError, StatusConflict
 from migrator.lifecycle import TRANSITIONS, MigrationStatus, is_allowed
-from migrator.state import batches, budget, leases, migrations, pace, tables
+from migrator.orchestrator import tick
+from migrator.state import batches, budget, leases, migrations, pace, splits, tables, tallies
 from migrator.state.batches import Heap
 from migrator.state.budget import Purpose, price
 from migrator.state.connection import transaction
@@ -157,19 +161,96 @@ async def test_a_shutdown_is_not_an_attempt(engine: AsyncEngine) -> None:
 async def test_exhausted_batches_are_split_and_a_single_page_fails(engine: AsyncEngine) -> None:
     made, ticket = await _one_batch(engine)
     async with transaction(engine) as connection:
-        worn = update(tables.batches).values(attempts=batches.MAX_ATTEMPTS)
+        worn = update(tables.batches).values(attempts=splits.MAX_ATTEMPTS, fence=tables.batches.c.fence + 1)
         for _ in range(4):
             await connection.execute(worn.where(tables.batches.c.status == "pending"))
-            await batches.split_exhausted(connection, made)
+            await suspects.divide(connection, made)
         windows = [
             (row.first_page, row.last_page, row.status)
             for row in await batches.listed(connection, made.id, failed_only=False, limit=99)
         ]
         assert sorted(page for first, last, _ in windows for page in range(first, last + 1)) == list(range(10))
         await connection.execute(worn.where(tables.batches.c.status == "pending"))
-        _, failed = await batches.split_exhausted(connection, made)
-        assert failed > 0
+        await suspects.divide(connection, made)
+        assert (await tallies.counts(connection, made.id)).failed > 0
         assert await leases.claim(connection, ticket, holder="late", seconds=1) is None
+
+
+async def test_r27_counts_are_exact_whatever_was_folded(engine: AsyncEngine) -> None:
+    dice = random.Random(7)  # noqa: S311 - dice
+    async with transaction(engine) as connection:
+        made = await stored.plan(connection)
+        await batches.plan_pass(connection, made, Heap(1, 1, 60), 1)
+    for _ in range(25):
+        async with transaction(engine) as connection:
+            for ticket in await batches.offer(connection, made, dice.randint(1, 9)):
+                lease = await leases.claim(connection, ticket, holder="w", seconds=dice.choice([0, 30]))
+                assert lease is not None
+                await batches.count_written(connection, lease.row_id, written=dice.randint(0, 9), tokens=3)
+                if dice.random() < 0.5:
+                    await leases.finish(connection, lease, finished_at=await migrations.database_now(connection))
+                elif dice.random() < 0.5:
+                    await leases.give_back(connection, lease, failure="Busy", counts_as_attempt=dice.random() < 0.5)
+            await leases.rescue(connection, made.id)
+        async with transaction(engine) as connection:
+            if dice.random() < 0.5:
+                await tallies.fold(connection, made.id)
+            found = await tallies.counts(connection, made.id)
+            true = await connection.execute(
+                text("SELECT status, count(*), sum(rows_written), sum(tokens) FROM migrator.batches GROUP BY status")
+            )
+            rows = {status: (count, written, tokens) for status, count, written, tokens in true}
+        by_status = {name: getattr(found, name) for name in ("done", "leased", "pending", "failed")}
+        assert by_status == {name: rows.get(name, (0,))[0] for name in by_status}
+        assert (found.total, found.rows_done) == (60, sum(written for _, written, _ in rows.values()))
+        assert found.tokens == sum(tokens for _, _, tokens in rows.values())
+
+
+async def _try_batches(engine: AsyncEngine, made: migrations.Migration, count: int, *, fail: bool) -> None:
+    """Claim so many batches and finish them, or give them back as failed."""
+    async with transaction(engine) as connection:
+        for ticket in await batches.offer(connection, made, count):
+            lease = await leases.claim(connection, ticket, holder="w", seconds=30)
+            assert lease is not None
+            if fail:
+                await leases.give_back(connection, lease, failure="Defect", after_seconds=600)
+            else:
+                await leases.finish(connection, lease, finished_at=await migrations.database_now(connection))
+
+
+async def test_the_breaker_looks_at_the_last_fifty_not_at_yesterday(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        made = await stored.force(connection, await stored.plan(connection), S.BACKFILLING)
+        await batches.plan_pass(connection, made, Heap(1, 1, 900), 1)
+        await migrations.change(connection, made.id, pass_number=1)
+    await _try_batches(engine, made, 500, fail=False)
+    await _try_batches(engine, made, 25, fail=True)
+    async with transaction(engine) as connection:
+        counts = await tallies.counts(connection, made.id)
+        assert await tick.broken(connection, made, counts) is None, "25 of the last 50 are no more than half"
+    await _try_batches(engine, made, 1, fail=True)
+    async with transaction(engine) as connection:
+        counts = await tallies.counts(connection, made.id)
+        assert await tick.broken(connection, made, counts) == (
+            "26 of the last 50 batches failed (migrator batches docs --failed)"
+        )
+
+
+async def test_h27_a_lease_from_another_timeline_commits_nothing(engine: AsyncEngine) -> None:
+    _, ticket = await _one_batch(engine)
+    async with transaction(engine) as connection:
+        lease = await leases.claim(connection, ticket, holder="w", seconds=30)
+        assert lease is not None
+        assert lease.timeline == 1
+        await leases.hold(connection, lease)
+    before = dataclasses.replace(lease, timeline=2)
+    for late in (leases.hold, leases.finish):
+        with pytest.raises(LeaseLost):
+            async with transaction(engine) as connection:
+                await late(connection, before)
+    async with transaction(engine) as connection:
+        assert not await leases.is_held(connection, before)
+        assert await leases.is_held(connection, lease)
 
 
 async def test_offers_never_exceed_their_number_and_are_not_repeated(engine: AsyncEngine) -> None:
@@ -241,35 +322,6 @@ async def test_p7_a_reservation_is_settled_refunded_or_stays_counted(engine: Asy
         assert await budget.by_purpose(connection, made.id) == {"backfill": price(40_000, 1.0)}
 
 
-async def test_pacing_admits_no_more_than_granted(engine: AsyncEngine) -> None:
-    async def admitted(tokens: int) -> pace.Wait | None:
-        async with transaction(engine) as connection:
-            return await pace.admit(connection, "a", requests_per_minute=600, tokens_per_minute=60_000, tokens=tokens)
-
-    waits = [await admitted(10) for _ in range(30)]
-    passed = sum(wait is None for wait in waits)
-    assert 10 <= passed <= 13  # a second's slice of 10, and what a slow machine adds meanwhile
-    refused = next(wait for wait in waits if wait is not None)
-    assert refused.limit == "requests/min"
-    assert 0 < refused.seconds <= 0.11
-
-
-async def test_pacing_names_the_limit_that_binds_and_pauses_everybody(engine: AsyncEngine) -> None:
-    async with transaction(engine) as connection:
-        limits = {"requests_per_minute": 6000, "tokens_per_minute": 60_000}
-        assert await pace.admit(connection, "a", **limits, tokens=2000) is None
-        wait = await pace.admit(connection, "a", **limits, tokens=500)
-        assert wait is not None
-        assert wait.limit == "tokens/min"
-        await pace.pause(connection, "a", 7, "429")
-        await pace.pause(connection, "a", 1, "shorter")
-        wait = await pace.admit(connection, "a", requests_per_minute=None, tokens_per_minute=None, tokens=1)
-        assert wait is not None
-        assert 6 < wait.seconds <= 7
-        assert wait.limit == "provider pause (429)"
-        assert await pace.admit(connection, "other", **limits, tokens=1) is None
-
-
 async def test_a_learnt_limit_only_goes_down(engine: AsyncEngine) -> None:
     async with transaction(engine) as connection:
         assert await pace.learnt_max_texts(connection, "a") is None
@@ -278,10 +330,20 @@ async def test_a_learnt_limit_only_goes_down(engine: AsyncEngine) -> None:
             assert await pace.learnt_max_texts(connection, "a") == known
 
 
+async def test_every_limit_is_learnt_apart_and_the_first_norm_stands(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        assert await pace.learnt(connection, "a") == pace.Learnt()
+        for name, value in (("max_text_tokens", 8192), ("max_text_tokens", 9000), ("max_request_tokens", 33_000)):
+            await pace.learn_limit(connection, "a", name, value)
+        for dims, norm in ((1024, 1.0), (512, 0.8), (1024, 3.0)):
+            await pace.learn_norm(connection, "a", dims, norm)
+        known = pace.Learnt(None, 8192, 33_000, {"1024": 1.0, "512": 0.8})
+        assert await pace.learnt(connection, "a") == known
+        assert await pace.learnt(connection, "other") == pace.Learnt()
+
+
 async def test_p11_a_driver_error_never_quotes_a_row(engine: AsyncEngine, sql: psycopg.Connection) -> None:
     sql.execute("CREATE TABLE secrets (t text UNIQUE); INSERT INTO secrets VALUES ('canary-text')")
-    from sqlalchemy import text  # noqa: PLC0415
-
     with pytest.raises(MigratorError) as caught:
         async with transaction(engine) as connection:
             await connection.execute(text("INSERT INTO public.secrets VALUES ('canary-text')"))

@@ -44,6 +44,10 @@ _MORE = """
 CREATE INDEX docs_embedding_idx ON docs USING hnsw (embedding public.vector_cosine_ops);
 CREATE INDEX spare_1_idx ON docs (n);
 CREATE INDEX spare_2_idx ON docs (n);
+CREATE TABLE parted (id int) PARTITION BY RANGE (id);
+CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (9);
+CREATE INDEX parted_idx ON ONLY parted (id);
+CREATE INDEX parted_1_idx ON parted_1 (id);
 CREATE VIEW docs_view AS SELECT id, embedding FROM docs;
 CREATE FUNCTION migrator.on_spare() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
 """
@@ -102,6 +106,12 @@ def own(made: Capture, migration: Migration, found: dict[str, str], view_oid: in
         "target/swap.sql:rename_index": {"old": sql.Identifier("public", "docs_embedding_idx"), "new": other},
         "target/swap.sql:functions_lock": {"key": sql.Literal(4711)},
         "target/message.sql:locks": {"statements": sql.Literal([message.lock_table(made.target.table_id)])},
+        "target/capture.sql:enable_always_below": {"trigger_name": sql.Literal(capture.TRIGGERS["update"])},
+        "target/index.sql:build_parent": {"name": sql.Identifier("built_parent__migrator")},
+        "target/index.sql:attach": {
+            "parent": sql.Identifier("public", "parted_idx"),
+            "index": sql.Identifier("public", "parted_1_idx"),
+        },
         "target/index.sql:drop": {"index": sql.Identifier("public", "spare_1_idx")},
         "target/readers.sql:query_vector": {"type": sql.Identifier("public", "halfvec")},
         "cutover/cleaning.sql:drop_index": {"index": sql.Identifier("public", "spare_2_idx")},
@@ -109,6 +119,7 @@ def own(made: Capture, migration: Migration, found: dict[str, str], view_oid: in
             "shadow": sql.Identifier("another__migrator"),
             "type": facts.vector_type("public", "vector", 2),
         },
+        "provenance/sample.sql:sample": {**gates._parts(migration), "pieces": sql.SQL("ARRAY[t.title]")},
         "validation/gates.sql:structure": gates._parts(migration),
         "validation/gates.sql:sample": gates._parts(migration),
     }

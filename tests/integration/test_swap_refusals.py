@@ -57,7 +57,7 @@ async def test_old_snapshots_are_waited_for_and_named(
         ("GRANT SELECT (embedding) ON docs TO PUBLIC", "column grant embedding"),
         ("COMMENT ON COLUMN docs.embedding IS 'x'", "comment embedding"),
         ("DROP INDEX docs_embedding_idx__migrator", "no valid twin"),
-        ("ALTER TABLE docs ADD extra int", "column extra was added"),
+        ("ALTER TABLE docs ALTER n DROP NOT NULL", "column n is different"),
         ("CREATE PUBLICATION p FOR TABLE docs", "publication p was added"),
     ],
 )

@@ -12,6 +12,7 @@ SOURCES = sorted([*ROOT.glob("migrator/**/*.py"), *ROOT.glob("workers/*.py"), *R
 
 #: What each package may import of ours, besides itself.
 WORDS = {
+    "endpoint",
     "errors",
     "generation",
     "lifecycle",
@@ -26,7 +27,7 @@ WORDS = {
 }
 STATE = WORDS | {"state"}
 GROUND = STATE | {"provider", "target", "throttle", "spending"}
-STEPS = {"planning", "backfill", "validation", "cutover"}
+STEPS = {"planning", "provenance", "canary", "backfill", "validation", "cutover"}
 ALLOWED = {
     **dict.fromkeys(WORDS, WORDS),
     "state": WORDS,

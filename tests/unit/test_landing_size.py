@@ -78,10 +78,3 @@ def test_a_throttled_landing_is_followed_by_a_rest() -> None:
     assert size.rest_seconds(0.1, throttled=True) == pytest.approx(0.4)
     assert size.rest_seconds(0.4, throttled=False) == pytest.approx(0.15), "as long as it was too long"
     assert size.rest_seconds(60, throttled=True) == 2.0
-
-
-@pytest.mark.parametrize(("count", "rows"), [(10, 100), (100, 100), (101, 100), (2048, 300), (5, 1)])
-def test_pieces_cover_all_and_are_no_larger(count: int, rows: int) -> None:
-    pieces = LandingSize(0.25, float(rows)).pieces(count)
-    assert [number for piece in pieces for number in piece] == list(range(count))
-    assert max(len(piece) for piece in pieces) <= rows

@@ -12,7 +12,7 @@ from migrator.planning import preflight
 from migrator.planning.findings import Severity
 from migrator.planning.survey import Survey
 from migrator.target.dependents import Dependent, LiveIndex
-from migrator.target.facts import Column, Key, Relation
+from migrator.target.facts import Column, Heap, Key, Relation
 
 
 def spec(**target: Any) -> specs.Spec:
@@ -68,6 +68,11 @@ def relation(**values: Any) -> Callable[[Survey], None]:
     return change
 
 
+def heap(**values: Any) -> Heap:
+    plain: dict[str, Any] = {"kind": "r", "file": 2, "pages": 1, "level": 1}
+    return Heap(oid=2, schema="public", table="docs_a", **{**plain, **values})
+
+
 def columns(**values: Column) -> Callable[[Survey], None]:
     return lambda found: found.columns.update(values)
 
@@ -87,7 +92,8 @@ def trigger(name: str = "touch", *, before: bool = True, enabled: str = "O") -> 
 def index(**values: Any) -> LiveIndex:
     plain: dict[str, Any] = {
         "oid": 2, "name": "docs_embedding", "method": "hnsw", "columns": 1, "has_expressions": False,
-        "predicate": None, "on_column": True, "valid": True, "is_unique": False, "opclass": "vector_cosine_ops",
+        "predicate": None, "on_column": True, "valid": True, "is_unique": False, "is_partitioned": False,
+        "opclass": "vector_cosine_ops",
         "opclass_schema": "public", "options": None, "tablespace": None, "bytes": 1,
     }  # fmt: skip
     return LiveIndex(**{**plain, **values})
@@ -107,7 +113,7 @@ CASES: list[tuple[str, Severity, Callable[[Survey], Any]]] = [
     ("extension_missing", R, setting(extension=None)),
     ("extension_too_old", R, setting(extension=("0.6.2", "public"))),
     ("extension_unsafe", W, setting(extension=("0.8.1", "public"))),
-    ("table_kind", R, relation(kind="p")),
+    ("table_kind", R, relation(kind="m")),
     ("table_kind", R, relation(kind="f")),
     ("inheritance", R, relation(inherits=True)),
     ("unlogged", W, relation(persistence="u")),
@@ -117,6 +123,10 @@ CASES: list[tuple[str, Severity, Callable[[Survey], Any]]] = [
     ("row_security", R, relation(row_security=True, bypasses_rls=False, force_row_security=True)),
     ("column_missing", R, lambda found: found.columns.pop("embedding")),
     ("column_type", R, columns(embedding=column("embedding", "sparsevec"))),
+    ("partition", R, relation(is_partition=True, inherits=True)),
+    ("partition_kind", R, setting(heaps=[heap(kind="f")])),
+    ("partition_levels", R, setting(heaps=[heap(level=2)])),
+    ("partition_dependent", R, setting(partition_dependents=[("docs_a", "index", "mine")])),
     ("column_generated", R, columns(embedding=column("embedding", "vector", modifier=1024, generated=True))),
     ("dims_differ_from_spec", R, columns(embedding=column("embedding", "vector", modifier=512))),
     ("text_column_missing", R, lambda found: found.columns.pop("title")),
@@ -128,6 +138,8 @@ CASES: list[tuple[str, Severity, Callable[[Survey], Any]]] = [
     ("key_type", R, setting(key=Key(("at",), ("timestamp with time zone",), is_primary=True))),
     ("trigger_after_ours", R, setting(triggers=[trigger("zzzz_z")], may_silence_triggers=True)),
     ("trigger_always", R, setting(triggers=[trigger(enabled="A")], may_silence_triggers=True)),
+    ("trigger_replica", R, setting(triggers=[trigger(), trigger("r", enabled="R")], may_silence_triggers=True)),
+    ("trigger_allowed", W, setting(triggers=[trigger()], spec=spec(fire_triggers=True))),
     ("trigger_silenced", I, setting(triggers=[trigger()], may_silence_triggers=True)),
     ("trigger_fires", R, setting(triggers=[trigger()])),
     ("view", I, setting(dependents=[dependent("view")])),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,7 @@ from migrator.generation import Generation
 from migrator.provider import client, tokens
 from migrator.provider.catalogue import Action
 from migrator.provider.client import LostError, RefusedError, Reply, UnbelievableError
+from migrator.provider.profiles import Dialect
 
 GENERATION = Generation("qwen/text-embedding-v4", 4)
 TEXTS = ["canary-first", "canary-second", "canary-third"]
@@ -49,7 +51,10 @@ def habits() -> dict[str, Any]:
 
 
 def ask(
-    respond: Callable[[httpx.Request], httpx.Response] | dict[str, Any], *, send_dimensions: bool = True
+    respond: Callable[[httpx.Request], httpx.Response] | dict[str, Any],
+    *,
+    send_dimensions: bool = True,
+    dialect: Dialect | None = None,
 ) -> tuple[Reply, httpx.Request]:
     """Post TEXTS through the real client to a transport that answers; returns the reply and what was sent."""
     sent: list[httpx.Request] = []
@@ -64,7 +69,13 @@ def ask(
     async def post() -> Reply:
         async with httpx.AsyncClient(transport=httpx.MockTransport(handle), **made_with) as http:
             return await client.post(
-                http, "https://provider.test/v1", GENERATION, TEXTS, request_id="r1", send_dimensions=send_dimensions
+                http,
+                "https://provider.test/v1",
+                GENERATION,
+                TEXTS,
+                request_id="r1",
+                send_dimensions=send_dimensions,
+                dialect=dialect,
             )
 
     return asyncio.run(post()), sent[0]
@@ -123,6 +134,8 @@ UNBELIEVABLE: list[tuple[str, dict[str, Any], str]] = [
     ("an index is missing", with_index(1, None), "no permutation"),
     ("an index is beyond the texts", with_index(2, 3), "no permutation"),
     ("an index is below zero", with_index(0, -1), "no permutation"),
+    ("an index is true", with_index(1, index=True), "no permutation"),
+    ("an index is a fraction", with_index(1, 1.0), "no permutation"),
     ("an index is no number", with_index(0, "0"), "no permutation"),
     ("an entry is no object", answer(data=["x", "y", "z"]), "no permutation"),
     ("fewer dimensions", answer(VECTORS[:, :3]), "not of 4 dimensions"),
@@ -133,6 +146,10 @@ UNBELIEVABLE: list[tuple[str, dict[str, Any], str]] = [
     ("a list of lists", with_vector([[1.0, 2.0, 3.0, 4.0]]), "not of 4 dimensions"),
     ("a ragged list", with_vector([[1.0], 2.0, 3.0, 4.0]), "not of 4 dimensions"),
     ("words for numbers", with_vector(["a", "b", "c", "d"]), "not of 4 dimensions"),
+    ("numbers as words", with_vector(["1", "2", "3", "4"]), "not of 4 dimensions"),
+    ("an integer beyond all floats", with_vector([1, 10**400, 3, 4]), "not of 4 dimensions"),
+    ("a number beyond float32", with_vector([1.0, 1e39, 3.0, 4.0]), "NaN or infinity"),
+    ("an object for a vector", with_vector({"a": 1}), "not of 4 dimensions"),
     ("no base64", with_vector("!" * 24), "not of 4 dimensions"),
     (
         "base64 with something in between",
@@ -174,6 +191,9 @@ def test_r16_the_models_name_is_compared_without_its_vendor(model: str | None) -
         ({"input_tokens": 17}, 17, False),
         ({"prompt_tokens": "23"}, None, True),
         ({"prompt_tokens": -1}, None, True),
+        ({"prompt_tokens": True}, None, True),
+        ({"prompt_tokens": 10**30}, None, True),
+        ({"prompt_tokens": 2.5, "total_tokens": 7}, 7, False),
         ({}, None, True),
         (None, None, True),
         ("23", None, True),
@@ -197,6 +217,110 @@ def test_r15_status_200_with_an_error_inside_is_a_refusal(body: dict[str, Any], 
     with pytest.raises(RefusedError) as caught:
         ask(body)
     assert caught.value.refusal.action is action
+
+
+@pytest.mark.parametrize("extra", [{"code": 200}, {"code": 0}, {"code": ""}, {"code": "Success"}, {"error": None}])
+def test_r15_an_envelope_that_says_all_is_well_is_no_error(extra: dict[str, Any]) -> None:
+    assert ask(answer(**extra))[0].vectors.tobytes() == VECTORS.tobytes()
+
+
+@pytest.mark.parametrize("extra", [{"code": "Arrearage"}, {"code": 402}, {"error": {"code": "Arrearage"}}])
+def test_r15_an_error_beside_vectors_is_an_error(extra: dict[str, Any]) -> None:
+    with pytest.raises(RefusedError) as caught:
+        ask(answer(**extra))
+    assert caught.value.refusal.action is Action.STOP
+
+
+@pytest.mark.parametrize("body", [{}, {"object": "list"}, {"data": {}}, {"data": None, "usage": {}}, [], None, "x", 7])
+def test_r15_an_answer_without_vectors_or_error_is_not_believed(body: Any) -> None:
+    with pytest.raises(UnbelievableError, match="neither vectors nor an error") as caught:
+        ask(lambda _: httpx.Response(200, text=json.dumps(body)))
+    assert caught.value.used_tokens is None, "nobody knows what it cost"
+
+
+def test_r13_order_without_indices_needs_the_profiles_word() -> None:
+    bare = answer()
+    for entry in bare["data"]:
+        del entry["index"]
+    with pytest.raises(UnbelievableError, match="no permutation"):
+        ask(bare)
+    in_order = Dialect(missing_index="order")
+    assert ask(bare, dialect=in_order)[0].vectors.tobytes() == VECTORS.tobytes()
+    with pytest.raises(UnbelievableError, match="2 vectors came for 3 texts"):
+        ask({**bare, "data": bare["data"][:2]}, dialect=in_order)
+    with pytest.raises(UnbelievableError, match="no permutation"):
+        ask(with_index(1, None), dialect=in_order)
+
+
+def test_r16_the_models_name_may_be_left_unchecked() -> None:
+    renamed = answer(model="text-embedding-v3")
+    assert ask(renamed, dialect=Dialect(model_echo="ignore"))[0].vectors.tobytes() == VECTORS.tobytes()
+
+
+def test_r10_the_encoding_is_always_asked_for_and_either_is_read() -> None:
+    _, request = ask(answer(), dialect=Dialect(encoding="float"))
+    assert json.loads(request.content)["encoding_format"] == "float"
+
+
+class Flood(httpx.AsyncByteStream):
+    """A body that never ends."""
+
+    def __init__(self, chunk: bytes) -> None:
+        self.chunk = chunk
+        self.sent = 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            self.sent += len(self.chunk)
+            assert self.sent < 4_000_000, "it is read without end"
+            yield self.chunk
+
+
+@pytest.mark.parametrize("chunk", [b" " * 1000, b"[" * 70_000, b'{"data": [' + b"0," * 500])
+def test_an_answer_without_end_is_left(chunk: bytes) -> None:
+    flood = Flood(chunk)
+    with pytest.raises(LostError, match="longer than any answer") as caught:
+        ask(lambda _: httpx.Response(200, stream=flood))
+    assert caught.value.sent
+    assert flood.sent < 300_000
+
+
+def test_an_errors_body_without_end_is_judged_by_its_beginning() -> None:
+    flood = Flood(b"<html>" * 100)
+    with pytest.raises(RefusedError) as caught:
+        ask(lambda _: httpx.Response(503, stream=flood))
+    assert caught.value.refusal.action is Action.RETRY
+    assert flood.sent < 100_000
+
+
+def test_a_packed_answer_is_unpacked_and_never_to_more_than_it_may_be() -> None:
+    packed = gzip.compress(json.dumps(answer()).encode())
+    headers = {"content-encoding": "gzip"}
+    assert ask(lambda _: httpx.Response(200, content=packed, headers=headers))[0].vectors.tobytes() == VECTORS.tobytes()
+    bomb = gzip.compress(b" " * 2_000_000)
+    with pytest.raises(LostError, match="longer than any answer"):
+        ask(lambda _: httpx.Response(200, content=bomb, headers=headers))
+    for coding in ("gzip, gzip", "br", "zstd"):
+        with pytest.raises(LostError, match="packed in a way"):
+            ask(lambda _, coding=coding: httpx.Response(200, stream=Flood(b"x"), headers={"content-encoding": coding}))
+
+
+def test_an_answer_that_drips_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Drip(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            while True:
+                await asyncio.sleep(0.001)
+                yield b" "
+
+    monkeypatch.setattr(client, "_WHOLE_SECONDS", 0.05)
+    with pytest.raises(LostError, match="TimeoutError") as caught:
+        ask(lambda _: httpx.Response(200, stream=Drip()))
+    assert caught.value.sent
+
+
+def test_json_that_is_nested_without_end_is_no_answer() -> None:
+    with pytest.raises(LostError, match="no JSON"):
+        ask(lambda _: httpx.Response(200, text="[" * 60_000))
 
 
 def fails(error: type[httpx.HTTPError]) -> Callable[[httpx.Request], httpx.Response]:

@@ -47,7 +47,7 @@ def test_every_problem_is_reported_at_once() -> None:
     data["target"]["colum"] = data["target"].pop("column")
     data["target"]["text"] = "{title"
     data["from"]["dimensions"] = "1024"
-    data["to"]["base_url"] = "https://api.therouter.ai/v1/embeddings"
+    data["to"]["base_url"] = "api.therouter.ai/v1"
     del data["to"]["price_usd_per_mtok"]
     data["limits"]["max_cost_usd"] = "fifty"
     data["limits"]["window"] = "25:00-06:00 Asia/Shanghai"
@@ -82,6 +82,7 @@ def test_every_problem_is_reported_at_once() -> None:
         ({"target": {"table": "docs", "column": "e", "text": "{b}", "where": "now() > at"}}, None),
         ({"target": {"table": "docs", "column": "e", "text": "{b}", "where": "(a"}}, "[target] where"),
         ({"target": {"table": "docs", "column": "e", "text": "{b}", "key": ["id", "id"]}}, "[target] key"),
+        ({"target": {"table": "docs", "column": "e", "text": "{b}", "fire_triggers": "yes"}}, "[target] fire_triggers"),
         ({"limits": {"max_cost_usd": -1}}, "[limits] max_cost_usd"),
         ({"limits": {}}, "[limits] max_cost_usd"),
         ({"limits": {"max_cost_usd": 1, "too_long": "chunk"}}, "[limits] too_long"),
@@ -116,3 +117,82 @@ def test_a_missing_file_and_a_broken_file(tmp_path: Path) -> None:
     broken.write_text("name = ")
     with pytest.raises(SpecInvalid, match="no TOML"):
         specs.load(broken)
+
+
+@pytest.mark.parametrize("ending", ["/embeddings", "/chat/completions", "/embeddings/", "/chat/completions/"])
+def test_c2_a_pasted_base_url_loses_its_requests_path_and_says_so(ending: str) -> None:
+    data = good()
+    data["to"]["base_url"] = f"https://api.therouter.ai/v1{ending}"
+    spec = specs.parse(data, "x")
+    assert spec.to.base_url == "https://api.therouter.ai/v1"
+    assert [(each.place, ending.rstrip("/") in each.what) for each in spec.notices] == [("[to] base_url", True)]
+    assert specs.restore(spec.dump()) == spec, "`start` must find the plan that `plan` stored"
+    assert specs.restore(spec.dump()).notices == ()
+    assert specs.parse(good(), "x").notices == ()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "api.therouter.ai/v1",
+        "ftp://api.therouter.ai",
+        "https://",
+        "https://api.therouter.ai/v1?key=canary",
+        "https://api.therouter.ai/v1#canary",
+        "https://api.therouter.ai:99999/v1",
+        "https://api.therouter.ai:canary/v1",
+        "https://api the router/v1",
+        "https://[canary/v1",
+    ],
+)
+def test_a_base_url_that_no_request_can_go_to(url: str) -> None:
+    data = good()
+    data["to"]["base_url"] = url
+    with pytest.raises(SpecInvalid) as caught:
+        specs.parse(data, "x")
+    assert [problem.place for problem in caught.value.problems] == ["[to] base_url"]
+    assert "canary" not in str(caught.value)
+
+
+def test_r28_the_operator_overrides_the_profile() -> None:
+    data = good()
+    data["to"]["profile_overrides"] = {"max_texts": 25, "send_dimensions": False, "encoding": "float"}
+    data["from"]["profile_overrides"] = {"model_echo": "ignore"}
+    spec = specs.parse(data, "x")
+    assert spec.to.profile_overrides is not None
+    assert spec.to.profile_overrides.max_texts == 25
+    old = spec.model_of(Side.FROM).profile_overrides
+    assert old is not None
+    assert (old.model_echo, old.max_texts) == ("ignore", None)
+    assert specs.restore(spec.dump()) == spec
+    del data["from"]["profile_overrides"]
+    assert specs.parse(data, "x").model_of(Side.FROM).profile_overrides == spec.to.profile_overrides
+
+
+@pytest.mark.parametrize(
+    ("overrides", "place", "mend"),
+    [
+        ({"max_text": 5}, "[to.profile_overrides] max_text", "did you mean max_texts?"),
+        ({"colour": 5}, "[to.profile_overrides] colour", "known: max_texts, max_text_tokens"),
+        ({"max_texts": 0}, "[to.profile_overrides] max_texts", "write a whole number from 1"),
+        ({"max_texts": "10"}, "[to.profile_overrides] max_texts", "write a whole number from 1"),
+        ({"max_texts": True}, "[to.profile_overrides] max_texts", "write a whole number from 1"),
+        ({"send_dimensions": "no"}, "[to.profile_overrides] send_dimensions", "write true or false"),
+        ({"encoding": "hex"}, "[to.profile_overrides] encoding", 'write "base64" or "float"'),
+        ({"norm": 1}, "[to.profile_overrides] norm", 'write "steady" or "any"'),
+        (
+            {"max_text_tokens": 9000, "max_request_tokens": 8192},
+            "[to.profile_overrides] max_text_tokens",
+            "no request can hold such a text",
+        ),
+        (5, "[to] profile_overrides", "write a table of limits and habits"),
+    ],
+)
+def test_every_problem_of_the_overrides_has_its_place_and_its_mend(overrides: Any, place: str, mend: str) -> None:
+    data = good()
+    data["to"]["profile_overrides"] = overrides
+    with pytest.raises(SpecInvalid) as caught:
+        specs.parse(data, "x")
+    (problem,) = caught.value.problems
+    assert problem.place == place
+    assert problem.mend.startswith(mend)

@@ -106,6 +106,18 @@ def test_count_all_says_how_it_counted() -> None:
     assert (counted, method) == ([3, 5], "counted with Qwen's tokenizer")
 
 
+def test_a_text_that_spells_a_control_token_is_counted_by_its_letters() -> None:
+    assert exact("<|endoftext|>") > 5 + tokens.END_MARKS
+    assert exact("<|im_start|>") > 2 + tokens.END_MARKS
+
+
+def test_a_foreign_models_tokens_are_estimated_and_it_says_so() -> None:
+    counted, method = tokens.count_all(["hello world"], "other")
+    assert (counted, "not this model's" in method) == ([3], True)
+    assert tokens.counts_exactly("qwen")
+    assert not tokens.counts_exactly("other")
+
+
 @pytest.mark.usefixtures("no_tokenizer")
 def test_without_the_tokenizer_it_estimates_and_says_so() -> None:
     assert tokens.exact_counter() is None
@@ -113,3 +125,4 @@ def test_without_the_tokenizer_it_estimates_and_says_so() -> None:
     assert counted == [tokens.estimate("hello world"), tokens.estimate("2026")]
     assert "estimated" in method
     assert "`tokens`" in method
+    assert not tokens.counts_exactly("qwen")

@@ -1,4 +1,4 @@
-"""Run the simulator: `python -m migrator.demo.simulator --port N --backend deterministic|models`.
+"""Run the simulator for a demo or a test: `python -m migrator.demo.simulator --port N`. Operators: `migrator simulate`.
 
 Floor 4.
 """
@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import argparse
 
-import uvicorn
-
-from migrator.demo.simulator.account import Account, Bucket
-from migrator.demo.simulator.app import make_app
-from migrator.demo.simulator.backends import Backend, Deterministic, RealModels
+from migrator.demo.simulator import server
+from migrator.demo.simulator.account import Account
+from migrator.demo.simulator.behaviour import Behaviour
 
 
 def main() -> None:
@@ -23,12 +21,8 @@ def main() -> None:
     parser.add_argument("--rpm", type=float, help="requests per minute granted")
     parser.add_argument("--tpm", type=float, help="tokens per minute granted")
     wanted = parser.parse_args()
-    account = Account(latency_seconds=wanted.latency, requests=Bucket(wanted.rpm), tokens=Bucket(wanted.tpm))
-    backend: Backend = Deterministic() if wanted.backend == "deterministic" else RealModels()
-    # One text each, so that the first request of the demo does not pay for loading the models.
-    for model, dims in backend.models().items():
-        backend.embed(model, ["warm"], min(dims))
-    uvicorn.run(make_app(backend, account), host="127.0.0.1", port=wanted.port, log_level="warning", access_log=False)
+    behaviour = Behaviour(latency_seconds=wanted.latency, requests_per_minute=wanted.rpm, tokens_per_minute=wanted.tpm)
+    server.serve(server.make_backend(wanted.backend), Account(behaviour), wanted.port)
 
 
 if __name__ == "__main__":

@@ -1,47 +1,23 @@
-"""What the simulator remembers: limits, faults, and a bill that tells what a real provider would have charged.
+"""What the simulator remembers: its behaviour, faults and steps to come, and a bill as a provider keeps it.
 
-Floor 4.
+Floor 4. Promise: every request that was worked for is billed once, also where its answer was lost; texts are kept as
+digests only, of every request that arrived.
 """
 
 from __future__ import annotations
 
 import hashlib
+import random
 import time
-from collections import deque
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-
-@dataclass(slots=True)
-class Bucket:
-    """A minute's limit that is also enforced by the second, as Model Studio does (limit / 60)."""
-
-    per_minute: float | None = None
-    level: float = 0.0
-    at: float = field(default_factory=time.monotonic)
-
-    def take(self, amount: float) -> bool:
-        """Take that much if it is there; a single request larger than a second's share passes an empty bucket."""
-        if self.per_minute is None:
-            return True
-        now = time.monotonic()
-        rate = self.per_minute / 60
-        self.level = max(0.0, self.level - (now - self.at) * rate)
-        self.at = now
-        if self.level > 0 and self.level + amount > rate:
-            return False
-        self.level += amount
-        return True
-
-
-@dataclass(slots=True)
-class Fault:
-    """What the next `count` requests meet instead of an answer."""
-
-    count: int
-    status: int
-    body: Any
-    headers: dict[str, str] = field(default_factory=dict)
+from migrator.demo.simulator.behaviour import Behaviour, changed, check
+from migrator.demo.simulator.faults import Queue
+from migrator.demo.simulator.limits import Limits
+from migrator.demo.simulator.scenario import Scenario, Step
 
 
 @dataclass(slots=True)
@@ -55,70 +31,118 @@ class Entry:
     digests: list[str]
     counts: list[int]
     at: float
+    #: Which of the requests that arrived it was, from 1.
+    number: int = 0
+    #: The answer did not come whole, or could not be believed.
+    lost: bool = False
 
 
 @dataclass(slots=True)
 class Account:
     """The simulated provider's state; one per process."""
 
-    #: What the admin endpoint may set as it comes.
-    PLAIN: ClassVar = frozenset({"latency_seconds", "max_texts", "max_text_tokens", "answer_with"})
+    #: What `reset` goes back to.
+    start: Behaviour = field(default_factory=Behaviour)
+    scenario: Scenario = field(default_factory=Scenario)
+    #: Told of every step that is taken.
+    tell: Callable[[str], None] = field(default=lambda _: None)
+    behaviour: Behaviour = field(init=False)
+    limits: Limits = field(init=False)
+    faults: Queue = field(init=False)
+    keys: frozenset[str] | None = field(init=False)
+    entries: list[Entry] = field(init=False)
+    refused: Counter[str] = field(init=False)
+    #: How often each text arrived, by its digest, answered or not.
+    seen: Counter[str] = field(init=False)
+    arrived: int = field(init=False)
+    in_flight: int = field(init=False, default=0)
+    random: random.Random = field(init=False)
+    _steps: list[Step] = field(init=False)
+    _first_at: float | None = field(init=False)
 
-    keys: frozenset[str] | None = None
-    max_texts: int = 10
-    max_text_tokens: int = 8192
-    latency_seconds: float = 0.0
-    requests: Bucket = field(default_factory=Bucket)
-    tokens: Bucket = field(default_factory=Bucket)
-    faults: deque[Fault] = field(default_factory=deque)
-    entries: list[Entry] = field(default_factory=list)
-    refused: dict[str, int] = field(default_factory=dict)
-    in_flight: int = 0
-    #: Answer for another model than was asked for, while echoing the name that was (one-api did).
-    answer_with: str | None = None
+    def __post_init__(self) -> None:
+        self.reset()
 
     def reset(self) -> None:
         """Forget the bill, and be as at the start."""
-        for each in fields(self):
-            if each.name != "in_flight":
-                setattr(self, each.name, getattr(Account(), each.name))
+        self.behaviour, self.keys = self.start, None
+        self.limits, self.faults = Limits(), Queue()
+        self.entries, self.refused, self.seen = [], Counter(), Counter()
+        self.arrived, self._first_at = 0, None
+        # Seeded: a rehearsal has the same latencies every time.
+        self.random = random.Random(0)  # noqa: S311 - no secret hangs on it
+        self._steps = list(self.scenario.steps)
+        self.change(self.scenario.start)
 
-    def bill(self, request_id: str, key: str, model: str, texts: list[str], counts: list[int]) -> None:
-        """Write a request onto the bill; `counts` are the texts' tokens."""
-        entry = Entry(request_id, key, model, sum(counts), [digest(text) for text in texts], counts, time.time())
-        self.entries.append(entry)
+    def change(self, wanted: Mapping[str, Any]) -> None:
+        """Turn switches, and do what else is asked for.
 
-    def refuse(self, why: str) -> None:
-        """Count a refusal."""
-        self.refused[why] = self.refused.get(why, 0) + 1
+        Raises: BehaviourInvalid; then nothing was changed.
+        """
+        switches, change = check(wanted)
+        if change.reset:
+            self.reset()
+        if change.no_faults:
+            self.faults.clear()
+        back = {name: getattr(self.start, name) for name in change.unset}
+        self.behaviour = changed(self.behaviour, {**back, **switches})
+        # A limit that is set again starts with an empty bucket.
+        self.limits.follow(self.behaviour, anew=bool({"requests_per_minute", "tokens_per_minute"} & switches.keys()))
+        if "keys" in wanted:
+            self.keys = frozenset(change.keys) if change.keys is not None else None
+        self.faults.extend(change.faults)
 
-    def next_fault(self) -> Fault | None:
-        """Return the fault that this request meets, if any."""
-        if not self.faults:
-            return None
-        fault = self.faults[0]
-        fault.count -= 1
-        if fault.count <= 0:
-            self.faults.popleft()
-        return fault
+    def arrive(self) -> int:
+        """Count a request, after taking the steps that are due; returns its number."""
+        now = self.limits.clock.now()
+        self._first_at = now if self._first_at is None else self._first_at
+        due = [step for step in self._steps if step.due(self.arrived, now - self._first_at)]
+        self._steps = [step for step in self._steps if step not in due]
+        for step in due:
+            self.change(step.set)
+            self.tell(f"request {self.arrived + 1}: {step.told}")
+        self.arrived += 1
+        return self.arrived
+
+    def schedule(self, steps: Sequence[Step]) -> None:
+        """Append steps, counted as those of the scenario are."""
+        self._steps += steps
+
+    def elsewhere(self) -> bool:
+        """Say whether this request goes to the second region: every second one does, where there is one."""
+        return self.behaviour.second_region is not None and self.arrived % 2 == 0
 
     def totals(self) -> dict[str, Any]:
         """Return the bill's totals, by key and by model."""
-        by_key: dict[str, int] = {}
-        by_model: dict[str, int] = {}
+        by_key: Counter[str] = Counter()
+        by_model: Counter[str] = Counter()
         for entry in self.entries:
-            by_key[entry.key] = by_key.get(entry.key, 0) + entry.tokens
-            by_model[entry.model] = by_model.get(entry.model, 0) + entry.tokens
+            by_key[entry.key] += entry.tokens
+            by_model[entry.model] += entry.tokens
+        lost = [entry.tokens for entry in self.entries if entry.lost]
         return {
+            "arrived": self.arrived,
             "requests": len(self.entries),
-            "tokens": sum(by_key.values()),
+            "tokens": by_key.total(),
+            "requests_lost": len(lost),
+            "tokens_lost": sum(lost),
             "tokens_by_key": by_key,
             "tokens_by_model": by_model,
             "refused": self.refused,
             "in_flight": self.in_flight,
+            "steps_to_come": len(self._steps),
+            "faults_to_come": len(self.faults),
         }
 
 
 def digest(text: str) -> str:
     """Return what the ledger keeps of a text."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def make_entry(
+    *, request_id: str, key: str, model: str, texts: Sequence[str], counts: list[int], number: int, lost: bool
+) -> Entry:
+    """Return a line of the bill."""
+    digests = [digest(text) for text in texts]
+    return Entry(request_id, key, model, sum(counts), digests, counts, time.time(), number, lost)

@@ -1,60 +1,49 @@
-"""The simulator: an OpenAI-compatible /v1/embeddings with DashScope's limits, refusals and bill, over real HTTP.
+"""The simulator: an embeddings server with a provider's limits, refusals, faults and bill, over real HTTP.
 
 Floor 4. Promise: a request that breaks any limit is refused whole, in the very words of the real endpoint; what is
-answered is billed, also when the reply is lost. `GET /ledger` tells the bill, `POST /admin` switches limits and faults
-at run time. It listens where it is told to, which is loopback.
+worked for is billed, also when the reply is lost. `POST .../embeddings` is the OpenAI-compatible surface, the native
+path Model Studio's own; `GET /ledger` tells the bill, `GET /seen` which texts arrived, `POST /admin` turns switches
+(simulator.behaviour) at run time. It listens where it is told to, which is loopback.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
+import json
 import uuid
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
-from migrator.demo.simulator.account import Account, Bucket, Fault
+from migrator.demo.simulator import faults, gateway, latency, reading, replies
+from migrator.demo.simulator.account import Account, digest, make_entry
 from migrator.demo.simulator.backends import Backend
-from migrator.provider import tokens
+from migrator.demo.simulator.behaviour import BehaviourInvalid
+from migrator.demo.simulator.dialects import DIALECTS, Dialect
+from migrator.demo.simulator.faults import Fault
+from migrator.demo.simulator.limits import retry_after
+from migrator.demo.simulator.reading import CRASH, POISON
+from migrator.demo.simulator.refusals import REFUSALS, Refused
+from migrator.demo.simulator.scenario import read_steps
+from migrator.demo.simulator.wire import Dropped, Undelivered
 
-#: A text with this word is refused as moderated content, and makes the whole request fail with it.
-POISON = "POISON-CONTENT"
-#: A text with this word makes the server fail, always.
-CRASH = "CRASH-SERVER"
+__all__ = ["CRASH", "POISON", "make_app"]
 
-
-class _Refused(Exception):
-    def __init__(self, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(code)
-        self.answer = JSONResponse(
-            {
-                "error": {"message": message, "type": code, "param": None, "code": code},
-                "request_id": str(uuid.uuid4()),
-            },
-            status,
-            headers,
-        )
-        self.code = code
+#: Model Studio's own surface.
+NATIVE_PATH = "/api/v1/services/embeddings/text-embedding/text-embedding"
+_HTML = "<html><head><title>{0}</title></head><body><center><h1>{0}</h1></center><hr>nginx</body></html>"
+#: Refusals that come as a success: Model Studio's own SDK knows the layer.
+_BUSINESS = {"business_error": "server_error", "business_throttle": "requests_limit"}
+_GATEWAY = {"html_502": (502, "502 Bad Gateway"), "html_504": (504, "504 Gateway Time-out")}
 
 
 def make_app(backend: Backend, account: Account) -> Starlette:
     """Return the ASGI application."""
-
-    async def embeddings(request: Request) -> JSONResponse:
-        account.in_flight += 1
-        try:
-            return await _embeddings(request, backend, account)
-        except _Refused as refused:
-            account.refuse(refused.code)
-            return refused.answer
-        finally:
-            account.in_flight -= 1
 
     async def ledger(request: Request) -> JSONResponse:
         totals = account.totals()
@@ -62,118 +51,148 @@ def make_app(backend: Backend, account: Account) -> Starlette:
             totals["entries"] = [asdict(each) for each in account.entries]
         return JSONResponse(totals)
 
+    async def seen(_: Request) -> JSONResponse:
+        return JSONResponse(account.seen)
+
     async def admin(request: Request) -> JSONResponse:
-        _change(account, await request.json())
+        try:
+            wanted = await request.json()
+            steps = read_steps(wanted.pop("steps", []))
+            account.change(wanted)
+        except BehaviourInvalid as invalid:
+            return JSONResponse({"problems": [asdict(each) for each in invalid.problems]}, 422)
+        account.schedule(steps)
         return JSONResponse({"ok": True})
 
     async def models(_: Request) -> JSONResponse:
         return JSONResponse({"object": "list", "data": [{"id": name, "object": "model"} for name in backend.models()]})
 
+    async def elsewhere(_: Request) -> Response:
+        return _refusal(Refused("unknown_path"), account, DIALECTS[account.behaviour.dialect])
+
     return Starlette(
         routes=[
-            Route("/{prefix:path}/embeddings", embeddings, methods=["POST"]),
+            Route(NATIVE_PATH, Embeddings(backend, account, native=True), methods=["POST"]),
+            Route("/{prefix:path}/embeddings", Embeddings(backend, account), methods=["POST"]),
             Route("/ledger", ledger),
+            Route("/seen", seen),
             Route("/admin", admin, methods=["POST"]),
             Route("/{prefix:path}/models", models),
+            Route("/{path:path}", elsewhere, methods=["GET", "POST"]),
         ]
     )
 
 
-def _change(account: Account, wanted: dict[str, Any]) -> None:
-    """Switch what is named: plain figures, limits (as new buckets), keys, and faults to come."""
-    if wanted.get("reset"):
-        account.reset()
-    if wanted.get("no_faults"):
-        account.faults.clear()
-    plain = {name: wanted[name] for name in wanted.keys() & Account.PLAIN}
-    for name, value in plain.items():
-        setattr(account, name, value)
-    for name in ("requests", "tokens"):
-        if f"{name}_per_minute" in wanted:
-            setattr(account, name, Bucket(wanted[f"{name}_per_minute"]))
-    if "keys" in wanted:
-        account.keys = frozenset(wanted["keys"]) if wanted["keys"] is not None else None
-    account.faults.extend(Fault(**fault) for fault in wanted.get("faults", []))
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """The embeddings surface, compatible or native. A request is in flight until its last byte is sent."""
+
+    backend: Backend
+    account: Account
+    native: bool = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        self.account.in_flight += 1
+        try:
+            response = await self._respond(Request(scope, receive))
+            await response(scope, receive, send)
+        finally:
+            self.account.in_flight -= 1
+
+    async def _respond(self, request: Request) -> Response:
+        account = self.account
+        account.arrive()
+        dialect = DIALECTS["native" if self.native else account.behaviour.dialect]
+        try:
+            body = await self._body(request)
+            key = reading.authorised(request.headers.get("authorization", ""), account, dialect)
+            fault = account.faults.meet()
+            if fault is not None and fault.kind not in faults.LOST | faults.SPOILT:
+                return _before_work(fault, account)
+            if fault is not None:
+                account.refused[fault.name] += 1
+            return await self._work(request, body, key, dialect, fault)
+        except Refused as refused:
+            account.refused[refused.words.code] += 1
+            return _refusal(refused, account, dialect)
+
+    async def _body(self, request: Request) -> Any:
+        """Read the body, and note the texts that arrived."""
+        try:
+            body = json.loads(await request.body())
+        except ValueError:
+            raise Refused("no_json") from None
+        if self.native and isinstance(body, dict):
+            body = _from_native(body)
+        given = body.get("input") if isinstance(body, dict) else None
+        for text in [given] if isinstance(given, str) else given if isinstance(given, list) else []:
+            self.account.seen[digest(str(text))] += 1
+        return body
+
+    async def _work(self, request: Request, body: Any, key: str, dialect: Dialect, fault: Fault | None) -> Response:
+        account, elsewhere, number = self.account, self.account.elsewhere(), self.account.arrived
+        asked = reading.read(body, account, self.backend, dialect, elsewhere=elsewhere)
+        account.limits.admit(account.behaviour, sum(asked.counts))
+        behaviour, request_id = account.behaviour, request.headers.get("x-request-id") or uuid.uuid4().hex
+        await asyncio.sleep(latency.seconds(behaviour, len(asked.texts), account.random))
+        vectors = await asyncio.to_thread(
+            gateway.embed, self.backend, behaviour, asked.model, asked.texts, asked.dims, elsewhere=elsewhere
+        )
+        kind = fault.kind if fault is not None else None
+        line = make_entry(
+            request_id=request_id,
+            key=key,
+            model=asked.model,
+            texts=asked.texts,
+            counts=asked.counts,
+            number=number,
+            lost=kind in faults.WASTED,
+        )
+        account.entries.append(line)
+        made = replies.compose(asked, vectors, behaviour, request_id, kind, honest=dialect.any_model)
+        whole, headers = replies.encoded(replies.native(made) if self.native else made, compressed=kind == "gzip")
+        headers |= account.limits.headers(behaviour)
+        if kind == "late_504":
+            return HTMLResponse(_HTML.format("504 Gateway Time-out"), 504)
+        if fault is not None and kind in faults.LOST:
+            return Undelivered(whole, headers, str(kind), fault.seconds)
+        return Response(whole, 200, headers)
 
 
-async def _embeddings(request: Request, backend: Backend, account: Account) -> JSONResponse:
-    key = _authorised(request, account)
-    fault = account.next_fault()
-    if fault is not None:
-        account.refuse(f"fault {fault.status}")
+def _from_native(body: dict[str, Any]) -> dict[str, Any]:
+    """Return what the compatible surface would have been asked."""
+    given, parameters = body.get("input"), body.get("parameters") or {}
+    if parameters.get("text_type", "document") not in {"query", "document"}:
+        raise Refused("text_type")
+    made = {"model": body.get("model", ""), "input": given.get("texts") if isinstance(given, dict) else given}
+    return made | ({"dimensions": parameters["dimension"]} if "dimension" in parameters else {})
+
+
+def _before_work(fault: Fault, account: Account) -> Response:
+    """Answer a fault for which nothing was worked or billed."""
+    if fault.status is not None:
+        account.refused[fault.name] += 1
         return JSONResponse(fault.body, fault.status, fault.headers)
-    body = await request.json()
-    model, texts, dims = _read(body, backend)
-    counts = _limits(texts, account)
-    _pace(account, sum(counts))
-    request_id = request.headers.get("x-request-id") or uuid.uuid4().hex
-    if account.latency_seconds:
-        await asyncio.sleep(account.latency_seconds)
-    answering = account.answer_with or model
-    vectors = await asyncio.to_thread(backend.embed, answering, texts, dims)
-    account.bill(request_id, key, model, texts, counts)
-    wanted = body.get("encoding_format", "float")
-    data = [
-        {"object": "embedding", "index": index, "embedding": _encode(vector, wanted)}
-        for index, vector in enumerate(vectors)
-    ]
-    usage = {"prompt_tokens": sum(counts), "total_tokens": sum(counts)}
-    answer = {"object": "list", "model": body["model"], "data": data, "usage": usage, "id": request_id}
-    return JSONResponse(answer)
+    if fault.kind in _BUSINESS:
+        account.refused[fault.name] += 1
+        words = REFUSALS[_BUSINESS[fault.kind]]
+        return JSONResponse(DIALECTS["native"].shape(words, 200, words.message), 200)
+    if fault.kind == "dropped":
+        account.refused[fault.name] += 1
+        return Dropped()
+    if fault.kind in _GATEWAY:
+        account.refused[fault.name] += 1
+        status, title = _GATEWAY[fault.kind]
+        return HTMLResponse(_HTML.format(title), status)
+    raise Refused(str(fault.kind), retry_seconds=fault.seconds)
 
 
-def _authorised(request: Request, account: Account) -> str:
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not key or (account.keys is not None and key not in account.keys):
-        raise _Refused(401, "invalid_api_key", "Incorrect API key provided. ")
-    return key
-
-
-def _read(body: Any, backend: Backend) -> tuple[str, list[str], int]:
-    known = backend.models()
-    model = str(body.get("model", "")).rsplit("/", 1)[-1]
-    if model not in known:
-        raise _Refused(404, "model_not_found", "The model does not exist or you do not have access to it.")
-    texts = body.get("input")
-    texts = [texts] if isinstance(texts, str) else texts
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        message = "<400> InternalError.Algo.InvalidParameter: Value error, contents is neither str nor list of str."
-        raise _Refused(400, "InvalidParameter", f"{message}: input.contents")
-    allowed = known[model]
-    dims = body.get("dimensions", max(each for each in allowed if each <= 1024))  # noqa: PLR2004 - the default
-    if dims not in allowed:
-        raise _Refused(400, "InvalidParameter", "<400> InternalError.Algo.InvalidParameter: invalid dimensions")
-    return model, texts, dims
-
-
-def _limits(texts: list[str], account: Account) -> list[int]:
-    algo = "<400> InternalError.Algo.InvalidParameter"
-    if not 1 <= len(texts) <= account.max_texts:
-        message = f"Value error, batch size is invalid, it should not be larger than {account.max_texts}."
-        raise _Refused(400, "InvalidParameter", f"{algo}: {message}: input.contents")
-    counts = tokens.count_all(texts)[0]
-    for text, count in zip(texts, counts, strict=True):
-        if not text or count > account.max_text_tokens:
-            message = f"Range of input length should be [1, {account.max_text_tokens}]"
-            raise _Refused(400, "InvalidParameter", f"{algo}: {message}")
-    if any(POISON in text for text in texts):
-        raise _Refused(400, "data_inspection_failed", "Input text data may contain inappropriate content.")
-    if any(CRASH in text for text in texts):
-        raise _Refused(500, "internal_error", "An internal error has occured, please try again later.")
-    return counts
-
-
-def _pace(account: Account, count: int) -> None:
-    if not account.requests.take(1):
-        message = "You exceeded your current requests list. Requests rate limit exceeded, please try again later."
-        raise _Refused(429, "limit_requests", message)
-    if not account.tokens.take(count):
-        message = "Allocated quota exceeded, please increase your quota limit."
-        raise _Refused(429, "insufficient_quota", message)
-
-
-def _encode(vector: np.ndarray[Any, np.dtype[np.float32]], wanted: str) -> str | list[float]:
-    if wanted == "base64":
-        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
-    numbers: list[float] = vector.tolist()
-    return numbers
+def _refusal(refused: Refused, account: Account, dialect: Dialect) -> Response:
+    """Say no, in the dialect's words and shape."""
+    words, behaviour = refused.words, account.behaviour
+    status = dialect.statuses.get(words.name, words.status)
+    message = dialect.messages.get(words.name, words.message)
+    message = message.format(given=refused.given, limit=refused.limit)
+    headers = retry_after(behaviour.retry_after, refused.retry_seconds) | account.limits.headers(behaviour)
+    return JSONResponse(dialect.shape(words, status, message), status, headers)

@@ -16,6 +16,10 @@ import httpx
 from migrator.demo import processes
 
 
+class SwitchRefused(Exception):
+    """What was asked of the simulator can't be set."""
+
+
 @dataclass(slots=True)
 class Simulator:
     """A running simulator; its log lies in `home`."""
@@ -47,9 +51,21 @@ class Simulator:
         found: dict[str, Any] = answer.raise_for_status().json()
         return found
 
+    def seen(self) -> dict[str, int]:
+        """Return how often each text arrived, by its digest, answered or not."""
+        answer = httpx.get(f"http://127.0.0.1:{self.port}/seen", timeout=30)
+        found: dict[str, int] = answer.raise_for_status().json()
+        return found
+
     def admin(self, **wanted: Any) -> None:
-        """Switch limits and faults at run time (see `simulator.app`)."""
-        httpx.post(f"http://127.0.0.1:{self.port}/admin", json=wanted, timeout=30).raise_for_status()
+        """Turn switches at run time (see `simulator.behaviour`), add `faults`, or schedule `steps`.
+
+        Raises: SwitchRefused, and nothing was changed.
+        """
+        answer = httpx.post(f"http://127.0.0.1:{self.port}/admin", json=wanted, timeout=30)
+        if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
+            raise SwitchRefused("; ".join(" ".join(each.values()) for each in answer.json()["problems"]))
+        answer.raise_for_status()
 
     def stop(self) -> None:
         """Stop it."""

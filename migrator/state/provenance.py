@@ -1,0 +1,72 @@
+"""What was found out about where a migration's old vectors come from, and who passed over it for which reason.
+
+Floor 1. The newest row counts. It is about one subject (target, template, scope, old generation): another spec needs
+another look.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import func, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from migrator.generation import Side
+from migrator.spec import Spec
+from migrator.state.trust_tables import provenances
+
+#: Seconds for which a check that fitted is not paid for again: a day, as for verdicts.
+MAX_AGE_SECONDS = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A stored outcome: fits, misfits, unknown or skipped, with its page."""
+
+    outcome: str
+    seed: int
+    page: dict[str, Any]
+
+
+def subject_of(spec: Spec) -> str:
+    """Return a digest of what a check is about."""
+    target = spec.target.model_dump(mode="json")
+    words = json.dumps([target, spec.model_of(Side.FROM).model_dump(mode="json")], sort_keys=True)
+    return hashlib.sha256(words.encode()).hexdigest()
+
+
+async def record(
+    connection: AsyncConnection, migration_id: int, spec: Spec, found: Finding, *, actor: str, waiver: str | None = None
+) -> None:
+    """Store an outcome."""
+    await connection.execute(
+        insert(provenances).values(
+            migration_id=migration_id,
+            subject=subject_of(spec),
+            outcome=found.outcome,
+            seed=found.seed,
+            page=found.page,
+            actor=actor,
+            waiver=waiver,
+        )
+    )
+
+
+async def newest(connection: AsyncConnection, migration_id: int, spec: Spec) -> Finding | None:
+    """Return the newest outcome of the last day about this subject, or None."""
+    query = (
+        select(provenances)
+        .where(
+            provenances.c.migration_id == migration_id,
+            provenances.c.subject == subject_of(spec),
+            provenances.c.at > func.clock_timestamp() - timedelta(seconds=MAX_AGE_SECONDS),
+        )
+        .order_by(provenances.c.id.desc())
+        .limit(1)
+    )
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else Finding(row.outcome, row.seed, row.page)

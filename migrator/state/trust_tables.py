@@ -1,0 +1,73 @@
+"""The tables of what vectors are trusted by: the canary, and where the old vectors come from.
+
+Floor 1. They belong to `tables.metadata` and are a file of their own for their size's sake.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Identity,
+    Integer,
+    LargeBinary,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from migrator.state.columns import BUSY, Time, metadata, one_of
+from migrator.state.tables import migrations
+
+canaries = Table(
+    "canaries",
+    metadata,
+    Column("migration_id", ForeignKey(migrations.c.id), primary_key=True),
+    #: The texts that are asked again and again. Ours, never a row's.
+    Column("probes", ARRAY(Text), nullable=False),
+    #: Their vectors when the migration began: little-endian float32, probe after probe.
+    Column("vectors", LargeBinary, nullable=False),
+    #: Whether the old model answered otherwise; null where it could not be asked.
+    Column("told_apart", Boolean),
+    #: Whether answers are compared with the rows' old vectors; false once an operator signed that some are new already.
+    Column("compares_replies", Boolean, nullable=False, server_default=text("true")),
+    #: Nothing is sent before it was asked again: set by `resume`.
+    Column("demanded", Boolean, nullable=False, server_default=text("false")),
+    Column("checks", Integer, nullable=False, server_default="0"),
+    #: The lowest cosine of any check that passed.
+    Column("lowest_cosine", Float, nullable=False, server_default="1"),
+    Column("good_at", Time, nullable=False, server_default=text("clock_timestamp()")),
+    #: The oldest transaction id at work when the last good check was sent: it and later ones wrote what is suspect.
+    Column("good_xid", BigInteger, nullable=False),
+    Column("moved_at", Time),
+    Column("moved_cosine", Float),
+    # Prevents a canary that moved without saying how far.
+    CheckConstraint("(moved_at IS NULL) = (moved_cosine IS NULL)", name="moved_with_cosine"),
+    **BUSY,
+)
+
+provenances = Table(
+    "provenances",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("migration_id", ForeignKey(migrations.c.id), nullable=False, index=True),
+    #: What was checked: a digest of target, template, scope and old generation; another spec needs another check.
+    Column("subject", Text, nullable=False),
+    #: fits, misfits, unknown (the old model could not be asked) or skipped.
+    Column("outcome", Text, nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    #: The page as JSON: shares and row keys, never a text.
+    Column("page", JSONB, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("waiver", Text),
+    Column("at", Time, nullable=False, server_default=text("clock_timestamp()")),
+    CheckConstraint(one_of("outcome", ["fits", "misfits", "unknown", "skipped"]), name="outcome_known"),
+    # Prevents a check that was passed over without a reason.
+    CheckConstraint("(outcome = 'skipped') = (waiver IS NOT NULL)", name="skipped_iff_waived"),
+)

@@ -1,0 +1,79 @@
+"""What must hold after every disaster: P1 to P7, against the twin table and the provider's bill."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from migrator.demo.simulator.account import digest
+from tests.deployment import V3, V4, Deployment, embed
+
+
+def check(deployment: Deployment, *, unlanded_tokens: int = 0, quarantined: frozenset[int] = frozenset()) -> None:
+    """Check all of them; `unlanded_tokens` were answered to a worker whose lease was gone by then."""
+    rows = deployment.query(
+        "SELECT d.id, t.id, coalesce(d.title, '') || E'\\n' || coalesce(d.body, ''), t.text, d.embedding::real[],"
+        " d.embedding__migrator::real[] FROM docs d FULL JOIN twin t ON t.id = d.id ORDER BY 1"
+    )
+    twins = [(key, text, twin) for key, twin_key, text, twin, _, _ in rows if key != twin_key or text != twin]
+    assert twins == [], "table and twin differ: the test itself is wrong"
+    _one_generation_each(rows, quarantined)
+    _accounted(deployment, len(rows))
+    _bill(deployment, unlanded_tokens)
+    _cap(deployment)
+
+
+def _one_generation_each(rows: list[Any], quarantined: frozenset[int]) -> None:
+    """P1 and P5: no row is lost, none is stale, no column mixes generations, no row without text has a vector."""
+    wrong = []
+    for key, _, text, _, old, new in rows:
+        for name, model, vector in (("live", V3, old), ("shadow", V4, new)):
+            if not text.strip() or (name == "shadow" and key in quarantined):
+                fits = vector is None
+            else:
+                fits = vector is not None and np.dot(vector, embed(model, text)) > 0.999
+            if not fits:
+                wrong.append((key, name, "lost" if vector is None else "stale or mixed"))
+    assert wrong == []
+
+
+def _accounted(deployment: Deployment, rows: int) -> None:
+    """P6: embedded + skipped + quarantined = count(*)."""
+    counted = deployment.value(
+        """SELECT (SELECT count(embedding__migrator) FROM docs)
+                + (SELECT count(*) FROM migrator.dispositions p
+                    WHERE kind <> 'truncated' AND EXISTS (SELECT FROM docs d WHERE d.id::text = p.key[1]))"""
+    )
+    assert counted == rows
+
+
+def _bill(deployment: Deployment, unlanded_tokens: int) -> None:
+    """P2 and P3: a text is billed again only where its first answer was in flight at a kill."""
+    validation = deployment.value(
+        "SELECT coalesce(sum(spent_tokens), 0) FROM migrator.ledger WHERE purpose = 'validation'"
+    )
+    lost = {name for (name,) in deployment.query("SELECT id FROM migrator.reservations WHERE possibly_billed")}
+    entries = deployment.simulator.ledger(entries=True)["entries"]
+    in_flight = sum(entry["tokens"] for entry in entries if entry["request_id"] in lost)
+    times: Counter[str] = Counter()
+    again = 0
+    for entry in entries:
+        if not entry["model"].endswith(V4):
+            continue
+        for each, tokens in zip(entry["digests"], entry["counts"], strict=True):
+            times[each] += 1
+            again += tokens if times[each] > 1 else 0
+    assert again <= in_flight + int(validation) + unlanded_tokens, (again, in_flight, validation, unlanded_tokens)
+    known = {digest(text) for (text,) in deployment.query("SELECT text FROM twin WHERE text ~ '\\S'")}
+    quarantined = deployment.value("SELECT count(*) FROM migrator.dispositions WHERE kind = 'quarantined'")
+    assert len(known - set(times)) <= quarantined, "every text that is there was paid for"
+
+
+def _cap(deployment: Deployment) -> None:
+    """P7: what the ledger admits to is at least the bill, and never above the cap."""
+    committed, cap = deployment.query("SELECT committed_usd, max_usd FROM migrator.budgets")[0]
+    price = deployment.spec_data["to"]["price_usd_per_mtok"][1]
+    assert deployment.simulator.ledger()["tokens"] * price / 1_000_000 <= float(committed) + 1e-9
+    assert committed <= cap

@@ -1,0 +1,65 @@
+"""Processes that stall, are told to end, or lose their connections: leases end, fences hold, money is counted."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from tests.chaos import invariants
+from tests.chaos.world import World
+from tests.chaos.writer import Writer
+
+
+def _pid_at_work(world: World) -> int:
+    """The process that holds a batch, while its requests are at the provider."""
+    deployment = world.deployment
+    deployment.wait(lambda: deployment.simulator.ledger()["in_flight"] > 0)
+    deployment.wait(lambda: deployment.query("SELECT 1 FROM migrator.batches WHERE status = 'leased'"))
+    holder: str = deployment.value("SELECT holder FROM migrator.batches WHERE status = 'leased' ORDER BY id")
+    return int(holder.rsplit(":", 1)[1])
+
+
+def test_r7_a_worker_that_wakes_after_its_lease_overwrites_nothing(world: World) -> None:
+    deployment = world.deployment
+    world.begin(300, Writer(deployment, 0), latency=0.5)
+    slept = _pid_at_work(world)
+    os.kill(slept, signal.SIGSTOP)
+    try:
+        deployment.wait(
+            lambda: deployment.query("SELECT 1 FROM migrator.batches WHERE deaths > 0 OR fence > 1"), log="rescued"
+        )
+        world.wait_until_ready_and_clean()
+        before = deployment.query("SELECT id, xmin::text FROM docs ORDER BY id")
+    finally:
+        os.kill(slept, signal.SIGCONT)
+    deployment.wait(lambda: "was lost" in "".join(path.read_text() for path in deployment.home.glob("w*.log")))
+    assert deployment.query("SELECT id, xmin::text FROM docs ORDER BY id") == before, "it wrote nothing when it woke"
+    woken = deployment.simulator.ledger()["tokens"] - deployment.needed_tokens()
+    invariants.check(deployment, unlanded_tokens=woken)
+
+
+def test_r25_a_terminated_process_gives_its_batch_back_at_once(world: World) -> None:
+    """SIGTERM to a pool's process, as by a cold shutdown or Flower's "terminate": no attempt, nothing waited for."""
+    deployment = world.deployment
+    deployment.lease_seconds = 30
+    world.begin(200, Writer(deployment, 0), workers=1, latency=2.0)
+    os.kill(_pid_at_work(world), signal.SIGTERM)
+    deployment.wait(lambda: deployment.query("SELECT 1 FROM migrator.batches WHERE failure = 'shut down'"), seconds=10)
+    assert deployment.query("SELECT attempts, deaths FROM migrator.batches WHERE failure = 'shut down'") == [(0, 0)]
+    deployment.simulator.admin(latency_seconds=0.0)
+    world.wait_until_ready_and_clean()
+    invariants.check(deployment)
+
+
+def test_p2_connections_cut_between_statements(world: World) -> None:
+    """pg_terminate_backend again and again, wherever a transaction of ours stands."""
+    deployment = world.deployment
+    writer = Writer(deployment, 9)
+    deployment.spec_data["limits"]["requests_per_minute"] = 900
+    world.begin(400, writer, latency=0.05)
+    with writer:
+        for number in range(1, 6):
+            deployment.wait(lambda number=number: deployment.simulator.ledger()["requests"] >= 4 * number)  # type: ignore[misc]
+            world.backends_are_terminated()
+    world.wait_until_ready_and_clean()
+    invariants.check(deployment)

@@ -1,0 +1,147 @@
+"""Catch-up: edits are debounced, and what can't be kept up with is said, with both rates, until it is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from migrator.generation import Side
+from migrator.lifecycle import MigrationStatus
+from migrator.orchestrator import progress, verbs
+from migrator.orchestrator.perform import perform
+from migrator.orchestrator.tick import tick
+from migrator.orchestrator.verbs import NewLimits
+from migrator.orchestrator.work import CameToRest
+from migrator.spending.worker import Worker
+from migrator.state import dirty
+from migrator.state.connection import transaction
+from tests.deployment import V4, Deployment, until
+from tests.integration.steps import begin, drain, first_tickets, ready, stored, to
+
+S = MigrationStatus
+
+
+async def _shift(worker: Worker) -> None:
+    for ticket in await first_tickets(worker):
+        await perform(worker, ticket)
+
+
+async def test_many_edits_of_a_row_within_the_window_are_one_embedding(deployment: Deployment, worker: Worker) -> None:
+    await ready(deployment, worker, rows=20)
+    before = deployment.simulator.ledger()["tokens"]
+    working = asyncio.create_task(_shift(worker))
+    with deployment.connect() as connection:
+        for number in range(12):  # 1.2 s of keystrokes, and catch-up looks all the time
+            connection.execute("UPDATE docs SET title = 't', body = %s WHERE id = 7", [f"keystroke {number:02d}"])
+            await asyncio.sleep(0.1)
+    await working
+    await drain(worker)
+    assert deployment.mismatches("embedding__migrator", V4) == []
+    requests = [each for each in deployment.simulator.ledger(entries=True)["entries"] if each["at"] > 0][-1]
+    assert deployment.simulator.ledger()["tokens"] - before == requests["tokens"], "one request, for the last of them"
+
+
+async def test_a_row_that_is_edited_all_the_time_is_not_put_off_for_ever(
+    deployment: Deployment, worker: Worker
+) -> None:
+    found = await ready(deployment, worker, rows=5)
+    with deployment.connect() as connection:
+        for _ in range(3):
+            connection.execute("UPDATE docs SET body = body || 'x' WHERE id = 2")
+        connection.execute(
+            "UPDATE migrator.dirty SET at = at - interval '11 s' WHERE id = (SELECT min(id) FROM migrator.dirty)"
+        )
+    async with transaction(worker.engine) as connection:
+        assert not await dirty.read(connection, found.id, Side.FROM, limit=9, quiet_seconds=1.0)
+        assert list((await dirty.read(connection, found.id, Side.TO, limit=9, quiet_seconds=1.0)).by_key) == [("2",)]
+        assert not await dirty.read(connection, found.id, Side.TO, limit=0, quiet_seconds=1.0)
+
+
+async def test_not_converging_is_said_with_both_rates_and_passes(deployment: Deployment, worker: Worker) -> None:
+    await ready(deployment, worker, rows=300)
+    await verbs.set_limits(worker.engine, "docs", NewLimits(requests_per_minute=30), actor="test")
+    stop = asyncio.Event()
+
+    def edit(number: int) -> None:
+        with deployment.connect() as connection:
+            connection.execute(
+                "UPDATE docs SET body = %s || id WHERE id BETWEEN %s AND %s",
+                [f"edit {number} ", 1 + number * 15 % 300, 15 + number * 15 % 300],
+            )
+
+    async def write() -> None:
+        number = 0
+        while not stop.is_set():
+            await asyncio.to_thread(edit, number)
+            number += 1
+            await asyncio.sleep(0.5)
+
+    writing, line = asyncio.create_task(write()), ""
+
+    async def said() -> bool:
+        nonlocal line
+        made = await tick(worker.engine, actor="test")
+        line = str(made)
+        working.extend(asyncio.create_task(perform(worker, ticket)) for ticket in made.tickets)
+        await asyncio.sleep(0.5)
+        return "not converging" in line
+
+    working: list[asyncio.Task[str]] = []
+    await until(said, seconds=60)
+    assert " rows/s arrive, " in line
+    assert line.endswith(" rows/s are embedded")
+    found = await stored(worker)
+    async with transaction(worker.engine) as connection:
+        seen = await progress.read(connection, found)
+    told = progress.as_json(seen)["catch_up"]
+    assert told["converging"] is False
+    assert told["arrivals_per_second"] > told["embeddings_per_second"] > 0
+    shown = deployment.run("status", "docs", "--exit-code")
+    assert shown.returncode == 75
+    assert "not converging" in shown.stdout
+    stop.set()
+    await writing
+    await verbs.set_limits(worker.engine, "docs", NewLimits(requests_per_minute=0), actor="test")
+    await asyncio.gather(*working)
+    await drain(worker)
+    with deployment.connect() as connection:  # two samples of a falling backlog, as the next ticks take them
+        connection.execute("UPDATE migrator.flows SET at = at - interval '3 s'")
+    assert "not converging" not in str(await tick(worker.engine, actor="test"))
+    assert json.loads(deployment.must("status", "docs", "--json"))["catch_up"]["converging"] is True
+    assert deployment.mismatches("embedding__migrator", V4) == []
+
+
+async def test_h19_the_proof_finds_a_vector_where_there_is_no_text(deployment: Deployment, worker: Worker) -> None:
+    await begin(deployment, worker, 20)
+    (ticket,) = await first_tickets(worker)
+    with deployment.connect() as connection:
+        connection.execute("UPDATE docs SET title = NULL, body = '  ' WHERE id = 4")
+    await perform(worker, ticket)
+    with deployment.connect() as connection:
+        connection.execute("SET session_replication_role = replica; ALTER TABLE docs DISABLE TRIGGER USER")
+        connection.execute(
+            "UPDATE docs SET embedding__migrator = (SELECT embedding__migrator FROM docs WHERE id = 5) WHERE id = 4"
+        )
+        connection.execute(
+            "ALTER TABLE docs ENABLE ALWAYS TRIGGER zzzz_capture__migrator;"
+            "DELETE FROM migrator.dirty; DELETE FROM migrator.dispositions"
+        )
+    with pytest.raises(CameToRest, match="1 rows of docs have no text, and a vector in embedding__migrator"):
+        await to(worker, S.READY)
+    assert deployment.status == "paused"
+
+
+async def test_r9_nothing_is_given_again_while_nobody_takes_it(deployment: Deployment, worker: Worker) -> None:
+    """A weekend without workers must not fill the broker."""
+    await begin(deployment, worker, 60)
+    assert len((await tick(worker.engine, actor="beat", ticket_seconds=0)).tickets) == 1
+    for _ in range(3):
+        assert (await tick(worker.engine, actor="beat", ticket_seconds=0)).tickets == []
+    with deployment.connect() as connection:
+        connection.execute(
+            "INSERT INTO migrator.workers (name, host, pid, slots, queues, version, keys_present)"
+            " VALUES ('w', 'h', 1, 2, '{}', '1', '{}')"
+        )
+    assert len((await tick(worker.engine, actor="beat", ticket_seconds=0)).tickets) == 1

@@ -1,0 +1,48 @@
+"""Beat's schedule, sparing the broker: a tick is sent only where others do not wait already.
+
+Floor 4. Promise: with no worker to take them, ticks do not pile up. A broker keeps every message, expired ones too,
+until somebody takes it: a weekend without workers would be 17,000 of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.beat import PersistentScheduler
+from celery.utils.log import get_logger
+
+from migrator.state.batches import QUEUE_CONTROL
+
+logger = get_logger(__name__)
+
+#: Ticks that may wait: one would do; a few, so that a worker which is busy for a minute gets its next one at once.
+MOST_WAITING = 6
+
+
+class Sparing(PersistentScheduler):
+    """Celery's own scheduler, which looks into the queue before it sends."""
+
+    _spares = False
+
+    def apply_async(self, entry: Any, *args: Any, **kwargs: Any) -> Any:
+        """Send an entry's task, unless enough of them wait."""
+        spared, self._spares = self._spares, self._waiting() >= MOST_WAITING
+        if self._spares:
+            if not spared:
+                logger.warning("no tick is sent: %s of them wait, and no worker takes any", MOST_WAITING)
+            return None
+        return super().apply_async(entry, *args, **kwargs)
+
+    def _waiting(self) -> int:
+        """Return how many messages the queue holds; 0 where that can't be told, and sending will tell why."""
+        connection = self.app.connection_for_write()
+        try:
+            # Declared as everybody declares it. Only asking for it (passive) overlooks the key prefix: kombu 5.7 then
+            # says that there is no such queue.
+            channel = connection.default_channel
+            declared = channel.queue_declare(queue=QUEUE_CONTROL, durable=True, exclusive=False, auto_delete=False)
+            return int(declared.message_count)
+        except (*connection.connection_errors, *connection.channel_errors):
+            return 0
+        finally:
+            connection.release()
