@@ -68,7 +68,7 @@ async def test_p12_a_throttled_migration_sends_nothing_says_why_and_goes_on(
     made = await tick(worker.engine, actor="test")
     assert made.tickets == []
     assert "binds: the operator's SQL 7 > 5" in str(made), "Flower's row says it"
-    assert deployment.simulator.ledger()["requests"] == 0
+    assert deployment.entries() == []
     said = await told(worker)
     assert said["status"] == "backfilling", "it keeps its status"
     assert said["throttle"]["binding"] == "the operator's SQL 7 > 5"
@@ -89,11 +89,11 @@ async def test_p12_what_is_in_flight_lands_when_a_signal_comes_up(
     deployment.simulator.admin(latency_seconds=0.2)
     (ticket,) = await first_tickets(worker)
     running = asyncio.create_task(perform(worker, ticket))
-    await until(lambda: asyncio.to_thread(lambda: deployment.simulator.ledger()["requests"] >= 4))
+    await until(lambda: asyncio.to_thread(lambda: len(deployment.entries()) >= 2))
     gauge.execute("UPDATE health SET load = 9")
     await reread(worker)
     assert "Throttled: docs is throttled: the operator's SQL 9 > 5" in await running
-    paid = sum(len(entry["digests"]) for entry in deployment.simulator.ledger(entries=True)["entries"])
+    paid = sum(len(entry["digests"]) for entry in deployment.entries())
     assert 0 < paid < 300
     assert deployment.value("SELECT count(embedding__migrator) FROM docs") == paid
     assert deployment.query("SELECT status, attempts FROM migrator.batches") == [("pending", 0)]
@@ -101,20 +101,18 @@ async def test_p12_what_is_in_flight_lands_when_a_signal_comes_up(
     assert (await tick(worker.engine, actor="test")).tickets == []
 
 
-async def test_an_answer_is_landed_in_pieces_and_paid_once(deployment: Deployment, worker: Worker) -> None:
-    """Transactions of three rows at most, as a slow table asks for: the same vectors, the same bill."""
-    deployment.spec_data["throttle"] = {"landing_seconds": 5}
+async def test_answers_land_no_more_together_than_the_size_allows(deployment: Deployment, worker: Worker) -> None:
+    """Transactions as small as a slow table asks for: an answer is never cut, the same vectors, the same bill."""
     await begin(deployment, worker, 60)
     worker.landing_size(await stored(worker))._rows = 3.0
     (ticket,) = await first_tickets(worker)
     before = deployment.value("SELECT xmin::text::bigint FROM docs LIMIT 1")
     assert (await perform(worker, ticket)).startswith("60 rows, ")
     sizes = deployment.query("SELECT count(*) FROM docs WHERE xmin::text::bigint > %s GROUP BY xmin::text", before)
-    assert max(size for (size,) in sizes) <= 3
+    assert sizes == [(10,)] * 6
     assert deployment.mismatches("embedding__migrator", V4) == []
-    billed = deployment.simulator.ledger()["tokens"]
-    assert deployment.value("SELECT sum(spent_tokens) FROM migrator.ledger") == billed == deployment.needed_tokens()
-    assert deployment.value("SELECT sum(tokens) FROM migrator.batches") == billed
+    assert deployment.billed() == deployment.needed_tokens()
+    assert deployment.value("SELECT sum(tokens) FROM migrator.batches") == deployment.billed()
     assert deployment.value("SELECT count(*) FROM migrator.reservations") == 0
 
 
@@ -175,7 +173,7 @@ def test_limits_throttle_on_the_command_line(deployment: Deployment) -> None:
     [
         ("SELECT 1 FROM public.nowhere", "SQLSTATE 42P01"),
         ("SELECT 1/0", "SQLSTATE 22012"),
-        ("SELECT 'secret-canary'", "no finite number"),
+        ("SELECT 'secret-word'", "no finite number"),
         ("SELECT NULL::int", "no finite number"),
         ("SELECT 'NaN'::float8", "no finite number"),
         ("SELECT generate_series(1, 3)", "one row with one number"),
@@ -184,7 +182,7 @@ def test_limits_throttle_on_the_command_line(deployment: Deployment) -> None:
         ("SELECT count(*) FROM pg_sleep(60)", "SQLSTATE 57014"),
         ("WITH gone AS (DELETE FROM public.docs RETURNING 1) SELECT count(*) FROM gone", "SQLSTATE 25006"),
         ("SELECT count(*) FROM (SELECT set_config('transaction_read_only', 'off', false)) s", "SQLSTATE"),
-        ("SELECT 'secret-canary'::int", "SQLSTATE 22P02"),
+        ("SELECT 'secret-word'::int", "SQLSTATE 22P02"),
     ],
 )
 async def test_p12_an_operators_sql_that_cannot_be_read_binds_by_name(
@@ -196,7 +194,7 @@ async def test_p12_an_operators_sql_that_cannot_be_read_binds_by_name(
     found = await read_one(worker, Signal.SQL)
     assert (found.binds, found.value) == (True, None)
     assert why in str(found.problem)
-    assert "canary" not in str(found)
+    assert "secret" not in str(found)
     made = await tick(worker.engine, actor="test")
     assert made.tickets == []
     assert "the operator's SQL can't be read" in str(made)
@@ -221,12 +219,12 @@ class Answers(BaseHTTPRequestHandler):
         status, body, headers = {
             "/number": (200, b"3.5", {}),
             "/value": (200, b'{"value": 7, "unit": "ms"}', {}),
-            "/word": (200, b"secret-canary", {}),
+            "/word": (200, b"secret-word", {}),
             "/null": (200, b'{"value": null}', {}),
             "/nan": (200, b"NaN", {}),
             "/true": (200, b"true", {}),
             "/text": (200, b'"12"', {}),
-            "/down": (503, b"secret-canary", {}),
+            "/down": (503, b"secret-word", {}),
             "/moved": (302, b"", {"location": "/number"}),
             "/long": (200, b"1" * 100_000, {}),
             "/deep": (200, b"[" * 4000, {}),
@@ -282,15 +280,15 @@ def monitoring() -> Iterator[str]:
 async def test_p12_an_operators_url_gives_a_number_or_binds(
     deployment: Deployment, worker: Worker, monitoring: str, path: str, value: float | None, why: str | None
 ) -> None:
-    deployment.spec_data["throttle"] = {"http": f"{monitoring}{path}?token=secret-canary", "http_max": 5}
+    deployment.spec_data["throttle"] = {"http": f"{monitoring}{path}?token=secret-word", "http_max": 5}
     await begin(deployment, worker, 5)
     found = await read_one(worker, Signal.HTTP)
     assert found.value == value
     assert found.binds is (value is None or value > 5)
     assert (why or "") in (found.problem or "")
-    assert "canary" not in str(found), "P11"
-    assert "canary" not in str(await told(worker))
-    assert "canary" not in str(await tick(worker.engine, actor="test"))
+    assert "secret" not in str(found), "P11"
+    assert "secret" not in str(await told(worker))
+    assert "secret" not in str(await tick(worker.engine, actor="test"))
 
 
 async def test_p12_a_monitoring_that_is_gone_binds(deployment: Deployment, worker: Worker) -> None:
