@@ -156,12 +156,14 @@ async def test_r21_resume_counts_from_what_was_seen(deployment: Deployment, work
 async def test_a_request_that_a_minute_can_not_grant_is_an_error_and_no_wait(
     deployment: Deployment, worker: Worker
 ) -> None:
-    deployment.spec_data["limits"]["tokens_per_minute"] = 20
     await begin(deployment, worker, 30)
+    before = deployment.simulator.ledger()["requests"]
+    await verbs.set_limits(worker.engine, "docs", verbs.NewLimits(tokens_per_minute=20), actor="test")
     with pytest.raises(CameToRest, match="the limit grants 20 tokens in a whole minute"):
         await to(worker, S.READY)
-    assert deployment.simulator.ledger()["requests"] == 0
-    assert deployment.value("SELECT committed_usd FROM migrator.budgets") == 0
+    assert deployment.simulator.ledger()["requests"] == before
+    asked = deployment.value("SELECT sum(spent_usd) FROM migrator.ledger WHERE purpose = 'canary'")
+    assert deployment.value("SELECT committed_usd FROM migrator.budgets") == asked, "nothing was reserved for it"
     await verbs.set_limits(worker.engine, "docs", verbs.NewLimits(tokens_per_minute=0), actor="test")
     await verbs.resume(worker.engine, "docs", actor="test")
     await to(worker, S.READY)
