@@ -34,7 +34,7 @@ async def test_any_key_goes_to_ready(deployment: Deployment, worker: Worker, kin
     await to(worker, S.INDEXING)
     rows = deployment.query("SELECT title || E'\n' || body, embedding__migrator::real[] FROM docs")
     assert [text for text, vector in rows if generation_of(vector, text) != V4] == []
-    assert deployment.simulator.ledger()["tokens"] == deployment.needed_tokens()
+    assert deployment.billed() == deployment.needed_tokens()
 
 
 @pytest.mark.parametrize(("filler", "rows"), [(7000, 60), (2300, 150), (10, 900)], ids=["1", "3", "about 70"])
