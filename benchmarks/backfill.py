@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks import Figure
 from benchmarks import backfill_ways as ways
-from benchmarks.backfill_table import SETTINGS, Table, Vectors, clone, counters, draw, make, processor_seconds
+from benchmarks.backfill_table import SETTINGS, Table, Vectors, clone, counters, draw, make
 from migrator.cli import console
 from migrator.demo.servers import Postgres
 
@@ -42,8 +42,6 @@ class _Measured:
     growth: float
     wal_per_row: float
     index_inserts: int
-    #: Processor time of client and server, in microseconds: what a busy machine can't distort as it does the rate.
-    processor_us: float
 
 
 _Way = Callable[[str, Vectors], int]
@@ -56,11 +54,10 @@ def _measure(server: Postgres, base: str, way: _Way, found: Vectors, *, expanded
         else:
             ways.add_column(url)
         before = counters(url)
-        worked, began = processor_seconds(server), time.perf_counter()
+        began = time.perf_counter()
         rows = way(url, found)
         seconds = time.perf_counter() - began
         after = counters(url, updates=before.updates + (0 if way is ways.copy else rows))
-        worked = processor_seconds(server) - worked
     updates, hot = after.updates - before.updates, after.hot - before.hot
     if way is not ways.copy and updates != rows:
         raise RuntimeError(f"{updates} updates were counted for {rows} rows")
@@ -70,7 +67,6 @@ def _measure(server: Postgres, base: str, way: _Way, found: Vectors, *, expanded
         after.heap / before.heap - 1,
         (after.wal - before.wal) / rows,
         updates - hot,
-        1e6 * worked / rows,
     )
 
 
@@ -78,7 +74,6 @@ def _figures(name: str, table: Table, measured: dict[str, _Measured]) -> list[Fi
     mine, per_page = measured["ours"], table.rows_per_page
     ceiling = table.hot_ceiling
     rates = [Figure(_BENCH, f"{name}: {way}", each.rows_per_second, "rows/s") for way, each in measured.items()]
-    rates += [Figure(_BENCH, f"{name}: {way}", each.processor_us, "us of processor") for way, each in measured.items()]
 
     def times(way: str, low: float) -> Figure:
         ratio = mine.rows_per_second / measured[way].rows_per_second

@@ -6,12 +6,10 @@ an ANALYZE of a vector table holds the horizon back for seconds, and would hit o
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import psycopg
@@ -129,13 +127,6 @@ def clone(server: Postgres, base: str) -> Iterator[str]:
         admin.execute("CHECKPOINT")
         yield server.database_url(f"{base}_clone")
         admin.execute(sql.SQL("DROP DATABASE {name} WITH (FORCE)").format(**names))
-
-
-def processor_seconds(server: Postgres) -> float:
-    """Return the processor time so far of ourselves, of the postmaster and of the sessions that have ended (Linux)."""
-    pid = (server.home / "data" / "postmaster.pid").read_text(encoding="ascii").split()[0]
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
-    return time.process_time() + sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def counters(url: str, *, updates: int = 0) -> Counters:

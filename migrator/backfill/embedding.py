@@ -29,6 +29,7 @@ from migrator.measures.landing_size import LandingSize
 from migrator.provider.embedder import Answer, Embedder
 from migrator.spending.worker import Worker
 from migrator.state import signals
+from migrator.state.canary import OldModelAnswered
 from migrator.state.connection import DatabaseGone, DatabaseUnreachable, LockBusy, transaction
 from migrator.state.dispositions import Disposition
 from migrator.state.leases import LeaseLost
@@ -69,6 +70,8 @@ class _Crew:
     #: Answers that wait to be landed, and whether somebody is landing who takes them along.
     arrived: list[Answer] = field(default_factory=list)
     landing_now: bool = False
+    #: No answer lands with another: one of some that did was refused.
+    one_by_one: bool = False
     #: Pulsed whenever waiting answers were taken along.
     taken: asyncio.Event = field(default_factory=asyncio.Event)
     unresolved: int = 0
@@ -125,7 +128,7 @@ class _Crew:
         rows = 0
         for answer in self.arrived:
             own = {place for at in answer.positions if (place := self.work[at].row.place) is not None}
-            if taken and (rows + len(answer.positions) > self._rows_together or places & own):
+            if taken and (self.one_by_one or rows + len(answer.positions) > self._rows_together or places & own):
                 left.append(answer)
                 continue
             taken.append(answer)
@@ -142,29 +145,40 @@ class _Crew:
                 lambda connection: self.landing.land(connection, self.work, answers, last=self._is_last(resolved)),
                 rows=resolved,
             )
+        except OldModelAnswered:
+            if len(answers) > 1:
+                # One of them is not to be believed: from now on each stands for itself.
+                self.one_by_one, self.arrived = True, [*answers, *self.arrived]
+                return
+            await self._book_lost(answers)
+            raise
         except BaseException as error:
             # They were billed for certain, whoever asks again: shielded, since a shutdown cancels us. Where that fails
             # too, `tick` counts them as possibly billed. What did land is settled, and this does nothing.
             lost = list(answers)
             if isinstance(error, LeaseLost) or not isinstance(error, MigratorError):
                 lost, self.arrived = [*answers, *self.arrived], []
-            for answer in lost:
-                with contextlib.suppress(MigratorError):
-                    await asyncio.shield(self.embedder.purse.spend(answer.request_id, answer.used_tokens))
+            await self._book_lost(lost)
             raise
         self.unresolved -= resolved
         self.held += landed.held
         self.progress.written += landed.written
         self.progress.tokens += sum(answer.used_tokens for answer in answers)
 
+    async def _book_lost(self, answers: Sequence[Answer]) -> None:
+        for answer in answers:
+            with contextlib.suppress(MigratorError):
+                await asyncio.shield(self.embedder.purse.spend(answer.request_id, answer.used_tokens))
+
     async def land_rest(self) -> None:
-        """Land answers that somebody left to a landing that failed."""
-        try:
-            await self.land_arrived()
-        except LeaseLost:
-            raise
-        except MigratorError as error:
-            self.progress.failure = self.progress.failure or error
+        """Land answers that somebody left to a landing that failed, each of them landed or booked."""
+        while self.arrived:
+            try:
+                await self.land_arrived()
+            except LeaseLost:
+                raise
+            except MigratorError as error:
+                self.progress.failure = self.progress.failure or error
 
     async def land_held(self) -> None:
         """Try the rows that the application held until they are free, or the next pass must find them."""

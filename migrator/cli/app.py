@@ -7,6 +7,7 @@ machinery: every verb imports what it needs when it runs.
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import sys
 import traceback
@@ -123,9 +124,18 @@ def options(
     del version
 
 
+class _Aside(logging.Handler):
+    """Tells a log line as the rest of what is going on."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        console.aside(record.getMessage())
+
+
 def run(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
+    # What our modules log is told beside the answer, unless stderr has to stay JSON.
+    logging.getLogger("migrator").handlers = [logging.NullHandler() if "--json" in words else _Aside()]
     try:
         code: Any = app(args=words, prog_name="migrator", standalone_mode=False)
     except MigratorError as error:

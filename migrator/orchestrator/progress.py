@@ -331,7 +331,7 @@ def as_json(found: Progress) -> dict[str, Any]:
 
 
 def _cost(found: Progress) -> dict[str, Any]:
-    account, planned = found.account, found.migration.plan["cost_usd"]
+    account, plan = found.account, found.migration.plan
     return {
         "tokens": account.spent_tokens,
         "estimated_tokens": account.estimated_tokens,
@@ -339,7 +339,7 @@ def _cost(found: Progress) -> dict[str, Any]:
         "reserved_usd": float(account.reserved_usd),
         "possibly_billed_usd": float(account.possibly_billed_usd),
         "max_usd": float(account.max_usd),
-        "estimated_usd": [planned["low"], planned["high"]],
+        "estimated_usd": [plan["cost_usd"]["low"], plan["cost_usd"]["high"]],
     }
 
 

@@ -131,6 +131,15 @@ def _about_rows(spec: Spec, counts: dict[str, int], document: dict[str, Any]) ->
     return found
 
 
+def _cost(tokens: estimate.TokenEstimate, prices: tuple[float, float]) -> dict[str, Any]:
+    low, high = prices
+    return {
+        "low": float(budget.price(tokens.low, low).usd),
+        "high": float(budget.price(tokens.high, high).usd),
+        "prices_usd_per_mtok": [low, high],
+    }
+
+
 def _document(found: Survey, counts: dict[str, int], texts: list[str], profile: Profile) -> dict[str, Any]:
     spec = found.spec
     rows = counts.get("rows", 0)
@@ -139,13 +148,13 @@ def _document(found: Survey, counts: dict[str, int], texts: list[str], profile: 
     to_embed = counts.get("in_scope", 0) - sum(skipped.values())
     skipped["filtered"] = rows - counts.get("in_scope", 0)
     tokens = estimate.tokens(texts, to_embed, profile.tokenizer)
-    low, high = spec.to.price_usd_per_mtok
+    limits = spec.limits
     hours, binds = estimate.hours(
         to_embed,
         tokens.estimate,
         texts_per_request=profile.max_texts,
-        requests_per_minute=spec.limits.requests_per_minute,
-        tokens_per_minute=spec.limits.tokens_per_minute,
+        requests_per_minute=limits.requests_per_minute,
+        tokens_per_minute=limits.tokens_per_minute,
     )
     column = found.column
     kind = column.type_name if column is not None else "vector"
@@ -162,11 +171,7 @@ def _document(found: Survey, counts: dict[str, int], texts: list[str], profile: 
         "rows_to_embed": to_embed,
         "skipped": skipped,
         "tokens": {"estimate": tokens.estimate, "low": tokens.low, "high": tokens.high, "method": tokens.method},
-        "cost_usd": {
-            "low": float(budget.price(tokens.low, low).usd),
-            "high": float(budget.price(tokens.high, high).usd),
-            "prices_usd_per_mtok": [low, high],
-        },
+        "cost_usd": _cost(tokens, spec.to.price_usd_per_mtok),
         "hours": round(hours, 3),
         "hours_bound_by": binds,
         **estimate.sizes(kind, dims, to_embed, index_count=len(found.indexes)),

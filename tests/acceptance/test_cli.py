@@ -342,7 +342,7 @@ def test_p11_no_text_and_no_secret_in_anything_that_is_printed(deployment: Deplo
         vector = literal(embed(V3, "x"))
         connection.execute("INSERT INTO docs (title, body, embedding) VALUES ('canary-title', ' ', %s)", [vector])
     deployment.spec_data["gates"]["max_quarantined_share"] = 0.9
-    printed = deployment.must("start", deployment.spec_file, "--yes")
+    printed = deployment.must("start", deployment.spec_file, "--yes", "--skip-provenance", "made-up vectors")
     process = deployment.work()
     deployment.wait(lambda: deployment.value("SELECT count(*) FROM migrator.dispositions") >= 1)
     deployment.wait(lambda: deployment.simulator.ledger()["refused"].get("internal_error", 0) >= 2)

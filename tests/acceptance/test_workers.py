@@ -218,7 +218,7 @@ def test_p11_nothing_of_a_row_in_messages_logs_or_the_broker(deployed: Deploymen
         connection.execute("UPDATE docs SET title = 'canary-title', body = 'canary-body ' || id")
         connection.execute("INSERT INTO docs (title, body) VALUES ('canary-title', 'POISON-CONTENT canary-body')")
     deployed.spec_data["gates"]["max_quarantined_share"] = 0.9
-    deployed.must("start", deployed.spec_file, "--yes")
+    deployed.must("start", deployed.spec_file, "--yes", "--skip-provenance", "made-up vectors")
     deployed.wait_for("ready")
     logs = "".join(path.read_text() for path in deployed.home.glob("*.log"))
     kept = b"".join(path.read_bytes() for path in broker.home.rglob("*") if path.is_file())

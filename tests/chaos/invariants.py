@@ -55,7 +55,7 @@ def _bill(deployment: Deployment, unlanded_tokens: int) -> None:
         "SELECT coalesce(sum(spent_tokens), 0) FROM migrator.ledger WHERE purpose = 'validation'"
     )
     lost = {name for (name,) in deployment.query("SELECT id FROM migrator.reservations WHERE possibly_billed")}
-    entries = deployment.simulator.ledger(entries=True)["entries"]
+    entries = deployment.entries()
     in_flight = sum(entry["tokens"] for entry in entries if entry["request_id"] in lost)
     times: Counter[str] = Counter()
     again = 0

@@ -129,6 +129,7 @@ async def test_p5_row_edited_while_being_embedded(deployment: Deployment, worker
     assert deployment.query("SELECT id FROM docs WHERE embedding__migrator IS NULL ORDER BY id") == [(1,), (7,)]
     deployment.simulator.admin(latency_seconds=0)
     await to(worker, S.READY)
+    await drain(worker)
     assert deployment.mismatches("embedding__migrator", V4) == []
 
 
