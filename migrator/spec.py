@@ -15,10 +15,11 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
-from migrator import scope
+from migrator import scope, signals
 from migrator.endpoint import ENDINGS, ProfileOverrides, clean_base_url
 from migrator.errors import OperatorError
 from migrator.generation import Generation, Side
+from migrator.signals import ThrottleSpec
 from migrator.template import Template
 from migrator.windows import Window
 
@@ -208,6 +209,7 @@ class Spec(_Part):
     to: ModelSpec
     limits: LimitsSpec
     gates: GatesSpec = GatesSpec()
+    throttle: ThrottleSpec = ThrottleSpec()
     #: What was mended silently would surprise: the plan says it.
     _notices: tuple[Problem, ...] = PrivateAttr(default=())
 
@@ -314,6 +316,10 @@ def _impossible(data: dict[str, Any]) -> list[Problem]:
         column = target.get("column")
         if isinstance(column, str) and f"{{{column}}}" in target["text"]:
             problems.append(Problem("[target] text", f"it embeds the vector column {column}", "name text columns only"))
+    throttle = data.get("throttle")
+    if isinstance(throttle, dict):
+        found = signals.impossible(throttle)
+        problems += [Problem(f"[throttle] {key}", what, mend) for key, what, mend in found]
     return problems
 
 

@@ -2,7 +2,8 @@
 
 Answers that arrive while others are being written land together after them: a commit costs the same for one as for
 ten. A provider that answers faster than we write is asked on, until a whole landing waits. Rows of one heap page never
-share a transaction, or the room that one of them leaves would be no use to the next (HOT).
+share a transaction, or the room that one of them leaves would be no use to the next (HOT). How many rows land together
+is held to a duration, and while a signal of the database binds, each landing is followed by a rest (P12).
 
 Floor 2. Promise: what was paid for is landed even when something else fails: on a failure no further request is sent,
 those in flight are waited for and written. A lost lease or a cancelled task ends at once, and its requests stay counted
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,8 +25,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from migrator.backfill.classify import Work
 from migrator.backfill.landing import LOCK_TIMEOUT_SECONDS, Held, Landed, Landing, refused
 from migrator.errors import MigratorError
+from migrator.measures.landing_size import LandingSize
 from migrator.provider.embedder import Answer, Embedder
 from migrator.spending.worker import Worker
+from migrator.state import signals
 from migrator.state.canary import OldModelAnswered
 from migrator.state.connection import DatabaseGone, DatabaseUnreachable, LockBusy, transaction
 from migrator.state.dispositions import Disposition
@@ -58,6 +62,8 @@ class _Crew:
     landing: Landing
     work: Sequence[Work]
     runs: deque[list[int]]
+    #: How many rows a writing transaction takes together: held to a duration, over all batches of this process.
+    size: LandingSize
     progress: Progress = field(default_factory=Progress)
     #: Landings follow one another: a batch never waits for a lock against itself, and knows its last one.
     door: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -91,7 +97,7 @@ class _Crew:
         if not self.landing_now:
             await self.land_arrived()
         # Whoever is landing takes it along; the next request waits while a whole landing waits.
-        while self.landing_now and sum(len(each.positions) for each in self.arrived) >= LANDING_ROWS:
+        while self.landing_now and sum(len(each.positions) for each in self.arrived) >= self._rows_together:
             await self.taken.wait()
 
     async def land_arrived(self) -> None:
@@ -105,6 +111,11 @@ class _Crew:
             self.landing_now = False
             self._tell_waiting()
 
+    @property
+    def _rows_together(self) -> int:
+        """How many rows a landing of several answers takes now; one answer is never cut."""
+        return min(LANDING_ROWS, self.size.rows)
+
     def _tell_waiting(self) -> None:
         self.taken.set()
         self.taken.clear()
@@ -117,7 +128,7 @@ class _Crew:
         rows = 0
         for answer in self.arrived:
             own = {place for at in answer.positions if (place := self.work[at].row.place) is not None}
-            if taken and (self.one_by_one or rows + len(answer.positions) > LANDING_ROWS or places & own):
+            if taken and (self.one_by_one or rows + len(answer.positions) > self._rows_together or places & own):
                 left.append(answer)
                 continue
             taken.append(answer)
@@ -131,7 +142,8 @@ class _Crew:
         resolved = sum(len(answer.positions) for answer in answers)
         try:
             landed = await self._insist(
-                lambda connection: self.landing.land(connection, self.work, answers, last=self._is_last(resolved))
+                lambda connection: self.landing.land(connection, self.work, answers, last=self._is_last(resolved)),
+                rows=resolved,
             )
         except OldModelAnswered:
             if len(answers) > 1:
@@ -178,20 +190,32 @@ class _Crew:
             give_up = attempt == _HELD_TRIES - 1
             again = partial(self.landing.land_held, held=self.held, finish=finish, give_up=give_up)
             async with self.door:
-                landed = await self._insist(again)
+                landed = await self._insist(again, rows=len(self.held))
             self.held = landed.held
             self.progress.written += landed.written
 
-    async def _insist(self, landing: Callable[[AsyncConnection], Awaitable[Landed]]) -> Landed:
-        """Run a landing's transaction again while the database is busy: its vectors are paid for."""
+    async def _insist(self, landing: Callable[[AsyncConnection], Awaitable[Landed]], *, rows: int) -> Landed:
+        """Run a landing's transaction again while the database is busy: its vectors are paid for.
+
+        Then rest, as the stored signals and the transaction's own duration ask for: the caller has the door, so that
+        the next landing waits for that.
+        """
         for attempt in range(1, _LANDING_TRIES + 1):
             try:
                 async with transaction(self.worker.engine, lock_timeout_seconds=LOCK_TIMEOUT_SECONDS) as connection:
-                    return await landing(connection)
+                    throttled = (await signals.reading(connection, self.landing.migration.id)).binding is not None
+                    began = time.monotonic()
+                    landed = await landing(connection)
             except (LockBusy, DatabaseGone, DatabaseUnreachable):
                 if attempt == _LANDING_TRIES:
                     raise
+                self.size.timed_out()
                 await asyncio.sleep(0.1 * 2**attempt)
+            else:
+                seconds = time.monotonic() - began
+                self.size.took(rows, seconds)
+                await asyncio.sleep(self.size.rest_seconds(seconds, throttled=throttled))
+                return landed
         raise AssertionError  # the last try returned or raised
 
     async def _quarantine(self, disposition: Disposition) -> None:
@@ -210,7 +234,8 @@ async def embed_and_land(worker: Worker, embedder: Embedder, landing: Landing, w
     Raises: LeaseLost, when the right to write is gone.
     """
     runs = deque(embedder.plan([each.text for each in work]))
-    crew = _Crew(worker, embedder, landing, work, runs, unresolved=len(work))
+    size_of_landing = worker.landing_size(landing.migration)
+    crew = _Crew(worker, embedder, landing, work, runs, size_of_landing, unresolved=len(work))
     size = min(worker.concurrency, len(runs))
     try:
         async with asyncio.TaskGroup() as group:

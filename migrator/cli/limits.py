@@ -5,11 +5,14 @@ Floor 4.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from migrator.cli import console, options
+
+if TYPE_CHECKING:
+    from migrator.state.migrations import Migration
 
 
 def command(
@@ -23,35 +26,51 @@ def command(
     window: Annotated[
         list[str] | None, typer.Option(help='"22:00-06:00 Asia/Shanghai"; repeatable; "always" takes them away.')
     ] = None,
+    throttle: Annotated[
+        list[str] | None,
+        typer.Option(help='A threshold of [throttle], KEY=VALUE; repeatable; "off" silences it, "spec" takes it back.'),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Change limits while it runs.
 
-    Workers read them before every request.
+    Workers read them before every request, and signals within five seconds.
 
     Examples:
         migrator limits docs --rpm 600 --max-cost 80
 
         migrator limits docs --window "22:00-06:00 Asia/Shanghai"
+
+        migrator limits docs --throttle lag_seconds=5 --throttle vacuum_seconds=off
     """
+    from migrator import signals
     from migrator.cli import session
     from migrator.orchestrator import verbs
 
     windows = None if window is None else () if window == ["always"] else tuple(window)
-    wanted = verbs.NewLimits(rpm, tpm, max_cost, windows)
+    try:
+        changes = dict(signals.parse_change(each) for each in throttle or ())
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--throttle") from None
+    wanted = verbs.NewLimits(rpm, tpm, max_cost, windows, changes)
     try:
         found = session.run(lambda worker: verbs.set_limits(worker.engine, name, wanted, actor=session.actor()))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--window") from None
+    _show(found, max_cost, json=json)
+
+
+def _show(found: Migration, max_cost: float | None, *, json: bool) -> None:
     shown: dict[str, object] = {
         "requests_per_minute": found.requests_per_minute,
         "tokens_per_minute": found.tokens_per_minute,
         "windows": list(found.windows),
+        "throttle": found.throttle,
     }
     if max_cost is not None:
         shown["max_cost_usd"] = max_cost
     if json:
-        console.as_json({"name": name, **shown})
+        console.as_json({"name": found.name, **shown})
     else:
         for key, value in shown.items():
-            console.say(f"{key}: {value if value not in (None, []) else 'none'}")
+            console.say(f"{key}: {value if value not in (None, [], {}) else 'none'}")

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 
 def command(
-    name: options.Name,
+    name: Annotated[str | None, typer.Argument(help="The migration's name.", show_default=False)] = None,
     *,
+    everything: Annotated[bool, typer.Option("--all", help="Resume every migration that an operator paused.")] = False,
     reembed: Annotated[
         bool,
         typer.Option("--reembed", help="Take back the vectors written since the canary was right, and pay for them."),
@@ -34,35 +35,69 @@ def command(
 
     After a rollback: go on towards another cutover. Before anything is sent, the provider's canary is asked. Where it
     moved, one of two things has to be said: --reembed, which shows its price and asks, or --accept-canary.
+    With --all: what a cap, a gate or the provider stopped stays.
 
     Examples:
         migrator resume docs
 
         migrator resume docs --accept-canary "announced by the provider, OPS-123"
+
+        migrator resume --all
     """
+    from migrator.cli import session
+
+    _refuse(name, everything=everything, reembed=reembed, accept_canary=accept_canary)
+    if name is None:
+        _everything(json=json)
+        return
+    reason = None if accept_canary is None else accept_canary.strip()
+    status = session.run(lambda worker: _one(worker, name, reembed=reembed, reason=reason, yes=yes, json=json))
+    if json:
+        console.as_json({"name": name, "status": status})
+    else:
+        console.say(f"{name} is {status} again. Next: `migrator status {name}`.")
+
+
+async def _one(
+    worker: Worker, name: str, *, reembed: bool, reason: str | None, yes: bool, json: bool
+) -> MigrationStatus:
     from migrator.cli import session
     from migrator.orchestrator import trust, verbs
 
+    if reason is not None:
+        return (await trust.accept(worker, name, reason=reason, actor=session.actor())).status
+    if reembed:
+        await _reembed(worker, name, yes=yes, json=json)
+        return verbs.S.BACKFILLING
+    return (await verbs.resume(worker.engine, name, actor=session.actor())).status
+
+
+def _refuse(name: str | None, *, everything: bool, reembed: bool, accept_canary: str | None) -> None:
+    """Refuse what can't be meant together."""
+    if (name is None) is not everything:
+        raise typer.BadParameter("name one migration, or give --all", param_hint="NAME")
+    if everything and (reembed or accept_canary is not None):
+        raise typer.BadParameter("--reembed and --accept-canary are said of one migration; name it", param_hint="--all")
     if reembed and accept_canary is not None:
         raise typer.BadParameter("--reembed and --accept-canary are two answers; give one")
     if accept_canary is not None and not accept_canary.strip():
         raise typer.BadParameter("a reason is needed", param_hint="--accept-canary")
 
-    async def step(worker: Worker) -> MigrationStatus:
-        if accept_canary is not None:
-            found = await trust.accept(worker, name, reason=accept_canary.strip(), actor=session.actor())
-        elif reembed:
-            await _reembed(worker, name, yes=yes, json=json)
-            return verbs.S.BACKFILLING
-        else:
-            found = await verbs.resume(worker.engine, name, actor=session.actor())
-        return found.status
 
-    status = session.run(step)
+def _everything(*, json: bool) -> None:
+    from migrator.cli import session
+    from migrator.orchestrator import verbs
+
+    resumed, refused = session.run(lambda worker: verbs.resume_all(worker.engine, actor=session.actor()))
     if json:
-        console.as_json({"name": name, "status": status})
+        console.as_json({"resumed": resumed})
     else:
-        console.say(f"{name} is {status} again. Next: `migrator status {name}`.")
+        for each in resumed:
+            console.say(f"{each} goes on. Next: `migrator status {each}`.")
+    if refused:
+        raise refused[0]
+    if not (resumed or json):
+        console.say("There was nothing that an operator had paused.")
 
 
 async def _reembed(worker: Worker, name: str, *, yes: bool, json: bool) -> None:

@@ -112,9 +112,11 @@ def show(found: Progress) -> None:
     rows: list[tuple[str, str]] = [("since", f"{migration.since:%Y-%m-%d %H:%M:%S %Z}")]
     if found.reason:
         rows.append(("reason", found.reason))
-    share = 100 * found.rows_done / found.rows_total if found.rows_total else 100.0
     extras = [f"{found.skipped:,} skipped", f"{found.quarantined:,} quarantined", f"{found.dirty_to:,} dirty"]
-    rows.append(("rows", f"{found.rows_done:,} of {found.rows_total:,} ({share:.1f} %), {', '.join(extras)}"))
+    extras += [f"{found.rows_arrived:,} arrived since the start"] if found.rows_arrived else []
+    rows.append(
+        ("rows", f"{found.rows_done:,} of {found.rows_total:,} ({100 * found.share:.1f} %), {', '.join(extras)}")
+    )
     if found.rows_per_second:
         eta = progress.duration(found.eta_seconds)
         rows.append(
@@ -129,6 +131,7 @@ def show(found: Progress) -> None:
     rows.append(("cost", f"{spent}, {open_usd}, cap {account.max_usd:.2f}"))
     rows += [("building", found.building)] if found.building else []
     rows += [("binds", found.binding)] if found.binding else []
+    rows += [("signals", line) for line in _signals(found)]
     rows += [("catch-up", f"{found.flow} (runbooks/not-converging.md)")] if found.not_converging else []
     if found.hot_ratio is not None:
         rows.append(("writes", f"{100 * found.hot_ratio:.1f} % HOT"))
@@ -141,6 +144,16 @@ def show(found: Progress) -> None:
     rows.append(("workers", str(found.workers_alive) if found.workers_alive else _nobody(found)))
     rows.append(("next", found.next_step))
     console.table([(f"  {name}", value) for name, value in rows])
+
+
+def _signals(found: Progress) -> list[str]:
+    """Return a line per signal that binds, and one for all others."""
+    reading = found.reading
+    if reading.age_seconds is None or not reading.signals:
+        return []
+    over = [each for each in reading.signals if each.binds]
+    well = len(reading.signals) - len(over)
+    return [*map(str, over), f"{well} within their thresholds, read {reading.age_seconds:.0f} s ago"]
 
 
 def _verdict(each: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """Performing a ticket: claim it, do the work under a lease that is renewed, and put it where it belongs when it fails.
 
-Floor 3. Promise (P3): a ticket that is stale, late or delivered twice does nothing. A shutdown, a throttled provider, a
-window or a pause are no attempts; what can only be mended by somebody pauses the migration with the reason; everything
-else counts as an attempt and is tried again later.
+Floor 3. Promise (P3): a ticket that is stale, late or delivered twice does nothing. A shutdown, a busy provider, a
+throttle, a window or a pause are no attempts; what can only be mended by somebody pauses the migration with the
+reason; everything else counts as an attempt and is tried again later.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from migrator.state import dirty, leases, migrations
 from migrator.state.connection import transaction
 from migrator.state.leases import Duty, Kind, Lease, LeaseLost, Ticket
 from migrator.state.migrations import Migration
+from migrator.throttle.weigh import Throttled
 from migrator.validation import indexing, validate
 
 logger = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ async def _failed(worker: Worker, migration: Migration, lease: Lease, error: Mig
     logger.warning("%s: %s", lease, error)
     if isinstance(error, GateFailed):
         return f"{kind}: {error}"
-    if isinstance(error, WorkStopped | OutsideWindow):
+    if isinstance(error, WorkStopped | OutsideWindow | Throttled):
         await _give_back(worker, lease, failure=None, counts=False)
         if isinstance(error, OutsideWindow):
             async with transaction(worker.engine) as connection:

@@ -1,7 +1,8 @@
 """How far a migration is: the one reading that `status`, its JSON, and the tick's line in Flower are made from.
 
 Floor 3. Promise: cheap (no scan of the table), honest (no ETA from less than 1 %, a rate only from batches that were
-finished lately), and always with the reason and the next step.
+finished lately), monotonic (the share never goes backwards; rows that arrived since the start are told apart), and
+always with the reason and the next step. It takes no lock on the table, so it answers behind a waiting ALTER TABLE.
 """
 
 from __future__ import annotations
@@ -13,13 +14,28 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.generation import Side
 from migrator.lifecycle import NEXT_STEP, MigrationStatus
-from migrator.state import batches, budget, canary, dirty, dispositions, flows, migrations, tallies, verdicts, workers
+from migrator.state import (
+    batches,
+    budget,
+    canary,
+    dirty,
+    dispositions,
+    flows,
+    leases,
+    migrations,
+    signals,
+    tallies,
+    verdicts,
+    workers,
+)
 from migrator.state.budget import Account
 from migrator.state.canary import STEADY_COSINE, Canary
 from migrator.state.flows import Flow
 from migrator.state.migrations import Migration
+from migrator.state.signals import Reading
 from migrator.state.tallies import Counts
-from migrator.target import facts, index, lanes
+from migrator.target import index, lanes
+from migrator.target.signals import table_oid
 
 S = MigrationStatus
 #: Seconds over which a rate is told, and the share of rows below which no ETA is.
@@ -43,6 +59,11 @@ class Progress:
     tokens_per_minute: float
     binding: str | None
     hot_ratio: float | None
+    #: Rows inserted since the start, by the table's statistics; None where those do not reach back.
+    rows_arrived: int | None
+    reading: Reading
+    #: Batches and duties that somebody holds at the moment.
+    in_hand: int
     live_since: Any
     verdicts: list[dict[str, Any]]
     building: str | None
@@ -81,6 +102,25 @@ class Progress:
         return max(0, self.rows_total - self.rows_done - self.skipped - self.quarantined)
 
     @property
+    def rows_covered(self) -> int:
+        """Rows that were there at the start and got a vector or a disposition from a batch; only ever grows."""
+        counts = self.counts
+        return min(counts.rows_done + counts.rows_skipped + counts.rows_quarantined, self.rows_in_scope)
+
+    @property
+    def rows_in_scope(self) -> int:
+        """Rows that were there at the start and that the spec's `where` holds."""
+        planned = self.migration.plan
+        return max(0, int(planned["rows"]) - int(planned["skipped"]["filtered"]))
+
+    @property
+    def share(self) -> float:
+        """The share of the backfill that is done; it never goes backwards, also not by rows that arrive or are left."""
+        if self.migration.proved_at is not None:
+            return 1.0
+        return self.rows_covered / max(self.rows_in_scope, 1)
+
+    @property
     def window_open(self) -> bool:
         """Whether the way back is open."""
         return S.COMPLETED in {self.migration.status, self.migration.paused_from}
@@ -90,7 +130,7 @@ class Progress:
         """Seconds until the backfill is through, or None where that is not known."""
         if self.migration.status is not S.BACKFILLING or self.rows_per_second <= 0:
             return None
-        if self.rows_done < ETA_FROM * self.rows_total:
+        if self.share < ETA_FROM:
             return None
         return self.remaining / self.rows_per_second
 
@@ -115,7 +155,8 @@ async def read(connection: AsyncConnection, migration: Migration) -> Progress:
     live = await migrations.live_generation(connection, *names)
     dirty_to, _ = await dirty.count(connection, migration.id, Side.TO)
     dirty_from, _ = await dirty.count(connection, migration.id, Side.FROM)
-    relation = await facts.relation(connection, *names[:2])
+    oid = await table_oid(connection, *names[:2])
+    counters = await lanes.write_counters(connection, oid) if oid is not None else {}
     proved = migration.proved_at is not None and migration.proved_rows is not None
     total = int(migration.plan["rows"])
     done = min(counts.rows_done, total)
@@ -138,12 +179,13 @@ async def read(connection: AsyncConnection, migration: Migration) -> Progress:
         rows_per_second=per_second,
         tokens_per_minute=60 * tokens / max(span, 1.0) if migration.status is S.BACKFILLING else 0.0,
         binding=await _binding(connection, migration),
-        hot_ratio=await _hot_ratio(connection, migration, relation.oid) if relation is not None else None,
+        hot_ratio=_hot_ratio(migration, counters),
+        rows_arrived=_arrived(migration, counters),
+        reading=await signals.reading(connection, migration.id),
+        in_hand=await leases.count_alive(connection, migration.id),
         live_since=live.since if live is not None else None,
         verdicts=[dict(row._mapping) for row in await verdicts.newest(connection, migration.id)],  # noqa: SLF001
-        building=await index.progress(connection, relation.oid)
-        if relation and migration.status is S.INDEXING
-        else None,
+        building=await index.progress(connection, oid) if oid and migration.status is S.INDEXING else None,
         workers_alive=len(await workers.alive(connection)),
         strays=await migrations.strays(connection, migration),
         canary=await canary.find(connection, migration.id),
@@ -164,12 +206,19 @@ async def _binding(connection: AsyncConnection, migration: Migration) -> str | N
     return migration.binding if age <= migrations.BINDING_SECONDS else None
 
 
-async def _hot_ratio(connection: AsyncConnection, migration: Migration, oid: int) -> float | None:
+def _arrived(migration: Migration, now: dict[str, int]) -> int | None:
+    """Return how many rows were inserted since the start; a crash or a reset takes the statistics away."""
+    before = (migration.write_baseline or {}).get("inserts")
+    if before is None or not now or now["inserts"] < before:
+        return None
+    return now["inserts"] - before
+
+
+def _hot_ratio(migration: Migration, now: dict[str, int]) -> float | None:
     """Return the share of HOT updates since the backfill began, the application's own included."""
     baseline = migration.write_baseline
-    if not baseline:
+    if not baseline or not now:
         return None
-    now = await lanes.write_counters(connection, oid)
     updates = now["updates"] - baseline["updates"]
     return float(now["hot_updates"] - baseline["hot_updates"]) / updates if updates > 0 else None
 
@@ -184,9 +233,8 @@ def line(found: Progress) -> str:
         if found.dirty_to or found.dirty_from:
             words.append(f"dirty {found.dirty_to + found.dirty_from:,}")
     else:
-        covered = found.rows_done + found.skipped + found.quarantined
-        share = 100 * covered / max(found.rows_total, 1)
-        words = [f"{migration.name} {min(share, 100):.1f} % {_short(covered)}/{_short(found.rows_total)}"]
+        told = f"{_short(found.rows_covered)}/{_short(found.rows_in_scope)}"
+        words = [f"{migration.name} {100 * found.share:.1f} % {told}"]
         words.append(f"{_short(found.rows_per_second)} rows/s")
         words.append(f"ETA {duration(found.eta_seconds)}")
     words.append(f"${found.account.committed_usd:.2f} of ${found.account.max_usd:.2f}")
@@ -219,9 +267,10 @@ def duration(seconds: float | None) -> str:
 
 
 def status_word(found: Progress) -> str:
-    """Return the status as people read it: a pause with batches in hand is "pausing"."""
-    if found.migration.status is S.PAUSED and found.counts.leased:
-        return f"pausing ({found.counts.leased} batches finishing)"
+    """Return the status as people read it: a pause with batches in hand is "pausing", until their leases end."""
+    word = {S.PAUSED: "pausing", S.CANCELLED: "cancelling"}.get(found.migration.status)
+    if word is not None and found.in_hand:
+        return f"{word} ({found.in_hand} batches finishing)"
     return str(found.migration.status)
 
 
@@ -250,6 +299,8 @@ def as_json(found: Progress) -> dict[str, Any]:
             "quarantined": found.quarantined,
             "dirty": found.dirty_to,
             "remaining": found.remaining,
+            "arrived": found.rows_arrived,
+            "share": found.share,
         },
         "batches": {
             "total": counts.total,
@@ -265,7 +316,7 @@ def as_json(found: Progress) -> dict[str, Any]:
             "eta_seconds": found.eta_seconds,
         },
         "catch_up": _catch_up(found),
-        "throttle": {"binding": found.binding, "signals": []},
+        "throttle": {"binding": found.binding, "signals": [each.as_json() for each in found.reading.signals]},
         "writes": {"hot_ratio": found.hot_ratio},
         "live": {
             "generation": str(migration.live_generation),

@@ -2,8 +2,8 @@
 
 Floor 3. Promise (P3): it may run twice at once, late, or not at all for a while, and nothing is lost or done twice: one
 transaction a migration under a transaction-scoped advisory lock; it takes back expired leases, writes off what their
-requests may have cost, weighs windows and failures, and gives out at most W tickets. Tickets are published after the
-commit; whoever loses one makes it good within two minutes.
+requests may have cost, weighs windows, signals and failures, and gives out at most W tickets. Tickets are published
+after the commit; whoever loses one makes it good within two minutes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from migrator.state.connection import transaction
 from migrator.state.leases import TICKET_SECONDS, Duty, Ticket
 from migrator.state.migrations import Migration
 from migrator.state.tallies import Counts
+from migrator.throttle import weigh
 from migrator.windows import Window, is_open
 
 S = MigrationStatus
@@ -36,6 +37,8 @@ FEWEST_TICKETS = 4
 #: Share of the batches tried lately that may fail, and the number from which on a share means something.
 BREAKER_SHARE, BREAKER_BATCHES = 0.5, 50
 
+#: Nobody carries these on, but a worker may have died with something of theirs in hand: a pause ends with its lease.
+RESTING = frozenset({S.PAUSED, S.CANCELLED})
 #: What each status has to be done by one holder at a time, beside its batches.
 _DUTIES = {
     S.INDEXING: Duty.INDEX,
@@ -71,18 +74,21 @@ async def tick(
     async with transaction(engine) as connection:
         found = await migrations.list_all(connection, UNATTENDED)
         slots = sum(row.slots for row in await workers.alive(connection))
+        for resting in await migrations.list_all(connection, RESTING):
+            await _rescue(connection, resting)
     # `only` is asked for by somebody who works on it without a broker.
     shift = _Shift(actor, max(FEWEST_TICKETS, PER_SLOT * slots), Trust(ticket_seconds, bool(slots) or only is not None))
     for migration in found:
         if only is not None and migration.name != only:
             continue
+        binding = (await weigh.look(engine, migration.id)).binding
         async with transaction(engine) as connection:
             if not await _alone(connection, migration.id):
                 continue
             fresh = await migrations.get_by_id(connection, migration.id)
             if fresh.status not in UNATTENDED:
                 continue
-            made.tickets += await _hand_out(connection, fresh, shift)
+            made.tickets += await _hand_out(connection, fresh, shift, throttled=binding)
         async with transaction(engine) as connection:
             await tallies.fold(connection, migration.id)
             now = await migrations.get_by_id(connection, migration.id)
@@ -97,18 +103,17 @@ async def _alone(connection: AsyncConnection, migration_id: int) -> bool:
     return bool(taken.scalar_one())
 
 
-async def _hand_out(connection: AsyncConnection, migration: Migration, shift: _Shift) -> list[Ticket]:
+async def _hand_out(
+    connection: AsyncConnection, migration: Migration, shift: _Shift, *, throttled: str | None
+) -> list[Ticket]:
     if await _moved_on_another_timeline(connection, migration, shift.actor):
         return []
-    for lease in await leases.rescue(connection, migration.id):
-        await budget.write_off(connection, lease=str(lease))
-    # However a lease ended: what is booked under it and has no outcome will never have one.
-    for name in await leases.ended(connection, await budget.leases_with_open(connection, migration.id)):
-        await budget.write_off(connection, lease=name)
+    await _rescue(connection, migration)
     windows = [Window.parse(each) for each in migration.windows]
-    resting = not is_open(windows, await migrations.database_now(connection))
-    if resting:
-        await migrations.set_binding(connection, migration.id, "window")
+    binding = throttled if is_open(windows, await migrations.database_now(connection)) else "window"
+    resting = binding is not None
+    if binding is not None:
+        await migrations.set_binding(connection, migration.id, binding)
     tickets = await _catch_up(connection, migration, shift, resting=resting)
     if resting:
         return tickets
@@ -118,6 +123,15 @@ async def _hand_out(connection: AsyncConnection, migration: Migration, shift: _S
     if duty is not None:
         tickets += await _offer(connection, migration, duty, shift)
     return tickets
+
+
+async def _rescue(connection: AsyncConnection, migration: Migration) -> None:
+    """Take back leases that ran out; what their requests may have cost stays counted."""
+    for lease in await leases.rescue(connection, migration.id):
+        await budget.write_off(connection, lease=str(lease))
+    # However a lease ended: what is booked under it and has no outcome will never have one.
+    for name in await leases.ended(connection, await budget.leases_with_open(connection, migration.id)):
+        await budget.write_off(connection, lease=name)
 
 
 async def _moved_on_another_timeline(connection: AsyncConnection, migration: Migration, actor: str) -> bool:

@@ -6,14 +6,16 @@ request, with dead workers and without a broker. Nothing here throws paid work a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 
+from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from migrator.cutover import expand
-from migrator.errors import StatusConflict
+from migrator.errors import MigratorError, OperatorError, StatusConflict
 from migrator.generation import Side
 from migrator.lifecycle import PAUSABLE, TRANSITIONS, MigrationStatus
 from migrator.orchestrator import trust
@@ -21,8 +23,9 @@ from migrator.planning import plan as plans
 from migrator.planning import preflight, survey
 from migrator.planning.findings import PlanRefused, refusals
 from migrator.planning.plan import Plan, PlanNotStored, PlanStale
-from migrator.spec import Spec
-from migrator.state import batches, budget, canary, dirty, dispositions, migrations, schema, verdicts
+from migrator.signals import ThrottleSpec, impossible
+from migrator.spec import Problem, Spec
+from migrator.state import batches, budget, canary, dirty, dispositions, migrations, schema, signals, verdicts
 from migrator.state.connection import transaction
 from migrator.state.migrations import Migration, NameTaken
 from migrator.target.message import Blocker, Timing
@@ -30,6 +33,10 @@ from migrator.windows import Window
 
 S = MigrationStatus
 OnWait = Callable[[int, list[Blocker], float], None]
+#: The reason of a pause that somebody asked for; what `resume --all` looks for.
+BY_OPERATOR = "paused by the operator"
+#: Moves of the workers that a pause may meet in one moment; there are four statuses ahead of `ready`.
+_PAUSE_TRIES = 5
 
 
 async def stored_plan(engine: AsyncEngine, spec: Spec) -> Migration | None:
@@ -99,17 +106,25 @@ async def pause(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
     """
     async with transaction(engine) as connection:
         found = await migrations.get(connection, name)
-        if found.status not in PAUSABLE:
-            raise StatusConflict(name, "pause", ", ".join(sorted(PAUSABLE)), found.status, f"migrator status {name}")
-        await migrations.move(connection, found, S.PAUSED, actor=actor, reason="paused by the operator")
-        return await migrations.get(connection, name)
+        # Workers may move it on in the same moment: then it is paused from where it stands now.
+        for _ in range(_PAUSE_TRIES):
+            if await migrations.pause(connection, found.id, reason=BY_OPERATOR, actor=actor):
+                return await migrations.get(connection, name)
+            found = await migrations.get(connection, name)
+            if found.status not in PAUSABLE:
+                break
+        raise StatusConflict(name, "pause", ", ".join(sorted(PAUSABLE)), found.status, f"migrator status {name}")
 
 
 async def pause_all(engine: AsyncEngine, *, actor: str) -> list[str]:
     """Pause everything that can be paused; returns the names."""
     async with transaction(engine) as connection:
         names = [each.name for each in await migrations.list_all(connection, PAUSABLE)]
-    return [(await pause(engine, name, actor=actor)).name for name in names]
+    paused = []
+    for name in names:
+        with contextlib.suppress(StatusConflict):  # it came to rest by itself meanwhile; the others must not go on
+            paused.append((await pause(engine, name, actor=actor)).name)
+    return paused
 
 
 async def resume(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
@@ -133,6 +148,27 @@ async def resume(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
         return await migrations.get(connection, name)
 
 
+async def resume_all(engine: AsyncEngine, *, actor: str) -> tuple[list[str], list[MigratorError]]:
+    """Resume everything that an operator paused; what a cap, a gate or the provider stopped stays.
+
+    Returns the names, and why others could not be: a canary that moved holds up none but its own migration.
+    """
+    async with transaction(engine) as connection:
+        found = await migrations.list_all(connection, [S.PAUSED])
+    resumed: list[str] = []
+    refused: list[MigratorError] = []
+    for each in found:
+        if each.reason != BY_OPERATOR:
+            continue
+        try:
+            resumed.append((await resume(engine, each.name, actor=actor)).name)
+        except StatusConflict:
+            continue  # somebody else was faster
+        except MigratorError as error:
+            refused.append(error)
+    return resumed, refused
+
+
 async def cancel(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
     """Stop for good and keep everything; a plan that was never started is forgotten.
 
@@ -149,6 +185,23 @@ async def cancel(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
         return await migrations.get(connection, name)
 
 
+@dataclass(eq=False)
+class ThresholdsInvalid(OperatorError):
+    """Thresholds that can't be used together, or not at all."""
+
+    name: str
+    problems: list[Problem]
+
+    runbook = "throttled"
+    state = "Nothing was changed."
+    next = "Mend it and run `migrator limits {name} --throttle KEY=VALUE` again."
+
+    def sentences(self) -> tuple[str, str, str]:
+        """Return the three sentences, the first with every problem."""
+        told = "; ".join(str(problem) for problem in self.problems)
+        return f"The thresholds of {self.name} can't be used: {told}.", self.state, self.next.format(name=self.name)
+
+
 @dataclass(frozen=True, slots=True)
 class NewLimits:
     """Limits to be set; None leaves one as it is, 0 takes a rate limit away, an empty tuple takes the windows away."""
@@ -157,12 +210,14 @@ class NewLimits:
     tokens_per_minute: int | None = None
     max_cost_usd: float | None = None
     windows: tuple[str, ...] | None = None
+    #: Thresholds of [throttle] by key; None means the spec's own again.
+    throttle: Mapping[str, object] = field(default_factory=dict)
 
 
 async def set_limits(engine: AsyncEngine, name: str, wanted: NewLimits, *, actor: str) -> Migration:
     """Change limits live: workers read them before every request.
 
-    Raises: MigrationUnknown, ValueError (a window that can't be read).
+    Raises: MigrationUnknown, ThresholdsInvalid, ValueError (a window that can't be read).
     """
     values: dict[str, object] = {}
     if wanted.requests_per_minute is not None:
@@ -173,6 +228,9 @@ async def set_limits(engine: AsyncEngine, name: str, wanted: NewLimits, *, actor
         values["windows"] = [str(Window.parse(each)) for each in wanted.windows]
     async with transaction(engine) as connection:
         found = await migrations.get(connection, name)
+        if wanted.throttle:
+            values["throttle"] = thresholds(found, wanted.throttle)
+            await signals.forget_age(connection, found.id)
         if values:
             await migrations.change(connection, found.id, **values)
         if wanted.max_cost_usd is not None:
@@ -181,6 +239,26 @@ async def set_limits(engine: AsyncEngine, name: str, wanted: NewLimits, *, actor
         told = ", ".join(f"{key} = {value}" for key, value in values.items())
         await migrations.note(connection, found.id, found.status, f"limits: {told or 'unchanged'}", actor)
         return await migrations.get(connection, name)
+
+
+def thresholds(migration: Migration, changes: Mapping[str, object]) -> dict[str, object]:
+    """Return a migration's live thresholds after some were changed.
+
+    Raises: ThresholdsInvalid.
+    """
+    made = {key: value for key, value in {**migration.throttle, **changes}.items() if value is not None}
+    whole = {**migration.spec.throttle.model_dump(exclude_unset=True), **made}
+    problems = [Problem(key, what, mend) for key, what, mend in impossible(whole)]
+    try:
+        ThrottleSpec(**whole)
+    except ValidationError as error:
+        problems += [
+            Problem(str(each["loc"][0]), each["msg"].removeprefix("Value error, "), "see the spec's [throttle]")
+            for each in error.errors(include_url=False)
+        ]
+    if problems:
+        raise ThresholdsInvalid(migration.name, problems)
+    return made
 
 
 async def retry(engine: AsyncEngine, name: str, *, actor: str) -> tuple[int, int]:

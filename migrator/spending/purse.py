@@ -2,8 +2,8 @@
 
 Floor 1, its top. Promise: a request is sent only while the migration may spend, its window is open, its lease is held,
 its slot still counts, the breaker lets it through and its cost is reserved, all read in one short transaction before
-the call. So pause, cancel, new limits and the cap take effect with the next request, whatever the broker does. Nothing
-waits inside that transaction: the slot is taken, and slept for, before it.
+the call. So pause, cancel, new limits and the cap take effect with the next request, whatever the broker does; signals
+of the database within seconds. Nothing waits inside that transaction: the slot is taken, and slept for, before it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ from migrator.state.leases import Lease, LeaseLost
 from migrator.state.migrations import Migration
 from migrator.state.pace import Limits
 from migrator.state.slots import AHEAD_SECONDS, Slot, Wait
+from migrator.throttle import weigh
 from migrator.windows import Window, is_open
 
 #: Seconds that a request may wait for its turn inside a task; longer, and the work is given back for later.
 LONGEST_WAIT_SECONDS = 15.0
 #: A wait shorter than this is an even pace, and nothing that `status` should say binds.
 _BINDING_FROM_SECONDS = 0.02
+#: Seconds between two looks of one lease at the stored signals, which are themselves read every five.
+_HEED_SECONDS = 1.0
 
 
 @dataclass(eq=False)
@@ -112,13 +115,15 @@ class LeasePurse:
     purpose: Purpose
     #: Statuses in which this work may go on.
     allowed: frozenset[MigrationStatus] = UNATTENDED
-    #: Windows are for bulk work. Rows that searches miss now, in a column that is live, do not wait for the night.
+    #: Windows and signals are for bulk work. Rows that searches miss now, in a live column, do not wait for the night.
     windows_apply: bool = True
     #: Tokens that open requests were paced with, and the one that probes for the breaker.
     _likely: dict[str, int] = field(default_factory=dict)
     _probe: str | None = None
     #: When answers came, for the breaker: they are told with the next failure.
     _answers: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
+    #: When the signals were looked at last, on the loop's clock.
+    _heeded_at: float = -_HEED_SECONDS
 
     @property
     def account(self) -> str:
@@ -138,10 +143,12 @@ class LeasePurse:
     async def admit(self, request_id: str, *, bound_tokens: int, likely_tokens: int) -> None:
         """Wait for the pace, then reserve.
 
-        Raises: WorkStopped, OutsideWindow, LeaseLost, CapReached, PaceWait, BreakerOpen, RequestOverLimit.
+        Raises: WorkStopped, OutsideWindow, Throttled, LeaseLost, CapReached, PaceWait, BreakerOpen, RequestOverLimit.
         """
         while True:
             self._refuse_over_limit(likely_tokens)
+            # Before the slot: whoever is throttled leaves it to others.
+            await self._heed_signals()
             granted = self.granted
             slot = await self.pacer.take(self.account, granted, likely_tokens)
             if isinstance(slot, Slot):
@@ -170,6 +177,16 @@ class LeasePurse:
             await self._check(connection)
             if wait.seconds > _BINDING_FROM_SECONDS:
                 await migrations.set_binding(connection, self.migration.id, wait.limit)
+
+    async def _heed_signals(self) -> None:
+        """Look at the stored signals, once a second at most: many requests a second have the same answer.
+
+        Raises: Throttled.
+        """
+        now = asyncio.get_running_loop().time()
+        if self.windows_apply and now - self._heeded_at >= _HEED_SECONDS:
+            await weigh.require(self.engine, self.migration)
+            self._heeded_at = now
 
     async def _check(self, connection: AsyncConnection) -> None:
         self.migration = await migrations.get_by_id(connection, self.migration.id)

@@ -15,11 +15,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from migrator import settings
 from migrator.errors import OperatorError
+from migrator.measures.landing_size import LandingSize
 from migrator.provider import client
 from migrator.spec import ModelSpec
 from migrator.spending.pacing import Pacer, SharedPacer
 from migrator.state.connection import make_engine
 from migrator.state.leases import TICKET_LEASES
+from migrator.state.migrations import Migration
 
 
 @dataclass(eq=False)
@@ -52,6 +54,7 @@ class Worker:
     #: Factor on the provider loop's waits; tests shorten them.
     backoff_seconds: float = 1.0
     _clients: dict[str, httpx.AsyncClient] = field(default_factory=dict)
+    _sizes: dict[int, LandingSize] = field(default_factory=dict)
 
     @property
     def ticket_seconds(self) -> float:
@@ -80,6 +83,13 @@ class Worker:
         if model.api_key_env not in self._clients:
             self._clients[model.api_key_env] = client.make_http(key)
         return self._clients[model.api_key_env]
+
+    def landing_size(self, migration: Migration) -> LandingSize:
+        """Return what this process has learnt of the writing transactions of a migration."""
+        target = migration.thresholds.landing_seconds
+        size = self._sizes.setdefault(migration.id, LandingSize(target))
+        size.target_seconds = target
+        return size
 
     async def close(self) -> None:
         """Close every connection."""

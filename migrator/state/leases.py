@@ -220,6 +220,20 @@ async def rescue(connection: AsyncConnection, migration_id: int) -> list[Lease]:
     return rescued
 
 
+async def count_alive(connection: AsyncConnection, migration_id: int) -> int:
+    """Count the batches and duties of a migration that somebody holds: a dead worker's count until they run out."""
+    found = 0
+    for kind in Kind:
+        table = kind.table
+        query = select(func.count()).where(
+            table.c.migration_id == migration_id,
+            table.c.status == "leased",
+            table.c.lease_until > func.clock_timestamp(),
+        )
+        found += int((await connection.execute(query)).scalar_one())
+    return found
+
+
 async def ended(connection: AsyncConnection, names: Sequence[str]) -> list[str]:
     """Return which of these leases, by their `str()`, nobody holds any more."""
     held: set[str] = set()

@@ -20,6 +20,7 @@ from migrator import spec as specs
 from migrator.errors import Defect, OperatorError, StatusConflict
 from migrator.generation import Generation, Side
 from migrator.lifecycle import FINAL, PAUSABLE, TRANSITIONS, MigrationStatus, is_allowed
+from migrator.signals import ThrottleSpec
 from migrator.state import tables
 from migrator.state.tables import FORMAT_VERSION, migrations, transitions
 from migrator.statements import compose
@@ -91,6 +92,7 @@ class Migration:
     requests_per_minute: int | None
     tokens_per_minute: int | None
     windows: tuple[str, ...]
+    throttle: dict[str, Any]
     binding: str | None
     binding_at: datetime | None
     pass_number: int
@@ -103,6 +105,11 @@ class Migration:
     write_baseline: dict[str, int] | None
     started_at: datetime | None
     timeline: int | None
+
+    @property
+    def thresholds(self) -> ThrottleSpec:
+        """The spec's [throttle] with what was changed live."""
+        return ThrottleSpec(**{**self.spec.throttle.model_dump(exclude_unset=True), **self.throttle})
 
     @property
     def target(self) -> str:

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 import migrator
+import migrator.state.signal_tables
 import migrator.state.trust_tables
 from migrator.errors import OperatorError
 from migrator.state.tables import SCHEMA

@@ -69,6 +69,11 @@ migrations = Table(
     Column("requests_per_minute", Integer),
     Column("tokens_per_minute", Integer),
     Column("windows", ARRAY(Text), nullable=False, server_default="{}"),
+    #: Thresholds that were changed live, over the spec's table [throttle].
+    Column("throttle", JSONB, nullable=False, server_default="{}"),
+    #: When every signal was read last, and until when somebody who is reading them has the turn.
+    Column("signals_at", _Time),
+    Column("signals_until", _Time),
     #: What keeps the work from going faster at the moment, in one line; null when nothing does.
     Column("binding", Text),
     Column("binding_at", _Time),
@@ -106,10 +111,7 @@ migrations = Table(
         name="old_is_live_before_cutover",
     ),
     CheckConstraint(f"status <> 'completed' OR live_side = '{Side.TO.value}'", name="new_is_live_after_cutover"),
-    CheckConstraint(
-        f"({_one_of('status', FINAL)}) = (finished_at IS NOT NULL)",
-        name="finished_iff_final",
-    ),
+    CheckConstraint(f"({_one_of('status', FINAL)}) = (finished_at IS NOT NULL)", name="finished_iff_final"),
     CheckConstraint("cardinality(key_columns) = cardinality(key_types)", name="key_columns_typed"),
     CheckConstraint("from_generation <> to_generation", name="generations_differ"),
 )

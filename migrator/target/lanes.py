@@ -193,7 +193,7 @@ class Lanes:
 
 
 async def write_counters(connection: AsyncConnection, oid: int) -> dict[str, int]:
-    """Return the update counters of the table and its partitions."""
+    """Return the counters of what was written to the table and its partitions."""
     return (await fetch(connection, compose(_FILE, "write_counters"), {"oid": oid}))[0]
 
 

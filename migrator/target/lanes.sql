@@ -85,8 +85,9 @@ DELETE FROM migrator.dispositions AS d
                     WHERE {key} = d.key AND (t.{column} IS NULL) = (d.kind <> 'truncated') AND {in_scope})
 
 -- name: write_counters
--- How many updates the table and its partitions have had, and how many of them were HOT.
-SELECT coalesce(sum(n_tup_upd), 0)::bigint AS updates, coalesce(sum(n_tup_hot_upd), 0)::bigint AS hot_updates,
+-- How many rows the table and its partitions have had inserted and updated, and how many of the updates were HOT.
+SELECT coalesce(sum(n_tup_ins), 0)::bigint AS inserts,
+       coalesce(sum(n_tup_upd), 0)::bigint AS updates, coalesce(sum(n_tup_hot_upd), 0)::bigint AS hot_updates,
        coalesce(sum(n_dead_tup), 0)::bigint AS dead_rows, coalesce(sum(n_live_tup), 0)::bigint AS live_rows
   FROM pg_stat_all_tables
  WHERE relid = %(oid)s::oid OR relid IN (SELECT p.relid FROM pg_partition_tree(%(oid)s::oid) AS p)

@@ -34,7 +34,7 @@ from tests.docs.pages import ROOT, RUNBOOKS, flat, read
 
 SECTIONS = ["You see", "Meaning", "Impact", "Diagnosis", "Do", "Verify", "Undo"]
 #: Pages that are no runbook: an index, a drawing, a dictionary.
-ABOUT = {"README", "lifecycle", "glossary"}
+ABOUT = {"README", "lifecycle", "glossary", "signals"}
 #: One screen, on a tall monitor.
 MAX_LINES, MAX_COLUMNS = 75, 120
 #: The exit codes that a command of the documents may end with. Not 1, a defect of ours.

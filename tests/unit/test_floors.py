@@ -19,20 +19,22 @@ WORDS = {
     "measures",
     "scope",
     "settings",
+    "signals",
     "spec",
     "statements",
     "template",
     "windows",
 }
 STATE = WORDS | {"state"}
-GROUND = STATE | {"provider", "target", "spending"}
+GROUND = STATE | {"provider", "target", "throttle", "spending"}
 STEPS = {"planning", "provenance", "canary", "backfill", "validation", "cutover"}
 ALLOWED = {
     **dict.fromkeys(WORDS, WORDS),
     "state": WORDS,
     "provider": WORDS,
     "target": STATE,
-    "spending": STATE | {"provider"},
+    "throttle": STATE | {"target"},
+    "spending": STATE | {"provider", "throttle"},
     **dict.fromkeys(STEPS, GROUND),
     "orchestrator": GROUND | STEPS,
     "cli": GROUND | STEPS | {"orchestrator", "demo"},

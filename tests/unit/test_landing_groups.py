@@ -17,8 +17,10 @@ from migrator.backfill.classify import Work
 from migrator.backfill.embedding import LANDING_ROWS, _Crew
 from migrator.backfill.landing import Landed
 from migrator.errors import Defect
+from migrator.measures.landing_size import LandingSize
 from migrator.provider.embedder import Answer
 from migrator.state.leases import LeaseLost
+from migrator.state.signals import Reading
 from migrator.target.lanes import Row
 
 
@@ -26,6 +28,7 @@ class Landings:
     """A landing that takes a while and remembers what it was given."""
 
     def __init__(self, fail_at: int | None = None, error: Callable[[], Exception] = lambda: Defect("test")) -> None:
+        self.migration = SimpleNamespace(id=1)
         self.groups: list[list[int]] = []
         self.last: list[bool] = []
         self._fail_at, self._error = fail_at, error
@@ -63,14 +66,18 @@ def crew(monkeypatch: pytest.MonkeyPatch) -> Callable[..., _Crew]:
     async def transaction(*_: object, **__: object) -> AsyncIterator[None]:
         yield None
 
-    monkeypatch.setattr(embedding, "transaction", transaction)
+    async def reading(*_: object) -> Reading:
+        return Reading((), 0.0)
 
-    def make(rows: int, pages: int, landing: Landings, step: int = 10) -> _Crew:
+    monkeypatch.setattr(embedding, "transaction", transaction)
+    monkeypatch.setattr(embedding.signals, "reading", reading)
+
+    def make(rows: int, pages: int, landing: Landings, step: int = 10, together: int = LANDING_ROWS) -> _Crew:
         """Rows in lane order over so many pages, in requests of `step`."""
         work = [Work(Row((str(at),), "text", all_null=False, place=(1, at % pages)), "text") for at in range(rows)]
         runs = deque([list(range(rows))[at : at + step] for at in range(0, rows, step)])
         parts: Any = SimpleNamespace(engine=None), Asked(), landing
-        return _Crew(*parts, work, runs, unresolved=rows)
+        return _Crew(*parts, work, runs, LandingSize(60.0, float(together)), unresolved=rows)
 
     return make
 
@@ -90,6 +97,16 @@ async def test_p12_answers_land_together_but_never_two_rows_of_a_page(crew: Call
     assert all(len({position % 90 for position in group}) == len(group) <= LANDING_ROWS for group in landing.groups)
     assert len(landing.groups) < 30, "90 answers in far fewer transactions"
     assert landing.last == [False] * (len(landing.groups) - 1) + [True], "the checkpoint goes with the last of all"
+
+
+async def test_p12_no_more_land_together_than_the_size_allows_and_no_answer_is_cut(
+    crew: Callable[..., _Crew],
+) -> None:
+    for step, together, most in ((10, 30, 30), (50, 20, 50)):
+        landing = Landings()
+        await run(crew(600, 600, landing, step, together))
+        assert max(len(group) for group in landing.groups) == most
+        assert all(len(group) % step == 0 for group in landing.groups)
 
 
 async def test_p2_no_more_than_one_landing_waits_while_the_provider_is_asked_on(

@@ -1,0 +1,97 @@
+-- What the server and the table say of their own health. Each statement is read-only, takes no lock worth the name, and
+-- says where the role may not see what it asks for. Our own sessions are told by role and application_name.
+
+-- name: table_oid
+-- The table, without the lock that asking for its size would take: who waits behind an ALTER TABLE can't warn of it.
+SELECT c.oid::bigint AS oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %(schema)s AND c.relname = %(table)s
+
+-- name: replica_lag
+-- The physical standby that is furthest behind in replay, and where WAL stands now. `mark` is a position that WAL had at
+-- the last reading: a standby that has not replayed it is behind by at least the time since, whatever it reports.
+SELECT coalesce(s.application_name, '') AS standby, s.state IS NULL AS hidden,
+       coalesce(extract(epoch FROM s.replay_lag), 0)::float8 AS seconds,
+       coalesce(s.replay_lsn < %(mark)s::pg_lsn, false) AS behind_mark,
+       pg_current_wal_lsn()::text AS position, extract(epoch FROM clock_timestamp())::float8 AS now
+  FROM pg_stat_replication s
+  LEFT JOIN pg_replication_slots r ON r.active_pid = s.pid
+ WHERE coalesce(r.slot_type, 'physical') = 'physical' AND coalesce(s.state, '') <> 'backup'
+ ORDER BY hidden DESC, behind_mark DESC, seconds DESC
+ LIMIT 1
+
+-- name: archive_backlog
+-- Finished WAL segments that wait for the archiver: from the one that failed last, or the one after the last archived,
+-- up to the current one. Needs no privilege, where counting .ready files would.
+-- source: GitLab, health_status/indicators/write_ahead_log.rb (current segment minus last_archived_wal).
+SELECT current_setting('archive_mode') <> 'off' AS archives, a.failed_count > 0 AND a.waits AS fails,
+       greatest(a.segment - coalesce(
+         CASE WHEN a.oldest ~ '^[0-9A-F]{{24}}'
+              THEN ('x' || substr(a.oldest, 9, 8))::bit(32)::bigint * (4294967296 / a.size)
+                 + ('x' || substr(a.oldest, 17, 8))::bit(32)::bigint + CASE WHEN a.waits THEN 0 ELSE 1 END
+         END, a.segment), 0) AS segments
+  FROM (SELECT s.failed_count, s.last_failed_time > coalesce(s.last_archived_time, '-infinity') AS waits,
+               CASE WHEN s.last_failed_time > coalesce(s.last_archived_time, '-infinity')
+                    THEN s.last_failed_wal ELSE s.last_archived_wal END AS oldest,
+               pg_size_bytes(current_setting('wal_segment_size')) AS size,
+               floor(pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')
+                     / pg_size_bytes(current_setting('wal_segment_size')))::bigint AS segment
+          FROM pg_stat_archiver s) AS a
+
+-- name: horizon
+-- Who holds back pruning in this database, ourselves (and our index build, which pins xmin too, H18) left out: sessions
+-- with their transaction's age, prepared transactions, replication slots and standbys with hot_standby_feedback.
+SELECT h.who, h.seconds, h.xids
+  FROM (SELECT 'pid ' || a.pid || coalesce(', ' || nullif(a.application_name, ''), '') AS who,
+               extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS seconds,
+               age(coalesce(a.backend_xmin, a.backend_xid)) AS xids
+          FROM pg_stat_activity a
+         WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
+           AND coalesce(a.backend_xmin, a.backend_xid) IS NOT NULL AND a.backend_type <> 'autovacuum worker'
+           AND NOT (a.usename = current_user AND starts_with(a.application_name, 'migrator '))
+        UNION ALL
+        SELECT 'prepared transaction', extract(epoch FROM clock_timestamp() - p.prepared)::float8, age(p.transaction)
+          FROM pg_prepared_xacts p WHERE p.database = current_database()
+        UNION ALL
+        SELECT 'replication slot ' || s.slot_name, NULL, age(s.xmin) FROM pg_replication_slots s WHERE s.xmin IS NOT NULL
+        UNION ALL
+        SELECT 'standby ' || r.application_name, NULL, age(r.backend_xmin)
+          FROM pg_stat_replication r WHERE r.backend_xmin IS NOT NULL) AS h
+ ORDER BY h.seconds DESC NULLS LAST, h.xids DESC
+
+-- name: hidden_sessions
+-- Whether this role may see how old the transactions of others are (role pg_read_all_stats, a part of pg_monitor).
+SELECT NOT pg_has_role('pg_read_all_stats', 'USAGE')
+       AND EXISTS (SELECT FROM pg_stat_activity a WHERE a.datname = current_database() AND a.usesysid IS NOT NULL
+                      AND NOT pg_has_role(a.usesysid, 'USAGE')) AS hidden, current_user::text AS role
+
+-- name: lock_waiters
+-- Sessions of others that have been waiting for a lock on the table, or on a row of it.
+SELECT count(*)::int AS waiters, min(l.pid) AS pid,
+       coalesce(extract(epoch FROM clock_timestamp() - min(l.waitstart)), 0)::float8 AS seconds
+  FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+ WHERE l.relation = %(oid)s AND NOT l.granted
+   AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+   AND l.waitstart < clock_timestamp() - make_interval(secs => %(wait)s)
+   AND NOT (a.usename = current_user AND starts_with(a.application_name, 'migrator '))
+
+-- name: vacuum
+-- A vacuum at work on the table or its TOAST table. Without pg_read_all_stats the table is not told: `hidden`.
+SELECT p.relid IS NULL AS hidden, p.pid, p.phase,
+       coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float8 AS seconds
+  FROM pg_stat_progress_vacuum p LEFT JOIN pg_stat_activity a ON a.pid = p.pid
+ WHERE p.datname = current_database()
+   AND (p.relid IS NULL OR p.relid = %(oid)s
+        OR p.relid = (SELECT c.reltoastrelid FROM pg_class c WHERE c.oid = %(oid)s))
+ ORDER BY hidden DESC, seconds DESC
+ LIMIT 1
+
+-- name: writes
+-- The table's counters, what its pages allow, and whether our own index build is under way on it.
+SELECT s.n_tup_upd AS updates, s.n_tup_hot_upd AS hot_updates, s.n_dead_tup AS dead_rows, s.n_live_tup AS live_rows,
+       CASE WHEN c.relpages > 0 AND c.reltuples > c.relpages THEN 1 - c.relpages / c.reltuples ELSE 0 END::float8 AS ceiling,
+       EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.relid = c.oid) AS building
+  FROM pg_class c JOIN pg_stat_all_tables s ON s.relid = c.oid
+ WHERE c.oid = %(oid)s
+
+-- name: database_size
+SELECT pg_database_size(current_database())::float8 AS bytes
