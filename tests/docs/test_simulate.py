@@ -98,7 +98,7 @@ def test_a_rehearsal_goes_as_it_is_written(rehearsal: Rehearsal, section: str) -
             f"{step.told} never came:\n{log}"
         )
     assert deployment.status == ends_as, rehearsal.printed
-    assert rehearsal.codes["start"] == 0, "it strikes after the canary's fingerprint"
+    assert rehearsal.codes["start"] == 0, "it strikes after the start"
     assert deployment.query("SELECT * FROM migrator.dispositions") == [], "no row is blamed"
     if ends_as == "ready":
         assert rehearsal.codes["work"] == 0
