@@ -16,7 +16,7 @@ from migrator.demo import processes
 from migrator.demo.simulator import faults, scenario
 from migrator.demo.simulator.behaviour import ACTIONS, Behaviour
 from migrator.demo.simulator.dialects import DIALECTS
-from tests.deployment import V4, Deployment
+from tests.deployment import V4, Deployment, generation_of
 from tests.docs import pages
 from tests.docs.pages import ROOT, read
 
@@ -98,12 +98,19 @@ def test_a_rehearsal_goes_as_it_is_written(rehearsal: Rehearsal, section: str) -
             f"{step.told} never came:\n{log}"
         )
     assert deployment.status == ends_as, rehearsal.printed
+    assert rehearsal.codes["start"] == 0, "it strikes after the start"
     assert deployment.query("SELECT * FROM migrator.dispositions") == [], "no row is blamed"
     if ends_as == "ready":
         assert rehearsal.codes["work"] == 0
         assert deployment.mismatches("embedding__migrator", V4) == []
     else:
         assert rehearsal.codes["work"] in {2, 3, 4}
+        rows = deployment.query(
+            "SELECT title, body, embedding__migrator::real[] FROM docs WHERE embedding__migrator IS NOT NULL"
+        )
+        assert rows, "it strikes in the middle"
+        assert {generation_of(vector, f"{title}\n{body}") for title, body, vector in rows} == {V4}
+        assert "OldModelAnswered" in rehearsal.printed[-2]
 
 
 def test_the_bill_of_an_outage_is_never_above_ours(rehearsal: Rehearsal) -> None:
