@@ -89,7 +89,8 @@ async def test_what_was_charged_too_much_is_given_back(keeper: Slots) -> None:
     await keeper.correct("a", GRANTED, requests=0, tokens=-10_000)
     after, _ = await all_there_are(keeper, GRANTED, 5000)
     assert len(before) >= 8
-    assert 2 <= len(after) <= 3
+    # Half a second's worth: two slots, or one where it would overtake a slot that was given already.
+    assert 1 <= len(after) <= 3
     await keeper.correct("a", GRANTED, requests=0, tokens=100_000)
     wait = await keeper.take("a", GRANTED, 5000)
     assert isinstance(wait, Wait)
