@@ -82,7 +82,9 @@ def test_status_and_plan_json_have_the_keys_that_stay(deployment: Deployment) ->
         "name", "status", "reason", "since", "next", "rows", "batches", "cost", "rate", "throttle", "writes", "live",
         "rollback", "verdicts",
     }  # fmt: skip
-    assert set(status["rows"]) == {"total", "done", "skipped", "quarantined", "dirty", "remaining"}
+    assert set(status["rows"]) == {
+        "total", "done", "skipped", "quarantined", "dirty", "remaining", "arrived", "share",
+    }  # fmt: skip
     assert set(status["batches"]) == {"total", "done", "leased", "pending", "failed"}
     assert set(status["cost"]) >= {"tokens", "usd", "reserved_usd", "max_usd", "estimated_usd"}
     assert set(status["rate"]) == {"rows_per_second", "tokens_per_minute", "eta_seconds"}
@@ -167,18 +169,16 @@ def test_a_role_with_select_only_can_plan(deployment: Deployment, sql: psycopg.C
     deployment.make_table(10)
     sql.execute("CREATE ROLE only_select LOGIN; GRANT SELECT ON docs TO only_select")
     url = deployment.url.replace("postgres@", "only_select@")
-    before = sql.execute(
-        "SELECT n_tup_ins, n_tup_upd, n_tup_del FROM pg_stat_user_tables WHERE relname = 'docs'"
-    ).fetchall()
+    # The table as it lies there, row by row: counters of pg_stat come late.
+    lying = "SELECT ctid::text, xmin::text, xmax::text FROM docs ORDER BY id"
+    before = sql.execute(lying).fetchall()
     try:
         done = deployment.run("plan", deployment.spec_file, env={"MIGRATOR_DATABASE_URL": url})
         assert done.returncode == 0, done.stderr
         assert "10, of which 10 are embedded" in done.stdout
         assert "The plan was not stored" in done.stdout
         assert "privilege_owner" in done.stdout
-        after = sql.execute(
-            "SELECT n_tup_ins, n_tup_upd, n_tup_del FROM pg_stat_user_tables WHERE relname = 'docs'"
-        ).fetchall()
+        after = sql.execute(lying).fetchall()
         assert after == before
     finally:
         sql.execute("DROP OWNED BY only_select; DROP ROLE only_select")
@@ -337,10 +337,10 @@ def test_pause_and_status_work_while_the_broker_is_down(deployment: Deployment) 
 def test_p11_no_text_and_no_secret_in_anything_that_is_printed(deployment: Deployment) -> None:
     deployment.make_table(3)
     with deployment.connect() as connection:
-        connection.execute("INSERT INTO docs (title, body) VALUES ('canary-title', 'canary-body POISON-CONTENT')")
-        connection.execute("INSERT INTO docs (title, body) VALUES ('canary-title', 'canary-body CRASH-SERVER')")
+        connection.execute("INSERT INTO docs (title, body) VALUES ('secret-title', 'secret-body POISON-CONTENT')")
+        connection.execute("INSERT INTO docs (title, body) VALUES ('secret-title', 'secret-body CRASH-SERVER')")
         vector = literal(embed(V3, "x"))
-        connection.execute("INSERT INTO docs (title, body, embedding) VALUES ('canary-title', ' ', %s)", [vector])
+        connection.execute("INSERT INTO docs (title, body, embedding) VALUES ('secret-title', ' ', %s)", [vector])
     deployment.spec_data["gates"]["max_quarantined_share"] = 0.9
     printed = deployment.must("start", deployment.spec_file, "--yes", "--skip-provenance", "made-up vectors")
     process = deployment.work()
@@ -353,7 +353,7 @@ def test_p11_no_text_and_no_secret_in_anything_that_is_printed(deployment: Deplo
     printed += (deployment.home / "work.log").read_text()
     printed += str(deployment.query("SELECT reason FROM migrator.transitions"))
     printed += str(deployment.query("SELECT * FROM migrator.batches"))
-    assert "canary" not in printed
+    assert "secret-" not in printed
 
 
 def test_help_is_quick_and_complete(deployment: Deployment) -> None:

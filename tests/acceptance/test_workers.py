@@ -203,7 +203,8 @@ def test_a_terminated_worker_finishes_its_batch_and_gives_nothing_back(deployed:
     worker = deployed.worker()
     deployed.beat()
     start(deployed, 200)
-    deployed.wait(lambda: deployed.simulator.ledger()["requests"] >= 4)
+    deployed.wait(lambda: len(deployed.entries()) >= 4 and deployed.value("SELECT count(*) FROM migrator.batches") > 0)
+    deployed.wait(lambda: deployed.value("SELECT count(embedding__migrator) FROM docs") > 0)
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(30) == 0
     assert deployed.query("SELECT status, attempts FROM migrator.batches") == [("done", 1)]

@@ -85,8 +85,8 @@ def test_p3_messages_repeated_reordered_and_late_bill_nothing_twice(world: World
         deployment.wait(postman.is_empty)
     invariants.check(deployment)
     billed = deployment.simulator.ledger()["tokens"]
-    validation = deployment.value("SELECT spent_tokens FROM migrator.ledger WHERE purpose = 'validation'")
-    assert billed == deployment.needed_tokens() + validation
+    others = "SELECT sum(spent_tokens) FROM migrator.ledger WHERE purpose NOT IN ('backfill', 'catch-up')"
+    assert billed == deployment.needed_tokens() + deployment.value(others)
     assert "stale ticket" in (deployment.home / "w1.log").read_text()
 
 
@@ -96,7 +96,8 @@ def test_r9_the_broker_never_holds_more_than_w_tickets(world: World) -> None:
         world.begin(900, workers=1, latency=0.05)
         deployment.wait_for("ready")
     slots = 2 * len(world.workers)
-    assert 0 < postman.longest <= max(FEWEST_TICKETS, PER_SLOT * slots)
+    assert postman.seen, "tickets went through the broker"
+    assert postman.longest <= max(FEWEST_TICKETS, PER_SLOT * slots)
     assert postman.most_bytes < 10_000_000
 
 
