@@ -168,7 +168,7 @@ class _Crew:
     async def _book_lost(self, answers: Sequence[Answer]) -> None:
         for answer in answers:
             with contextlib.suppress(MigratorError):
-                await asyncio.shield(self.embedder.purse.spend(answer.request_id, answer.used_tokens))
+                await asyncio.shield(self.embedder.purse.forfeit(answer.request_id, answer.used_tokens))
 
     async def land_rest(self) -> None:
         """Land answers that somebody left to a landing that failed, each of them landed or booked."""

@@ -126,6 +126,9 @@ def show(found: Progress) -> None:
     open_batches = f"{counts.leased} leased, {counts.pending} pending"
     rows.append(("batches", f"{counts.done} done, {open_batches}, {counts.failed} failed{failed}"))
     own = f", {account.estimated_tokens:,} of them by our own count" if account.estimated_tokens else ""
+    own += (
+        f", {account.unwritten_tokens:,} for answers that were lost and asked again" if account.unwritten_tokens else ""
+    )
     spent = f"{account.spent_usd:.4f} USD spent ({account.spent_tokens:,} tokens{own})"
     open_usd = f"{account.reserved_usd:.4f} reserved, {account.possibly_billed_usd:.4f} possibly billed"
     rows.append(("cost", f"{spent}, {open_usd}, cap {account.max_usd:.2f}"))

@@ -335,6 +335,7 @@ def _cost(found: Progress) -> dict[str, Any]:
     return {
         "tokens": account.spent_tokens,
         "estimated_tokens": account.estimated_tokens,
+        "unwritten_tokens": account.unwritten_tokens,
         "usd": float(account.spent_usd),
         "reserved_usd": float(account.reserved_usd),
         "possibly_billed_usd": float(account.possibly_billed_usd),

@@ -58,6 +58,9 @@ class Purse(Protocol):
     async def spend(self, request_id: str, used_tokens: int) -> None:
         """Book it as billed, although nothing will be written for it."""
 
+    async def forfeit(self, request_id: str, used_tokens: int) -> None:
+        """Book it as billed for vectors that are lost: their texts will be asked again."""
+
     async def pause(self, seconds: float, reason: str) -> None:
         """Let nobody ask this provider for a while."""
 
@@ -360,7 +363,7 @@ class Embedder:
             if reply.tokens_estimated:
                 await self.purse.note_estimated(request_id)
         except asyncio.CancelledError:
-            await asyncio.shield(self.purse.spend(request_id, reply.tokens))
+            await asyncio.shield(self.purse.forfeit(request_id, reply.tokens))
             raise
         if self.profile.norm == "steady":
             await self._hold_norm(reply)
@@ -393,4 +396,4 @@ class Embedder:
         if error.used_tokens is None:
             await self.purse.write_off(request_id)
         else:
-            await self.purse.spend(request_id, error.used_tokens)
+            await self.purse.forfeit(request_id, error.used_tokens)

@@ -57,6 +57,10 @@ class Pocket:
         """Replace the bound by what was billed."""
         self.committed_tokens += used_tokens - self._open.pop(request_id, used_tokens)
 
+    async def forfeit(self, request_id: str, used_tokens: int) -> None:
+        """Replace the bound by what was billed for nothing."""
+        await self.spend(request_id, used_tokens)
+
     async def pause(self, seconds: float, reason: str) -> None:
         """Wait as the provider wishes."""
         del reason

@@ -294,6 +294,11 @@ class LeasePurse:
         async with transaction(self.engine) as connection:
             await budget.settle(connection, request_id, price(used_tokens, self.usd_per_mtok))
 
+    async def forfeit(self, request_id: str, used_tokens: int) -> None:
+        """Settle an answer that was to be written and can't be."""
+        async with transaction(self.engine) as connection:
+            await budget.settle(connection, request_id, price(used_tokens, self.usd_per_mtok), unwritten=True)
+
     async def pause(self, seconds: float, reason: str) -> None:
         """Let nobody ask this provider for a while, and less from then on."""
         await self.pacer.throttle(self.account, seconds, reason, self.granted)

@@ -106,12 +106,12 @@ async def reserve(
     return (await connection.execute(booked.returning(reservations.c.id))).one_or_none() is not None
 
 
-async def settle(connection: AsyncConnection, request_id: str, actual: Bill) -> None:
-    """Replace a reservation by what the provider reported."""
-    await settle_all(connection, {request_id: actual})
+async def settle(connection: AsyncConnection, request_id: str, actual: Bill, *, unwritten: bool = False) -> None:
+    """Replace a reservation by what the provider reported; `unwritten` where its vectors are lost all the same."""
+    await settle_all(connection, {request_id: actual}, unwritten=unwritten)
 
 
-async def settle_all(connection: AsyncConnection, actual: Mapping[str, Bill]) -> None:
+async def settle_all(connection: AsyncConnection, actual: Mapping[str, Bill], *, unwritten: bool = False) -> None:
     """Replace reservations, by request, by what the provider reported."""
     statement = (
         delete(reservations)
@@ -137,30 +137,24 @@ async def settle_all(connection: AsyncConnection, actual: Mapping[str, Bill]) ->
             .values(committed_usd=budgets.c.committed_usd - reserved + spent.usd)
         )
         estimated = sum(actual[row.id].tokens for row in rows if row.estimated)
-        await _book(connection, migration_id, purpose, requests=len(rows), spent=spent, estimated_tokens=estimated)
+        counts = {
+            "requests": len(rows),
+            "spent_tokens": spent.tokens,
+            "estimated_tokens": estimated,
+            "unwritten_tokens": spent.tokens if unwritten else 0,
+        }
+        await _book(connection, migration_id, purpose, spent.usd, counts)
 
 
 async def _book(
-    connection: AsyncConnection, migration_id: int, purpose: str, *, requests: int, spent: Bill, estimated_tokens: int
+    connection: AsyncConnection, migration_id: int, purpose: str, usd: Decimal, counts: Mapping[str, int]
 ) -> None:
     """Add to the ledger what a purpose spent."""
-    added = upsert(ledger).values(
-        migration_id=migration_id,
-        purpose=purpose,
-        requests=requests,
-        spent_tokens=spent.tokens,
-        estimated_tokens=estimated_tokens,
-        spent_usd=spent.usd,
-    )
+    added = upsert(ledger).values(migration_id=migration_id, purpose=purpose, spent_usd=usd, **counts)
     await connection.execute(
         added.on_conflict_do_update(
             index_elements=["migration_id", "purpose"],
-            set_={
-                "requests": ledger.c.requests + added.excluded.requests,
-                "spent_tokens": ledger.c.spent_tokens + added.excluded.spent_tokens,
-                "estimated_tokens": ledger.c.estimated_tokens + added.excluded.estimated_tokens,
-                "spent_usd": ledger.c.spent_usd + added.excluded.spent_usd,
-            },
+            set_={name: ledger.c[name] + added.excluded[name] for name in ("spent_usd", *counts)},
         )
     )
 
@@ -217,6 +211,8 @@ class Account:
     possibly_billed_tokens: int
     #: Of `spent_tokens`, those that the provider did not report: our own count, an upper bound.
     estimated_tokens: int = 0
+    #: Of `spent_tokens`, those whose vectors could not be written: the lease or the database was gone.
+    unwritten_tokens: int = 0
 
 
 async def account(connection: AsyncConnection, migration_id: int) -> Account:
@@ -228,6 +224,7 @@ async def account(connection: AsyncConnection, migration_id: int) -> Account:
                 func.coalesce(func.sum(ledger.c.spent_usd), 0),
                 func.coalesce(func.sum(ledger.c.spent_tokens), 0),
                 func.coalesce(func.sum(ledger.c.estimated_tokens), 0),
+                func.coalesce(func.sum(ledger.c.unwritten_tokens), 0),
             ).where(ledger.c.migration_id == migration_id)
         )
     ).one()
@@ -249,6 +246,7 @@ async def account(connection: AsyncConnection, migration_id: int) -> Account:
         spent_tokens=int(spent[1]),
         possibly_billed_tokens=int(held[2]),
         estimated_tokens=int(spent[2]),
+        unwritten_tokens=int(spent[3]),
     )
 
 

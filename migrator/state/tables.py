@@ -283,6 +283,8 @@ ledger = Table(
     Column("spent_tokens", BigInteger, nullable=False, server_default="0"),
     #: Of `spent_tokens`, those of replies that told no usage: our own count, an upper bound.
     Column("estimated_tokens", BigInteger, nullable=False, server_default="0"),
+    #: Of `spent_tokens`, those of answers whose vectors were lost with a lease or a connection: asked again.
+    Column("unwritten_tokens", BigInteger, nullable=False, server_default="0"),
     Column("spent_usd", _Usd, nullable=False, server_default="0"),
     **_BUSY,
 )

@@ -11,8 +11,8 @@ from migrator.demo.simulator.account import digest
 from tests.deployment import V3, V4, Deployment, embed
 
 
-def check(deployment: Deployment, *, unlanded_tokens: int = 0, quarantined: frozenset[int] = frozenset()) -> None:
-    """Check all of them; `unlanded_tokens` were answered to a worker whose lease was gone by then."""
+def check(deployment: Deployment, *, unwritten_tokens: int = 0, quarantined: frozenset[int] = frozenset()) -> None:
+    """Check all of them; at most `unwritten_tokens` were answered to processes whose lease or database was gone."""
     rows = deployment.query(
         "SELECT d.id, t.id, coalesce(d.title, '') || E'\\n' || coalesce(d.body, ''), t.text, d.embedding::real[],"
         " d.embedding__migrator::real[] FROM docs d FULL JOIN twin t ON t.id = d.id ORDER BY 1"
@@ -21,7 +21,7 @@ def check(deployment: Deployment, *, unlanded_tokens: int = 0, quarantined: froz
     assert twins == [], "table and twin differ: the test itself is wrong"
     _one_generation_each(rows, quarantined)
     _accounted(deployment, len(rows))
-    _bill(deployment, unlanded_tokens)
+    _bill(deployment, unwritten_tokens)
     _cap(deployment)
 
 
@@ -49,11 +49,14 @@ def _accounted(deployment: Deployment, rows: int) -> None:
     assert counted == rows
 
 
-def _bill(deployment: Deployment, unlanded_tokens: int) -> None:
+def _bill(deployment: Deployment, most_unwritten: int) -> None:
     """P2 and P3: a text is billed again only where its first answer was in flight at a kill."""
     validation = deployment.value(
         "SELECT coalesce(sum(spent_tokens), 0) FROM migrator.ledger WHERE purpose = 'validation'"
     )
+    # Sent before the kill, answered after it: in flight as well, and settled.
+    unwritten = deployment.value("SELECT coalesce(sum(unwritten_tokens), 0) FROM migrator.ledger")
+    assert unwritten <= most_unwritten, "what is called lost is more than can have been in flight"
     lost = {name for (name,) in deployment.query("SELECT id FROM migrator.reservations WHERE possibly_billed")}
     entries = deployment.entries()
     in_flight = sum(entry["tokens"] for entry in entries if entry["request_id"] in lost)
@@ -65,7 +68,7 @@ def _bill(deployment: Deployment, unlanded_tokens: int) -> None:
         for each, tokens in zip(entry["digests"], entry["counts"], strict=True):
             times[each] += 1
             again += tokens if times[each] > 1 else 0
-    assert again <= in_flight + int(validation) + unlanded_tokens, (again, in_flight, validation, unlanded_tokens)
+    assert again <= in_flight + int(validation) + int(unwritten), (again, in_flight, validation, unwritten)
     known = {digest(text) for (text,) in deployment.query("SELECT text FROM twin WHERE text ~ '\\S'")}
     quarantined = deployment.value("SELECT count(*) FROM migrator.dispositions WHERE kind = 'quarantined'")
     assert len(known - set(times)) <= quarantined, "every text that is there was paid for"

@@ -41,7 +41,7 @@ class Machine(RuleBasedStateMachine):
         self.tickets: list[Ticket] = []
         self.texts = 0
         #: What was answered to a lease that was gone by then.
-        self.unlanded_tokens = 0
+        self.unwritten_tokens = 0
 
     @initialize()
     def begin(self) -> None:
@@ -152,7 +152,7 @@ class Machine(RuleBasedStateMachine):
             assert error.exit_code != 1, str(error)  # noqa: PT017 - most of them raise nothing
             return
         if "was lost" in line:
-            self.unlanded_tokens += (await asyncio.to_thread(ledger))["tokens"] - before
+            self.unwritten_tokens += (await asyncio.to_thread(ledger))["tokens"] - before
 
     # The operator
 
@@ -172,7 +172,7 @@ class Machine(RuleBasedStateMachine):
             self.control("resume")
             self.runner.run(to(self.worker, MigrationStatus.READY))
             self.runner.run(drain(self.worker))
-            invariants.check(self.deployment, unlanded_tokens=self.unlanded_tokens)
+            invariants.check(self.deployment, unwritten_tokens=self.unwritten_tokens)
         finally:
             self.runner.run(self.worker.close())
             self.dispose()

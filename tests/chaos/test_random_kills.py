@@ -43,4 +43,4 @@ def test_p2_random_kills_lose_nothing_and_bill_only_what_was_in_flight(world: Wo
             disaster(world)
     world.wait_until_ready_and_clean()
     assert writer.transactions > 10
-    invariants.check(deployment)
+    invariants.check(deployment, unwritten_tokens=kills * world.most_tokens_in_flight())

@@ -15,6 +15,7 @@ import psycopg
 import redis
 
 from migrator.demo.servers import Postgres, Valkey
+from migrator.settings import Settings
 from tests.chaos.writer import Writer
 from tests.deployment import Deployment
 
@@ -121,6 +122,12 @@ class World:
         return found
 
     # The end
+
+    def most_tokens_in_flight(self) -> int:
+        """What all processes can have had at the provider at one moment, by the largest request that was billed."""
+        processes = 2 * len(self.workers)
+        largest = max(entry["tokens"] for entry in self.deployment.entries())
+        return processes * Settings.model_fields["concurrency"].default * largest
 
     def wait_for(self, status: str, seconds: float) -> None:
         """Wait for a status."""

@@ -31,6 +31,10 @@ class Books:
         self._close(request_id, "spent")
         self.used[request_id] = used_tokens
 
+    async def forfeit(self, request_id: str, used_tokens: int) -> None:
+        self._close(request_id, "lost")
+        self.used[request_id] = used_tokens
+
     async def pause(self, seconds: float, reason: str) -> None:
         self.pauses.append((seconds, reason))
 

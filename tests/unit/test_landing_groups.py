@@ -55,7 +55,7 @@ class Asked:
         await asyncio.sleep(0)
         yield Answer(tuple(run), np.zeros((len(run), 2), "<f4"), str(run[0]), 1)
 
-    async def spend(self, request_id: str, used_tokens: int) -> None:
+    async def forfeit(self, request_id: str, used_tokens: int) -> None:
         assert used_tokens == 1
         self.spent.append(request_id)
 
