@@ -22,6 +22,8 @@ from migrator.target import vectors
 
 Vectors = NDArray[np.float32]
 DIMS = 1024
+#: Clusters, dimensions within which they lie, width of a cluster (their centres are 1 wide), and what lies outside.
+_TOPICS, _INNER_DIMS, _SPREAD, _NOISE = 200, 64, 0.7, 0.02
 #: autovacuum: see above. The rest: a checkpoint in the middle of one way would write its pages' images once more.
 SETTINGS = {"autovacuum": "off", "max_wal_size": "8GB", "checkpoint_timeout": "1h", "shared_buffers": "512MB"}
 #: Bytes of a page for rows, of a line pointer, of a TOAST pointer, and of a tuple besides its text: header, id, the
@@ -79,8 +81,18 @@ def _aligned(size: int) -> int:
 
 
 def draw(rows: int, seed: int) -> Vectors:
-    """Draw vectors, rows x DIMS."""
-    return np.random.default_rng(seed).standard_normal((rows, DIMS)).astype("<f4")
+    """Draw vectors as models make them: of length 1, in clusters, with few of their dimensions used; rows x DIMS.
+
+    Directionless noise would be another benchmark: in a graph of it an insert searches four times as long.
+    """
+    model = np.random.default_rng(1)
+    topics = model.standard_normal((_TOPICS, _INNER_DIMS))
+    turned = np.linalg.qr(model.standard_normal((DIMS, _INNER_DIMS)))[0].T
+    texts = np.random.default_rng(seed)
+    inner = topics[texts.integers(0, _TOPICS, rows)] + _SPREAD * texts.standard_normal((rows, _INNER_DIMS))
+    vectors = inner @ turned + _NOISE * texts.standard_normal((rows, DIMS))
+    found: Vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype("<f4")
+    return found
 
 
 def connect(url: str) -> psycopg.Connection:

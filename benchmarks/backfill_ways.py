@@ -8,9 +8,13 @@ What is left out of ours is the provider: its embedder has every vector at hand.
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
+import queue
+import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,13 +27,15 @@ from psycopg import sql
 from benchmarks.backfill_table import DIMS, Table, Vectors, connect
 from migrator import spec as specs
 from migrator.backfill import batch, embedding
+from migrator.canary import watch
 from migrator.orchestrator import verbs
 from migrator.orchestrator.perform import perform
 from migrator.orchestrator.tick import tick
 from migrator.provider.embedder import Answer, Embedder, TextRefused
 from migrator.spending import asking
+from migrator.spending.pacing import SharedPacer
 from migrator.spending.worker import Worker
-from migrator.state import schema
+from migrator.state import batches, migrations, schema
 from migrator.state.connection import make_engine, transaction
 from migrator.target import readers, vectors
 
@@ -37,6 +43,8 @@ from migrator.target import readers, vectors
 LOOP_ROWS, KEY_ORDER_ROWS = 1500, 4000
 KEY_ORDER_BATCH = 1000
 _NAME = "bench"
+#: Processes of a worker on this machine's two cores, and seconds that one with nothing to do waits.
+_PROCESSES, _SPARE_SECONDS = 2, 0.02
 _KEY_VARIABLE = "MIGRATOR_BENCH_KEY"
 #: Pages of a lane of the lost shapes: the widest of our windows.
 _LANE_PAGES = 256
@@ -54,8 +62,10 @@ class AtHand(Embedder):
         return [list(range(start, min(start + step, len(texts)))) for start in range(0, len(texts), step)]
 
     async def embed(self, texts: Sequence[str], positions: Sequence[int]) -> AsyncIterator[Answer | TextRefused]:
-        """Answer at once."""
-        rows = [int(texts[position].split(maxsplit=2)[1]) - 1 for position in positions]
+        """Answer at once; the canary's texts, which are no row's, by vectors of the other end, unlike by model."""
+        words = [texts[position].split(maxsplit=2) for position in positions]
+        end = 100 if str(self.model.generation).startswith("v3") else 200
+        rows = [int(each[1]) - 1 if each[0] == "text" else len(each[0]) - end for each in words]
         yield Answer(tuple(positions), self.found[rows], uuid.uuid4().hex, 10 * len(rows))
 
 
@@ -90,45 +100,78 @@ async def expand(url: str) -> None:
     await engine.dispose()
 
 
-async def _ours(url: str, found: Vectors, workers: int) -> int:
+@contextmanager
+def _at_hand(found: Vectors) -> Iterator[None]:
+    """Let every embedder have the vectors at hand."""
     os.environ[_KEY_VARIABLE] = "none"
 
-    async def at_hand(*words: Any, **more: Any) -> AtHand:
+    async def make(*words: Any, **more: Any) -> AtHand:
         made = await asking.make_embedder(*words, **more)
         return AtHand(made.http, made.model, made.profile, made.purse, made.max_texts, found=found)
 
-    crew = [Worker(make_engine(url, "benchmark", pool_size=6), f"w{number}", 30.0, 4) for number in range(workers)]
-    with mock.patch.object(batch, "make_embedder", at_hand):
-        while True:
-            tickets = (await tick(crew[0].engine, actor="benchmark")).tickets
-            windows = [ticket for ticket in tickets if ticket.queue == "backfill"]
-            if not windows:
-                break
-            await asyncio.gather(*(_work_off(worker, windows) for worker in crew))
-    for worker in crew:
-        await worker.close()
-    return len(found)
+    with mock.patch.object(batch, "make_embedder", make), mock.patch.object(watch, "make_embedder", make):
+        yield
 
 
-async def _work_off(worker: Worker, tickets: list[Any]) -> None:
-    while tickets:
-        await perform(worker, tickets.pop(0))
+async def _work(url: str, name: str, broker: Any, begin: Callable[[], object]) -> None:
+    """Work off every batch, with whoever shares the queue `broker`; `begin` is called when everything is at hand."""
+    engine = make_engine(url, "benchmark", pool_size=6)
+    worker = Worker(engine, name, 30.0, 4, SharedPacer(engine, ""))
+    async with transaction(engine) as connection:
+        migration = await migrations.get(connection, _NAME)
+    begin()
+    while True:
+        for ticket in (await tick(engine, actor=name)).tickets:
+            if ticket.queue == "backfill":
+                broker.put(ticket)
+        try:
+            ticket = broker.get(timeout=_SPARE_SECONDS)
+        except queue.Empty:
+            async with transaction(engine) as connection:
+                cut = await batches.heaps(connection, migration.id)
+                if cut and not await batches.any_open(connection, migration.id):
+                    break
+        else:
+            await perform(worker, ticket)
+    await worker.close()
 
 
 def ours(url: str, found: Vectors) -> int:
-    """Fill the column by our engine, one batch at a time."""
-    return asyncio.run(_ours(url, found, 1))
+    """Fill the column by our engine, in one process, one batch at a time."""
+    with _at_hand(found):
+        asyncio.run(_work(url, "w", queue.SimpleQueue(), lambda: None))
+    return len(found)
 
 
 def ours_one_by_one(url: str, found: Vectors) -> int:
     """Fill the column by our engine, every answer in a landing of its own."""
     with mock.patch.object(embedding, "LANDING_ROWS", 1):
-        return asyncio.run(_ours(url, found, 1))
+        return ours(url, found)
 
 
-def ours_by_two(url: str, found: Vectors) -> int:
-    """Fill the column by our engine, two batches at a time."""
-    return asyncio.run(_ours(url, found, 2))
+def ours_by_two(url: str, found: Vectors) -> tuple[int, float]:
+    """Fill the column by our engine as one worker with a process a core does; returns (rows, seconds) of their work."""
+    spawning = multiprocessing.get_context("spawn")
+    barrier, broker = spawning.Barrier(_PROCESSES + 1), spawning.Queue()
+    crew = [
+        spawning.Process(target=_one_of_crew, args=(url, found, f"w{number}", broker, barrier))
+        for number in range(_PROCESSES)
+    ]
+    for process in crew:
+        process.start()
+    barrier.wait()
+    began = time.perf_counter()
+    for process in crew:
+        process.join()
+    seconds = time.perf_counter() - began
+    if any(process.exitcode for process in crew):
+        raise RuntimeError("a process of ours failed")
+    return len(found), seconds
+
+
+def _one_of_crew(url: str, found: Vectors, name: str, broker: Any, barrier: Any) -> None:
+    with _at_hand(found):
+        asyncio.run(_work(url, name, broker, barrier.wait))
 
 
 def add_column(url: str) -> None:

@@ -54,7 +54,7 @@ def _corpus() -> dict[str, list[str]]:
 def _fit(bodies: dict[str, list[str]], exact: Callable[[str], int]) -> Counts:
     teaching = [text for texts in bodies.values() for text in texts[:_TEACHING]]
     wanted = _counted(teaching, exact) - tokens.END_MARKS
-    weights: Counts = np.linalg.lstsq(_features(teaching), wanted, rcond=None)[0]
+    weights: Counts = np.linalg.lstsq(_features(teaching), wanted, rcond=None)[0].astype(np.float64)
     return weights
 
 

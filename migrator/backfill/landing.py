@@ -80,9 +80,7 @@ class Landing:
         """
         mine = [work[position] for answer in answers for position in answer.positions]
         lanes = await self._enter(connection)
-        for answer in answers:
-            own = [work[position] for position in answer.positions]
-            await self._refuse_old_model(connection, lanes, own, answer.vectors)
+        await self._refuse_old_model(connection, lanes, work, answers)
         landed = await self._write(connection, lanes, mine, np.concatenate([answer.vectors for answer in answers]))
         bills = {answer.request_id: price(answer.used_tokens, self.usd_per_mtok) for answer in answers}
         await budget.settle_all(connection, bills)
@@ -106,18 +104,22 @@ class Landing:
         return landed
 
     async def _refuse_old_model(
-        self, connection: AsyncConnection, lanes: Lanes, work: Sequence[Work], vectors: NDArray[np.float32]
+        self, connection: AsyncConnection, lanes: Lanes, work: Sequence[Work], answers: Sequence[Answer]
     ) -> None:
-        """Refuse an answer that is what the rows hold already: the old model gave it, whatever name came with it.
+        """Refuse answers of which one is what its rows hold already: the old model gave it, whatever name came along.
 
         One row is enough: vectors of unrelated models do not meet by chance, and some of the others may have been
-        edited since their old vector was made.
+        edited since their old vector was made. One look for all answers: it costs a landing of ten of them a tenth.
         Raises: OldModelAnswered.
         """
         asked, old = self.migration.to_generation, self.migration.from_generation
         if self.side is not Side.TO or asked.is_same_model(old):
             return
-        some = {each.row.key: vector for each, vector in zip(work[:COMPARED_ROWS], vectors, strict=False)}
+        some = {
+            work[position].row.key: vector
+            for answer in answers
+            for position, vector in zip(answer.positions[:COMPARED_ROWS], answer.vectors, strict=False)
+        }
         stored = await lanes.read_old(connection, list(some), asked.dims)
         if not stored:
             return
@@ -174,12 +176,13 @@ class Landing:
             await batches.count_written(connection, self.lease.row_id, **counts)
 
     async def _enter(self, connection: AsyncConnection) -> Lanes:
-        """Keep swaps out, prove the lease, and only then ask which column is ours (H4)."""
+        """Keep swaps out, prove the lease, and only then ask which column is ours (H4): a swap raises the epoch."""
         await lanes_of(self.migration, self.side).lock_table(connection)
-        await leases.hold(connection, self.lease)
-        now = await migrations.get_by_id(connection, self.migration.id)
-        await declare(connection, now, self.side)
-        return lanes_of(now, self.side, self.heap)
+        epoch = await leases.hold(connection, self.lease)
+        if epoch != self.migration.epoch:
+            self.migration = await migrations.get_by_id(connection, self.migration.id)
+        await declare(connection, self.migration, self.side)
+        return lanes_of(self.migration, self.side, self.heap)
 
 
 def lanes_of(migration: Migration, side: Side, heap: Heap | None = None) -> Lanes:

@@ -35,7 +35,7 @@ LONGEST_WAIT_SECONDS = 15.0
 #: A wait shorter than this is an even pace, and nothing that `status` should say binds.
 _BINDING_FROM_SECONDS = 0.02
 #: Seconds between two looks of one lease at the stored signals, which are themselves read every five.
-_HEED_SECONDS = 1.0
+HEED_SECONDS = 1.0
 
 
 @dataclass(eq=False)
@@ -123,7 +123,7 @@ class LeasePurse:
     #: When answers came, for the breaker: they are told with the next failure.
     _answers: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
     #: When the signals were looked at last, on the loop's clock.
-    _heeded_at: float = -_HEED_SECONDS
+    _heeded_at: float = -HEED_SECONDS
 
     @property
     def account(self) -> str:
@@ -184,7 +184,7 @@ class LeasePurse:
         Raises: Throttled.
         """
         now = asyncio.get_running_loop().time()
-        if self.windows_apply and now - self._heeded_at >= _HEED_SECONDS:
+        if self.windows_apply and now - self._heeded_at >= HEED_SECONDS:
             await weigh.require(self.engine, self.migration)
             self._heeded_at = now
 

@@ -147,7 +147,7 @@ async def driver(connection: AsyncConnection) -> psycopg.AsyncConnection[Any]:
 
 
 async def fetch(
-    connection: AsyncConnection, statement: sql.Composed, values: Mapping[str, Any] | None = None
+    connection: AsyncConnection, statement: sql.SQL | sql.Composed, values: Mapping[str, Any] | None = None
 ) -> list[dict[str, Any]]:
     """Run a statement in SQLAlchemy's transaction, on its psycopg connection; returns its rows."""
     raw = await driver(connection)
@@ -156,7 +156,9 @@ async def fetch(
         return await cursor.fetchall() if cursor.description else []
 
 
-async def run(connection: AsyncConnection, statement: sql.Composed, values: Mapping[str, Any] | None = None) -> int:
+async def run(
+    connection: AsyncConnection, statement: sql.SQL | sql.Composed, values: Mapping[str, Any] | None = None
+) -> int:
     """Run a statement; returns the number of rows it touched."""
     raw = await driver(connection)
     async with raw.cursor() as cursor:

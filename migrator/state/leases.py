@@ -145,15 +145,19 @@ async def is_held(connection: AsyncConnection, lease: Lease) -> bool:
     return (await connection.execute(query)).one_or_none() is not None
 
 
-async def hold(connection: AsyncConnection, lease: Lease) -> None:
+async def hold(connection: AsyncConnection, lease: Lease) -> int:
     """Renew a lease; the first thing that every writing transaction does, and what fences it.
 
+    Returns the epoch that its migration is in, as this statement sees it: each swap raises it.
     Raises: LeaseLost.
     """
-    table = lease.kind.table
-    statement = _held(table, lease).values(lease_until=_until(lease.seconds))
-    if (await connection.execute(statement)).rowcount != 1:
+    table, migrations = lease.kind.table, tables.migrations
+    epoch = select(migrations.c.epoch).where(migrations.c.id == table.c.migration_id).scalar_subquery()
+    statement = _held(table, lease).values(lease_until=_until(lease.seconds)).returning(epoch)
+    found = (await connection.execute(statement)).scalar_one_or_none()
+    if found is None:
         raise LeaseLost(str(lease))
+    return int(found)
 
 
 async def finish(connection: AsyncConnection, lease: Lease, **values: Any) -> None:

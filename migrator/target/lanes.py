@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,13 @@ class Proof:
     filtered: int
 
 
+@lru_cache(maxsize=1024)
+def _statement(lanes: Lanes, name: str) -> sql.SQL:
+    """Return a statement as text, made once for a column: a landing runs four of them, and filling one costs more."""
+    text: Any = compose(_FILE, name, lanes.parts()).as_string(None)
+    return sql.SQL(text)
+
+
 @dataclass(frozen=True, slots=True)
 class Lanes:
     """One column of one target, as rows are read from it and written to it under one epoch."""
@@ -91,7 +99,8 @@ class Lanes:
             partition=(heap.schema, heap.table) if heap is not None and heap.level > 0 else None,
         )
 
-    def _parts(self) -> Mapping[str, sql.Composable]:
+    def parts(self) -> Mapping[str, sql.Composable]:
+        """Return what fills the statements' placeholders."""
         target = self.target
         arrays, names = target.key_arrays()
         return {
@@ -109,9 +118,12 @@ class Lanes:
             "type": sql.Identifier(self.vector_schema, self.type_name),
         }
 
+    def _statement(self, name: str) -> sql.SQL:
+        return _statement(self, name)
+
     async def lock_table(self, connection: AsyncConnection) -> None:
         """Take the lock that keeps every swap out until this transaction ends (H4)."""
-        await run(connection, compose(_FILE, "lock_table", self._parts()))
+        await run(connection, self._statement("lock_table"))
 
     async def read_window(
         self,
@@ -143,11 +155,11 @@ class Lanes:
         page, item = last
         beyond = (page + 1, 0) if item is None else (page, item + 1)
         values = {"first": str(first), "beyond": str(beyond), "migration_id": migration_id}
-        return await fetch(connection, compose(_FILE, "read_window", self._parts()), values)
+        return await fetch(connection, self._statement("read_window"), values)
 
     async def read_keys(self, connection: AsyncConnection, keys: Sequence[tuple[str, ...]]) -> list[KnownRow]:
         """Return the rows of these keys that still exist, as they stand now."""
-        rows = await fetch(connection, compose(_FILE, "read_keys", self._parts()), self.target.key_values(list(keys)))
+        rows = await fetch(connection, self._statement("read_keys"), self.target.key_values(list(keys)))
         return [KnownRow(_row(row), row["missing"], row["in_scope"]) for row in rows]
 
     async def read_old(
@@ -156,7 +168,7 @@ class Lanes:
         """Return the old generation's vectors of these rows, where they have one of so many dimensions."""
         raw = await driver(connection)
         async with raw.cursor(row_factory=dict_row, binary=True) as cursor:
-            await cursor.execute(compose(_FILE, "read_old", self._parts()), self.target.key_values(list(keys)))
+            await cursor.execute(self._statement("read_old"), self.target.key_values(list(keys)))
             found = await cursor.fetchall()
         return {
             tuple(row["key"]): vectors.decode(row["vector"], kind)
@@ -177,18 +189,18 @@ class Lanes:
             "hashes": [row.text_hash for row in rows],
             "vectors": vectors.encode(embedded, self.type_name),
         }
-        written = await fetch(connection, compose(_FILE, "write_rows", self._parts()), values)
+        written = await fetch(connection, self._statement("write_rows"), values)
         return [tuple(row["key"]) for row in written]
 
     async def prove(self, connection: AsyncConnection, migration_id: int, side: Side) -> Proof:
         """Look for a forgotten row in one statement, after pruning what no row stands behind."""
         values = {"migration_id": migration_id, "side": side.value}
-        await run(connection, compose(_FILE, "prune_dispositions", self._parts()), values)
-        return Proof(**(await fetch(connection, compose(_FILE, "proof", self._parts()), values))[0])
+        await run(connection, self._statement("prune_dispositions"), values)
+        return Proof(**(await fetch(connection, self._statement("proof"), values))[0])
 
     async def left_in_heap(self, connection: AsyncConnection, migration_id: int) -> int:
         """Count rows of one heap that lack a vector, and that nobody knows of."""
-        rows = await fetch(connection, compose(_FILE, "left_in_heap", self._parts()), {"migration_id": migration_id})
+        rows = await fetch(connection, self._statement("left_in_heap"), {"migration_id": migration_id})
         return int(rows[0]["left"])
 
 

@@ -11,7 +11,7 @@ import math
 
 #: Rows a batch aims at where rows are few to a page: about 50 requests of 10, ten seconds of four in flight at 0.8 s.
 BATCH_ROWS = 500
-#: Pages of a lane: two landings of 128 rows. Room on a page is free only when nobody's snapshot is older than the
+#: Pages of a lane: four landings of 64 rows. Room on a page is free only when nobody's snapshot is older than the
 #: commit that left it, and other workers' landings are such snapshots: a page must rest for longer than one of them.
 LANE_PAGES = 256
 #: A lane shorter than this would come back to a page within three requests of 10, before the first of them landed.

@@ -39,7 +39,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     constraints.write_text("\n".join(pins) + "\n")
     _run([sys.executable, "-m", "venv", "--without-pip", str(home / "venv")])
     python = str(home / "venv/bin/python")
-    _run([*pip, "--python", python, "install", "--constraint", str(constraints), str(wheel)])
+    _run([*pip, "--python", python, "install", "--no-compile", "--constraint", str(constraints), str(wheel)])
     return home / "venv"
 
 

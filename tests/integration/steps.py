@@ -33,7 +33,7 @@ async def to(worker: Worker, status: MigrationStatus) -> None:
 
 
 async def first_tickets(worker: Worker) -> list[Ticket]:
-    return (await tick(worker.engine, actor="test")).tickets
+    return (await tick(worker.engine, actor="test", ticket_seconds=worker.ticket_seconds)).tickets
 
 
 async def drain(worker: Worker) -> None:
