@@ -15,15 +15,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from migrator.spending.redis_slots import RedisAwayError, RedisSlots
 from migrator.state import pace
 from migrator.state.connection import transaction
 from migrator.state.pace import Limits, Terms
-from migrator.state.slots import PostgresSlots, Slot, Slots, Wait
+from migrator.state.slots import PostgresSlots, RedisAwayError, Slot, Slots, Wait
+
+if TYPE_CHECKING:
+    from migrator.spending.redis_slots import RedisSlots
 
 logger = logging.getLogger(__name__)
 
@@ -109,9 +112,15 @@ class SharedPacer:
         return redis
 
     def _usable_redis(self) -> RedisSlots | None:
-        if not RedisSlots.can_use(self.broker_url) or asyncio.get_running_loop().time() < self._redis_from:
+        if (
+            urlsplit(self.broker_url).scheme not in {"redis", "rediss"}
+            or asyncio.get_running_loop().time() < self._redis_from
+        ):
             return None
         if self._redis is None:
+            # Most verbs ask no provider, and Redis's client takes a tenth of a second to load.
+            from migrator.spending.redis_slots import RedisSlots
+
             self._redis = RedisSlots(self.broker_url)
         return self._redis
 

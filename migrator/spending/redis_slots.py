@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
-from urllib.parse import urlsplit
 
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
@@ -21,7 +20,7 @@ from redis.exceptions import RedisError
 from migrator.settings import without_password
 from migrator.state import slots
 from migrator.state.pace import Limits
-from migrator.state.slots import Slot, Wait
+from migrator.state.slots import RedisAwayError, Slot, Wait
 
 #: Before each account's name. In braces, so that a cluster keeps an account's keys together.
 _PREFIX = "migrator-pace:"
@@ -40,10 +39,6 @@ _CONSTANTS = (
 )
 
 
-class RedisAwayError(Exception):
-    """Redis did not answer. For this package's own use: Postgres keeps the pace then."""
-
-
 class RedisSlots:
     """Slots in one hash an account."""
 
@@ -58,11 +53,6 @@ class RedisSlots:
         )
         self._script = self._client.register_script(files(__package__).joinpath("slots.lua").read_text("utf-8"))
         self.where = without_password(url)
-
-    @staticmethod
-    def can_use(url: str) -> bool:
-        """Say whether a broker is a Redis."""
-        return urlsplit(url).scheme in {"redis", "rediss"}
 
     async def take(self, account: str, allowed: Limits, tokens: int) -> Slot | Wait:
         """Give out the next slot; its keeper is the name of the memory that gave it.

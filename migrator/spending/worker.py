@@ -9,19 +9,21 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import httpx
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from migrator import settings
 from migrator.errors import OperatorError
 from migrator.measures.landing_size import LandingSize
-from migrator.provider import client
 from migrator.spec import ModelSpec
 from migrator.spending.pacing import Pacer, SharedPacer
 from migrator.state.connection import make_engine
 from migrator.state.leases import TICKET_LEASES
 from migrator.state.migrations import Migration
+
+if TYPE_CHECKING:
+    import httpx
 
 
 @dataclass(eq=False)
@@ -77,6 +79,9 @@ class Worker:
 
         Raises: KeyMissing.
         """
+        # Most verbs ask no provider, and its client takes a quarter of a second to load.
+        from migrator.provider import client
+
         key = settings.api_key(model.api_key_env)
         if key is None:
             raise KeyMissing(model.api_key_env, socket.gethostname())

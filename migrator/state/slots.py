@@ -57,6 +57,10 @@ class Wait:
     limit: str
 
 
+class RedisAwayError(Exception):
+    """Redis did not answer. For the pacer's own use: Postgres keeps the pace then."""
+
+
 class Slots(Protocol):
     """Who can keep the pace: this database, or a Redis."""
 

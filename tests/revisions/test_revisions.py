@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 
 from migrator.state import schema
@@ -97,3 +99,11 @@ async def test_a_missing_and_an_outdated_schema_are_named(bare_database: str) ->
         async with transaction(engine) as connection:
             await schema.require(connection)
     await engine.dispose()
+
+
+def test_the_newest_revision_is_the_one_that_alembic_would_upgrade_to() -> None:
+    """Every verb reads it off the files' names, without alembic."""
+    scripts = ScriptDirectory.from_config(schema.config())
+    assert [schema.head()] == scripts.get_heads()
+    for each in scripts.walk_revisions():
+        assert Path(each.path).name.startswith(f"{each.revision}_")
