@@ -13,7 +13,7 @@ import os
 import queue
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,9 +45,14 @@ KEY_ORDER_BATCH = 1000
 _NAME = "bench"
 #: Processes of a worker on this machine's two cores, and seconds that one with nothing to do waits.
 _PROCESSES, _SPARE_SECONDS = 2, 0.02
+#: Requests that one process has at the provider at a time.
+IN_FLIGHT = 4
 _KEY_VARIABLE = "MIGRATOR_BENCH_KEY"
 #: Pages of a lane of the lost shapes: the widest of our windows.
 _LANE_PAGES = 256
+
+
+Wait = Callable[[int], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -55,6 +60,8 @@ class AtHand(Embedder):
     """An embedder that has every vector at hand and knows a text's by its number; nothing is asked or booked."""
 
     found: Vectors = field(default_factory=lambda: np.empty((0, DIMS), "<f4"))
+    #: What is waited for before so many rows are answered.
+    wait: Wait | None = None
 
     def plan(self, texts: Sequence[str]) -> list[list[int]]:
         """Pack by number alone: counting tokens belongs to the provider."""
@@ -63,6 +70,8 @@ class AtHand(Embedder):
 
     async def embed(self, texts: Sequence[str], positions: Sequence[int]) -> AsyncIterator[Answer | TextRefused]:
         """Answer at once; the canary's texts, which are no row's, by vectors of the other end, unlike by model."""
+        if self.wait is not None:
+            await self.wait(len(positions))
         words = [texts[position].split(maxsplit=2) for position in positions]
         end = 100 if str(self.model.generation).startswith("v3") else 200
         rows = [int(each[1]) - 1 if each[0] == "text" else len(each[0]) - end for each in words]
@@ -101,13 +110,13 @@ async def expand(url: str) -> None:
 
 
 @contextmanager
-def _at_hand(found: Vectors) -> Iterator[None]:
+def _at_hand(found: Vectors, wait: Wait | None = None) -> Iterator[None]:
     """Let every embedder have the vectors at hand."""
     os.environ[_KEY_VARIABLE] = "none"
 
     async def make(*words: Any, **more: Any) -> AtHand:
         made = await asking.make_embedder(*words, **more)
-        return AtHand(made.http, made.model, made.profile, made.purse, made.max_texts, found=found)
+        return AtHand(made.http, made.model, made.profile, made.purse, made.max_texts, found=found, wait=wait)
 
     with mock.patch.object(batch, "make_embedder", make), mock.patch.object(watch, "make_embedder", make):
         yield
@@ -116,7 +125,7 @@ def _at_hand(found: Vectors) -> Iterator[None]:
 async def _work(url: str, name: str, broker: Any, begin: Callable[[], object]) -> None:
     """Work off every batch, with whoever shares the queue `broker`; `begin` is called when everything is at hand."""
     engine = make_engine(url, "benchmark", pool_size=6)
-    worker = Worker(engine, name, 30.0, 4, SharedPacer(engine, ""))
+    worker = Worker(engine, name, 30.0, IN_FLIGHT, SharedPacer(engine, ""))
     async with transaction(engine) as connection:
         migration = await migrations.get(connection, _NAME)
     begin()
@@ -136,9 +145,9 @@ async def _work(url: str, name: str, broker: Any, begin: Callable[[], object]) -
     await worker.close()
 
 
-def ours(url: str, found: Vectors) -> int:
+def ours(url: str, found: Vectors, wait: Wait | None = None) -> int:
     """Fill the column by our engine, in one process, one batch at a time."""
-    with _at_hand(found):
+    with _at_hand(found, wait):
         asyncio.run(_work(url, "w", queue.SimpleQueue(), lambda: None))
     return len(found)
 
