@@ -68,7 +68,7 @@ def _engine(url: str, found: Vectors, going: Any, done: Any) -> None:
 
     async def wait(rows: int) -> None:
         await asyncio.sleep(rows * ways.IN_FLIGHT / ROWS_PER_SECOND)
-        while not going.is_set():
+        while not going.is_set():  # noqa: ASYNC110 - the event is of another process
             await asyncio.sleep(0.02)
 
     ways.ours(url, found, wait=wait)
