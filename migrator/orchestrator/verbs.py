@@ -90,13 +90,21 @@ async def startable(engine: AsyncEngine, spec: Spec, *, path: str) -> Migration:
     return found
 
 
-async def start(engine: AsyncEngine, spec: Spec, *, path: str, actor: str, on_wait: OnWait) -> Timing:
+async def start(
+    engine: AsyncEngine,
+    spec: Spec,
+    *,
+    path: str,
+    actor: str,
+    on_wait: OnWait,
+    tell: Callable[[str], None] | None = None,
+) -> Timing:
     """Expand the table of a stored plan; the workers go on from there. Returns how long the lock was held.
 
-    Raises: PlanStale, PlanRefused, NameTaken, LockNotObtained, MovedMeanwhile.
+    Raises: PlanStale, PlanRefused, NameTaken, LockNotObtained, MovedMeanwhile, WritesWouldFail.
     """
     found = await startable(engine, spec, path=path)
-    return await expand.run(engine, found, actor=actor, on_wait=on_wait)
+    return await expand.run(engine, found, actor=actor, on_wait=on_wait, tell=tell)
 
 
 async def pause(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
