@@ -52,7 +52,6 @@ async def run(
     async with transaction(engine, read_only=True) as connection:
         relation = await facts.relation(connection, migration.target_schema, migration.target_table)
         assert relation is not None  # noqa: S101 - `start` has just compared the fingerprint
-        baseline = await lanes.write_counters(connection, relation.oid)
 
     async def attempt() -> Timing:
         nonlocal prepared
@@ -71,6 +70,8 @@ async def run(
 
     timing = await message.climb(attempt, blockers=blockers, name=migration.name, verb="start", on_wait=on_wait)
     async with transaction(engine) as connection:
+        # Read behind the rehearsal, whose rows count as written although none is there.
+        baseline = await lanes.write_counters(connection, relation.oid)
         await migrations.change(connection, migration.id, write_baseline=baseline)
         if prepared is not None:
             told = str(prepared.rehearsed)
