@@ -42,6 +42,7 @@ PARAMETER = re.compile(r"%\((\w+)\)[sbt]")
 LOCKING = ("LOCK", "ALTER", "ANALYZE", "DROP INDEX", "DROP TRIGGER", "CREATE INDEX", "CREATE TRIGGER")
 
 _MORE = """
+CREATE EXTENSION pg_prewarm;
 INSERT INTO docs (id, title, body, embedding) VALUES (1, 'title', 'body', '[3,1]');
 CREATE INDEX docs_embedding_idx ON docs USING hnsw (embedding public.vector_cosine_ops);
 CREATE INDEX spare_1_idx ON docs (n);
@@ -131,6 +132,11 @@ def own(made: Capture, migration: Migration, found: dict[str, str], view_oid: in
             "parent": sql.Identifier("public", "parted_idx"),
             "index": sql.Identifier("public", "parted_1_idx"),
         },
+        "target/index.sql:prewarm": {
+            "prewarm": sql.Identifier("public", "pg_prewarm"),
+            "index": sql.Literal("public.docs_embedding_idx"),
+            "mode": sql.Literal("read"),
+        },
         "target/index.sql:drop": {"index": sql.Identifier("public", "spare_1_idx")},
         "target/readers.sql:query_vector": {"type": sql.Identifier("public", "halfvec")},
         "cutover/cleaning.sql:drop_index": {"index": sql.Identifier("public", "spare_2_idx")},
@@ -168,11 +174,9 @@ def common(made: Capture, oid: int) -> dict[str, sql.Composable]:
         "application": sql.Literal("test"),
         "memory": sql.Literal("65536kB"),
         "name": sql.Identifier("built__migrator"),
-        "method": sql.Identifier("hnsw"),
-        "opclass": sql.Identifier("public", "vector_cosine_ops"),
-        "options": sql.SQL(" WITH (m = 8)"),
-        "tablespace": sql.SQL(" TABLESPACE pg_default"),
-        "predicate": sql.SQL(" WHERE (n > 0)"),
+        "definition": sql.SQL("hnsw (embedding public.vector_cosine_ops) WITH (m = 8) WHERE (n > 0)"),
+        "tablespace": sql.Literal(""),
+        "workers": sql.Literal("2"),
     }
 
 
