@@ -80,7 +80,7 @@ async def once(
         hints = await dirty.read(connection, migration.id, side, limit=limit, quiet_seconds=quiet_seconds)
         if not hints:
             return None
-        if limit == 1 and side is Side.TO and await _has_killed(connection, migration, hints):
+        if limit == 1 and await _has_killed(connection, migration, side, hints):
             return Progress(quarantined=1)
         keys = list(hints.by_key)
         known = {each.row.key: each for each in await lanes_of(migration, side).read_keys(connection, keys)}
@@ -104,14 +104,23 @@ async def once(
     progress = await embed_and_land(worker, embedder, landing, found.work)
     async with transaction(worker.engine) as connection:
         await flows.count_embedded(connection, migration.id, progress.written)
-        if limit == 1 and side is Side.TO:
-            await dispositions.withdraw(connection, migration.id, [found.work[0].row.key])  # we live
+        if limit == 1:  # we live
+            await dispositions.withdraw(connection, migration.id, [found.work[0].row.key] if side is Side.TO else [])
+            await dirty.forgive(connection, hints.ids(keys))
     return progress
 
 
-async def _has_killed(connection: AsyncConnection, migration: Migration, hints: Hints) -> bool:
+async def _has_killed(connection: AsyncConnection, migration: Migration, side: Side, hints: Hints) -> bool:
     """Give up a lone row that killed its workers; else write down, before it is tried, that it is to blame then."""
     (key,) = hints.by_key
+    if side is Side.FROM:
+        # Dispositions are the new generation's: here the hint itself counts, and the history says what was given up.
+        if await dirty.count_try(connection, hints.ids([key])) < suspects.LAST_DEATHS:
+            return False
+        told = f"{suspects.WORKER_DIED}: a row was given up that lacks its {migration.generation(side)} vector"
+        await migrations.note(connection, migration.id, migration.status, told, "catch-up")
+        await dirty.settle(connection, hints.ids([key]))
+        return True
     if await dispositions.attempts(connection, migration.id, key, suspects.WORKER_DIED) >= suspects.LAST_DEATHS:
         await dirty.settle(connection, hints.ids([key]))
         return True

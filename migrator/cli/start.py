@@ -110,7 +110,9 @@ async def _step(worker: Worker, wanted: Spec, path: str, asked: _Asked) -> tuple
         _show(page, json=asked.json)
         origin.refuse(page, wanted.name, path)
         await origin.fingerprint(worker, migration)
-    timing = await verbs.start(worker.engine, wanted, path=path, actor=session.actor(), on_wait=_told)
+    timing = await verbs.start(
+        worker.engine, wanted, path=path, actor=session.actor(), on_wait=_told, tell=console.aside
+    )
     return timing, page
 
 

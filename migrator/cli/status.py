@@ -133,6 +133,7 @@ def show(found: Progress) -> None:
     open_usd = f"{account.reserved_usd:.4f} reserved, {account.possibly_billed_usd:.4f} possibly billed"
     rows.append(("cost", f"{spent}, {open_usd}, cap {account.max_usd:.2f}"))
     rows += [("building", found.building)] if found.building else []
+    rows += [("built", note) for note in found.built]
     rows += [("binds", found.binding)] if found.binding else []
     rows += [("signals", line) for line in _signals(found)]
     rows += [("catch-up", f"{found.flow} (runbooks/not-converging.md)")] if found.not_converging else []

@@ -1,16 +1,21 @@
 """Expand: the shadow column, the capture triggers and the state, in one short transaction.
 
 Floor 2. Promise (P8): application statements wait for it no longer than one try's deadline, and none fails because of
-it; its commit is the move to `backfilling`, so there is no half-expanded table. It writes no row.
+it; its commit is the move to `backfilling`, so there is no half-expanded table. No row that it writes survives: behind
+the new column the application's own writes are rehearsed, and what would break them is refused (H16).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import psycopg
 from psycopg import sql
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from migrator.cutover import rehearsal
+from migrator.cutover.rehearsal import Found, Rehearsal
 from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
 from migrator.state import migrations
@@ -26,50 +31,81 @@ _FILE = "cutover/expand.sql"
 OnWait = Callable[[int, list[Blocker], float], None]
 
 
-async def run(engine: AsyncEngine, migration: Migration, *, actor: str, on_wait: OnWait) -> Timing:
-    """Expand a planned migration's table; returns how long the lock was held.
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One try's transaction, statement by statement, and what of the application's writes it rehearses."""
+
+    oid: int
+    framed: list[sql.Composable]
+    rehearsed: Found
+
+
+async def run(
+    engine: AsyncEngine, migration: Migration, *, actor: str, on_wait: OnWait, tell: Callable[[str], None] | None = None
+) -> Timing:
+    """Expand a planned migration's table; returns how long the lock was held. Tells what could not be rehearsed.
 
     Locks: ACCESS EXCLUSIVE on the table for a few milliseconds, with one deadline per try.
-    Raises: LockNotObtained, MovedMeanwhile, PrivilegeMissing.
+    Raises: LockNotObtained, MovedMeanwhile, PrivilegeMissing, WritesWouldFail.
     """
-    oid, framed = await prepare(engine, migration, actor=actor)
-    async with transaction(engine, read_only=True) as connection:
-        baseline = await lanes.write_counters(connection, oid)
-
-    async def attempt() -> Timing:
-        async with message.raw_connection(engine) as raw:
-            return await message.send(raw, message.whole(framed))
-
-    async def blockers() -> list[Blocker]:
-        async with transaction(engine) as connection:
-            return await message.find_blockers(connection, [oid])
-
-    timing = await message.climb(attempt, blockers=blockers, name=migration.name, verb="start", on_wait=on_wait)
-    async with transaction(engine) as connection:
-        await migrations.change(connection, migration.id, write_baseline=baseline)
-    return timing
-
-
-async def prepare(engine: AsyncEngine, migration: Migration, *, actor: str) -> tuple[int, list[sql.Composable]]:
-    """Return the table's oid and the whole transaction, statement by statement."""
+    prepared: Prepared | None = None
     async with transaction(engine, read_only=True) as connection:
         relation = await facts.relation(connection, migration.target_schema, migration.target_table)
         assert relation is not None  # noqa: S101 - `start` has just compared the fingerprint
-        columns = frozenset(await facts.columns(connection, relation.oid))
+
+    async def attempt() -> Timing:
+        nonlocal prepared
+        prepared = await prepare(engine, migration, actor=actor)
+        async with message.raw_connection(engine) as raw:
+            try:
+                return await message.send(raw, message.whole(prepared.framed))
+            except psycopg.Error as error:
+                if error.sqlstate != rehearsal.FAILED:
+                    raise
+                raise rehearsal.refusal(migration.name, error) from None
+
+    async def blockers() -> list[Blocker]:
+        async with transaction(engine) as connection:
+            return await message.find_blockers(connection, [relation.oid])
+
+    timing = await message.climb(attempt, blockers=blockers, name=migration.name, verb="start", on_wait=on_wait)
+    async with transaction(engine) as connection:
+        # Read behind the rehearsal, whose rows count as written although none is there.
+        baseline = await lanes.write_counters(connection, relation.oid)
+        await migrations.change(connection, migration.id, write_baseline=baseline)
+        if prepared is not None:
+            told = str(prepared.rehearsed)
+            await migrations.note(connection, migration.id, MigrationStatus.BACKFILLING, told, actor)
+    if prepared is not None and prepared.rehearsed.left_out and tell is not None:
+        tell(str(prepared.rehearsed))
+    return timing
+
+
+async def prepare(engine: AsyncEngine, migration: Migration, *, actor: str) -> Prepared:
+    """Return the table's oid and the whole transaction."""
+    async with transaction(engine, read_only=True) as connection:
+        relation = await facts.relation(connection, migration.target_schema, migration.target_table)
+        assert relation is not None  # noqa: S101 - `start` has just compared the fingerprint
+        columns = await facts.columns(connection, relation.oid)
         version = (await facts.server(connection))["version"]
     made = Capture.of(migration)
     table = made.target.table_id
+    writes = Rehearsal(made.target, list(columns.values()))
+    async with message.raw_connection(engine) as raw:
+        found = await writes.find(raw)
     framed = message.frame(
         table,
-        statements(migration, made, columns, actor),
+        statements(migration, made, frozenset(columns), actor, writes.statements(found)),
         lock_statements=[message.lock_table(table)],
         server_version=version,
     )
-    return relation.oid, framed
+    return Prepared(relation.oid, framed, found)
 
 
-def statements(migration: Migration, made: Capture, columns: frozenset[str], actor: str) -> list[sql.Composed]:
-    """Return what expand runs under the lock."""
+def statements(
+    migration: Migration, made: Capture, columns: frozenset[str], actor: str, writes: list[sql.Composable]
+) -> list[sql.Composable]:
+    """Return what expand runs under the lock; `writes` are the application's, as they are rehearsed."""
     target, plan = made.target, migration.plan
     names = (migration.target_schema, migration.target_table, migration.target_column)
     parts = {
@@ -87,6 +123,7 @@ def statements(migration: Migration, made: Capture, columns: frozenset[str], act
         message.moment("column"),
         *capture.installation(made, columns),
         message.moment("triggers"),
+        *writes,
         readers.constant(*names, Side.FROM, migration.from_generation),
         compose(_FILE, "live", parts),
         migrations.move_in_message(migration, MigrationStatus.BACKFILLING, actor=actor),

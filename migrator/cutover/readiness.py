@@ -143,7 +143,11 @@ async def _with_twins(
         found.append((migration.target_schema, each.name))
         live, twins = [await index.parts(connection, oid, name) for name in (each.name, suffixed(each.name))]
         # A partition made since has indexes with names of PostgreSQL's own making, which stay with them.
-        found += [part for heap, part in live.items() if twins.get(heap) == (part[0], suffixed(part[1]))]
+        found += [
+            (part.schema, part.name)
+            for heap, part in live.items()
+            if heap in twins and (twins[heap].schema, twins[heap].name) == (part.schema, suffixed(part.name))
+        ]
     return found
 
 

@@ -67,6 +67,8 @@ class Progress:
     live_since: Any
     verdicts: list[dict[str, Any]]
     building: str | None
+    #: What was noticed while indexes were built: a graph that did not fit into memory, with the mend.
+    built: list[str]
     workers_alive: int
     strays: list[tuple[str, int]]
     canary: Canary | None
@@ -186,6 +188,9 @@ async def read(connection: AsyncConnection, migration: Migration) -> Progress:
         live_since=live.since if live is not None else None,
         verdicts=[dict(row._mapping) for row in await verdicts.newest(connection, migration.id)],  # noqa: SLF001
         building=await index.progress(connection, oid) if oid and migration.status is S.INDEXING else None,
+        built=[
+            each for each in await migrations.notes(connection, migration.id, S.INDEXING) if each.startswith("index ")
+        ],
         workers_alive=len(await workers.alive(connection)),
         strays=await migrations.strays(connection, migration),
         canary=await canary.find(connection, migration.id),
@@ -323,6 +328,7 @@ def as_json(found: Progress) -> dict[str, Any]:
             "since": found.live_since.isoformat() if found.live_since is not None else None,
         },
         "rollback": _debt(found),
+        "index": {"building": found.building, "built": found.built},
         "verdicts": [{name: each[name] for name in _VERDICT} for each in found.verdicts],
         "diverted": dict(found.strays),
         "workers": found.workers_alive,

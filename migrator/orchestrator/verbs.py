@@ -28,6 +28,8 @@ from migrator.spec import Problem, Spec
 from migrator.state import batches, budget, canary, dirty, dispositions, migrations, schema, signals, verdicts
 from migrator.state.connection import transaction
 from migrator.state.migrations import Migration, NameTaken
+from migrator.target import facts, index
+from migrator.target.build import builder_name
 from migrator.target.message import Blocker, Timing
 from migrator.windows import Window
 
@@ -90,13 +92,21 @@ async def startable(engine: AsyncEngine, spec: Spec, *, path: str) -> Migration:
     return found
 
 
-async def start(engine: AsyncEngine, spec: Spec, *, path: str, actor: str, on_wait: OnWait) -> Timing:
+async def start(
+    engine: AsyncEngine,
+    spec: Spec,
+    *,
+    path: str,
+    actor: str,
+    on_wait: OnWait,
+    tell: Callable[[str], None] | None = None,
+) -> Timing:
     """Expand the table of a stored plan; the workers go on from there. Returns how long the lock was held.
 
-    Raises: PlanStale, PlanRefused, NameTaken, LockNotObtained, MovedMeanwhile.
+    Raises: PlanStale, PlanRefused, NameTaken, LockNotObtained, MovedMeanwhile, WritesWouldFail.
     """
     found = await startable(engine, spec, path=path)
-    return await expand.run(engine, found, actor=actor, on_wait=on_wait)
+    return await expand.run(engine, found, actor=actor, on_wait=on_wait, tell=tell)
 
 
 async def pause(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
@@ -170,7 +180,7 @@ async def resume_all(engine: AsyncEngine, *, actor: str) -> tuple[list[str], lis
 
 
 async def cancel(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
-    """Stop for good and keep everything; a plan that was never started is forgotten.
+    """Stop for good and keep everything; a plan that was never started is forgotten. A build that goes on is ended.
 
     Raises: MigrationUnknown, StatusConflict.
     """
@@ -182,6 +192,11 @@ async def cancel(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
             following = f"migrator rollback {name}" if in_window else f"migrator status {name}"
             raise StatusConflict(name, "cancel", "before its cutover", found.status, following)
         await migrations.move(connection, found, new, actor=actor)
+        relation = await facts.relation(connection, found.target_schema, found.target_table)
+    if relation is not None and S.INDEXING in {found.status, found.paused_from}:
+        # With whatever worker, and with none: a build outlives its client. What is left of it costs every INSERT.
+        await index.abandon(engine, relation.oid, builder_name(name))
+    async with transaction(engine) as connection:
         return await migrations.get(connection, name)
 
 

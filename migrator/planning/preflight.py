@@ -309,10 +309,8 @@ def _dependents(survey: Survey) -> Iterator[Finding]:
     for index in survey.indexes:
         if not index.valid:
             yield refuse("index_invalid", index.name, "it is INVALID", "drop it, or REINDEX it")
-        elif not index.is_plain:
-            yield refuse("index_not_plain", index.name, "it has expressions or several columns", _LATER)
-        elif index.predicate is not None and survey.spec.target.column in index.predicate:
-            yield refuse("index_predicate", index.name, "its predicate names the vector column", _LATER)
+        elif index.is_unique:
+            yield refuse("index_unique", index.name, "it is unique, and a new vector may not be", _LATER)
     for name in survey.publications:
         yield refuse(
             "publication",

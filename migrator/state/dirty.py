@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -70,6 +70,18 @@ async def settle(connection: AsyncConnection, ids: Sequence[int]) -> None:
     """Delete exactly these ids."""
     if ids:
         await connection.execute(delete(dirty).where(dirty.c.id.in_(ids)))
+
+
+async def count_try(connection: AsyncConnection, ids: Sequence[int]) -> int:
+    """Write down that these hints of one key are tried; returns how many tries before this one ended in silence."""
+    mine = dirty.c.id.in_(ids)
+    tries = await connection.execute(update(dirty).where(mine).values(tries=dirty.c.tries + 1).returning(dirty.c.tries))
+    return max((row.tries for row in tries), default=1) - 1
+
+
+async def forgive(connection: AsyncConnection, ids: Sequence[int]) -> None:
+    """Count the tries of these hints anew: whoever tried them last is alive."""
+    await connection.execute(update(dirty).where(dirty.c.id.in_(ids)).values(tries=0))
 
 
 async def mark(connection: AsyncConnection, migration_id: int, side: Side, keys: Sequence[tuple[str, ...]]) -> None:

@@ -287,6 +287,16 @@ async def note(connection: AsyncConnection, migration_id: int, status: Migration
     )
 
 
+async def notes(connection: AsyncConnection, migration_id: int, status: MigrationStatus) -> list[str]:
+    """Return what was logged in a status that moved nothing, oldest first."""
+    query = select(transitions.c.reason).where(
+        transitions.c.migration_id == migration_id,
+        transitions.c.from_status == status,
+        transitions.c.to_status == status,
+    )
+    return [str(row.reason) for row in await connection.execute(query.order_by(transitions.c.id))]
+
+
 async def history(connection: AsyncConnection, migration_id: int, *, limit: int = 20) -> list[Row[Any]]:
     """Return the newest lines of the transition log, oldest first."""
     query = select(transitions).where(transitions.c.migration_id == migration_id)

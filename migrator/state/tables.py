@@ -218,10 +218,9 @@ dirty = Table(
     Column("side", String(4), nullable=False),
     Column("key", ARRAY(Text), nullable=False),
     Column("at", _Time, nullable=False, server_default=text("clock_timestamp()")),
-    postgresql_with={
-        "autovacuum_vacuum_scale_factor": 0.01,
-        "autovacuum_vacuum_threshold": 1000,
-    },
+    #: Tries of this hint alone that ended in silence, on the side of the old generation, which has no dispositions.
+    Column("tries", Integer, nullable=False, server_default=text("0")),
+    postgresql_with={"autovacuum_vacuum_scale_factor": 0.01, "autovacuum_vacuum_threshold": 1000},
 )
 
 #: Catch-up's backlog and what it had embedded, seen by the tick every few seconds and kept for two minutes: what rates

@@ -1,7 +1,7 @@
 """Who hangs on the vector column: everything PostgreSQL binds by column number, found in the catalog.
 
-Floor 1. Promise (P1): nothing that names the column is overlooked. Views are re-pointed in the swap, plain indexes are
-made again over the shadow; every other kind is reported, and the plan refuses it by name until it can be moved.
+Floor 1. Promise (P1): nothing that names the column is overlooked. Views are re-pointed in the swap, indexes are made
+again over the shadow; every other kind is reported, and the plan refuses it by name until it can be moved.
 """
 
 from __future__ import annotations
@@ -57,11 +57,8 @@ class LiveIndex:
     options: list[str] | None
     tablespace: str | None
     bytes: int
-
-    @property
-    def is_plain(self) -> bool:
-        """One column, no expression: what can be copied to the shadow as it stands."""
-        return self.on_column and self.columns == 1 and not self.has_expressions and not self.is_unique
+    #: Everything behind USING, in PostgreSQL's own words.
+    definition: str
 
 
 async def find(connection: AsyncConnection, oid: int, column: Column) -> list[Dependent]:

@@ -89,7 +89,8 @@ SELECT DISTINCT p.pubname::text AS name
  WHERE t.schemaname = %(schema)s AND t.tablename = %(table)s AND %(column)s = ANY(t.attnames)
 
 -- name: indexes
--- The indexes over the column, as they must be made again over the shadow.
+-- The indexes over the column, as they must be made again over the shadow. `definition` is what stands behind USING: with
+-- search_path = pg_catalog PostgreSQL qualifies everything in it but the table's own columns.
 SELECT c.oid::bigint AS oid, c.relname::text AS name, am.amname::text AS method, i.indnatts::int AS columns,
        i.indexprs IS NOT NULL AS has_expressions, pg_get_expr(i.indpred, i.indrelid) AS predicate,
        %(column_number)s = ANY(i.indkey::int2[]) AS on_column, i.indisvalid AS valid, i.indisunique AS is_unique,
@@ -97,7 +98,10 @@ SELECT c.oid::bigint AS oid, c.relname::text AS name, am.amname::text AS method,
        o.opcname::text AS opclass, nso.nspname::text AS opclass_schema, c.reloptions AS options,
        t.spcname::text AS tablespace,
        coalesce((SELECT sum(pg_relation_size(p.relid)) FROM pg_partition_tree(c.oid) AS p WHERE p.isleaf)::bigint,
-                pg_relation_size(c.oid)) AS bytes
+                pg_relation_size(c.oid)) AS bytes,
+       substr(pg_get_indexdef(c.oid), length(format('CREATE %%sINDEX %%I ON %%s%%s USING ',
+         CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END, c.relname, CASE WHEN c.relkind = 'I' THEN 'ONLY ' ELSE '' END,
+         i.indrelid::regclass)) + 1) AS definition
   FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am am ON am.oid = c.relam
   JOIN pg_opclass o ON o.oid = i.indclass[0] JOIN pg_namespace nso ON nso.oid = o.opcnamespace
   LEFT JOIN pg_tablespace t ON t.oid = c.reltablespace

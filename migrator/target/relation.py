@@ -7,6 +7,7 @@ read by `scope.read` and tried by the plan.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +20,21 @@ from migrator.template import Template
 #: Everything that we add to an operator's table ends in this, so "what is left behind?" has an answer.
 SUFFIX = "__migrator"
 _MAX_NAME_BYTES = 63  # PostgreSQL's NAMEDATALEN - 1
+#: Letters of a digest that tell long names apart: 32 bits, among the few dozen indexes of one table.
+_DIGEST_LETTERS = 8
 
 
 def suffixed(name: str, suffix: str = SUFFIX) -> str:
-    """Return `name` with our suffix, cut to what PostgreSQL keeps of a name."""
+    """Return `name` with our suffix, within what PostgreSQL keeps of a name.
+
+    A name that must be cut carries a digest of the whole, so that two long ones which begin alike stay two.
+    """
     room = _MAX_NAME_BYTES - len(suffix.encode())
-    return name.encode()[:room].decode(errors="ignore") + suffix
+    if len(name.encode()) <= room:
+        return name + suffix
+    digest = hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()[:_DIGEST_LETTERS]
+    kept = name.encode()[: room - len(digest) - 1].decode(errors="ignore")
+    return f"{kept}_{digest}{suffix}"
 
 
 @dataclass(frozen=True, slots=True)

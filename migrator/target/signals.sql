@@ -65,33 +65,43 @@ SELECT NOT pg_has_role('pg_read_all_stats', 'USAGE')
                       AND NOT pg_has_role(a.usesysid, 'USAGE')) AS hidden, current_user::text AS role
 
 -- name: lock_waiters
--- Sessions of others that have been waiting for a lock on the table, or on a row of it.
+-- Sessions of others that have been waiting for a lock on the table or a partition of it, or on a row of it. The tree is
+-- read from pg_inherits here and below: pg_partition_tree would lock the partitions.
+WITH RECURSIVE tree AS (
+  SELECT %(oid)s::oid AS oid UNION SELECT i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.oid)
 SELECT count(*)::int AS waiters, min(l.pid) AS pid,
        coalesce(extract(epoch FROM clock_timestamp() - min(l.waitstart)), 0)::float8 AS seconds
   FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
- WHERE l.relation = %(oid)s AND NOT l.granted
+ WHERE l.relation IN (SELECT t.oid FROM tree t) AND NOT l.granted
    AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
    AND l.waitstart < clock_timestamp() - make_interval(secs => %(wait)s)
    AND NOT (a.usename = current_user AND starts_with(a.application_name, 'migrator '))
 
 -- name: vacuum
--- A vacuum at work on the table or its TOAST table. Without pg_read_all_stats the table is not told: `hidden`.
+-- A vacuum at work on the table, its partitions or their TOAST tables. Without pg_read_all_stats the table is not told:
+-- `hidden`.
+WITH RECURSIVE tree AS (
+  SELECT %(oid)s::oid AS oid UNION SELECT i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.oid)
 SELECT p.relid IS NULL AS hidden, p.pid, p.phase,
        coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float8 AS seconds
   FROM pg_stat_progress_vacuum p LEFT JOIN pg_stat_activity a ON a.pid = p.pid
  WHERE p.datname = current_database()
-   AND (p.relid IS NULL OR p.relid = %(oid)s
-        OR p.relid = (SELECT c.reltoastrelid FROM pg_class c WHERE c.oid = %(oid)s))
+   AND (p.relid IS NULL OR p.relid IN (SELECT t.oid FROM tree t)
+        OR p.relid IN (SELECT c.reltoastrelid FROM tree t JOIN pg_class c ON c.oid = t.oid))
  ORDER BY hidden DESC, seconds DESC
  LIMIT 1
 
 -- name: writes
--- The table's counters, what its pages allow, and whether our own index build is under way on it.
-SELECT s.n_tup_upd AS updates, s.n_tup_hot_upd AS hot_updates, s.n_dead_tup AS dead_rows, s.n_live_tup AS live_rows,
-       CASE WHEN c.relpages > 0 AND c.reltuples > c.relpages THEN 1 - c.relpages / c.reltuples ELSE 0 END::float8 AS ceiling,
-       EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.relid = c.oid) AS building
-  FROM pg_class c JOIN pg_stat_all_tables s ON s.relid = c.oid
- WHERE c.oid = %(oid)s
+-- The counters of the table and its partitions, what their pages allow, and whether our own index build is under way.
+WITH RECURSIVE tree AS (
+  SELECT %(oid)s::oid AS oid UNION SELECT i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.oid)
+SELECT sum(s.n_tup_upd)::bigint AS updates, sum(s.n_tup_hot_upd)::bigint AS hot_updates,
+       sum(s.n_dead_tup)::bigint AS dead_rows, sum(s.n_live_tup)::bigint AS live_rows,
+       coalesce(greatest(1 - sum(c.relpages) FILTER (WHERE c.reltuples > 0)
+                             / nullif(sum(c.reltuples) FILTER (WHERE c.reltuples > 0), 0), 0), 0)::float8 AS ceiling,
+       EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.relid IN (SELECT t.oid FROM tree t)) AS building
+  FROM tree t JOIN pg_class c ON c.oid = t.oid JOIN pg_stat_all_tables s ON s.relid = c.oid
+HAVING count(*) > 0
 
 -- name: database_size
 SELECT pg_database_size(current_database())::float8 AS bytes

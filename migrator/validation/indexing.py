@@ -6,7 +6,7 @@ begins it anew.
 
 from __future__ import annotations
 
-from migrator.errors import Defect
+from migrator.errors import Defect, TransientError
 from migrator.lifecycle import MigrationStatus
 from migrator.spending.worker import Worker
 from migrator.state import leases, migrations
@@ -14,6 +14,7 @@ from migrator.state.connection import transaction
 from migrator.state.leases import Lease
 from migrator.state.migrations import Migration
 from migrator.target import dependents, facts, index
+from migrator.target.build import Build
 from migrator.target.dependents import LiveIndex
 from migrator.target.relation import SUFFIX, Target
 
@@ -32,16 +33,28 @@ async def live_indexes(worker: Worker, migration: Migration) -> tuple[int, list[
 async def run(worker: Worker, migration: Migration, lease: Lease) -> str:
     """Build what is missing, then move to `validating`; returns what was done, for the task's line.
 
-    Raises: LeaseLost.
+    Raises: LeaseLost, BuildUnwanted, IndexNeedsMemory.
     """
     oid, wanted = await live_indexes(worker, migration)
     memory = int(migration.plan["index_build"]["memory_bytes"])
+
+    async def still() -> bool:
+        try:
+            async with transaction(worker.engine, read_only=True) as connection:
+                found = await migrations.get_by_id(connection, migration.id)
+        except TransientError:
+            return True  # the database is away: whoever comes back finds the build
+        # A pause lets the build finish: hours of work are not thrown away, and nothing is asked of the provider.
+        return MigrationStatus.INDEXING in {found.status, found.paused_from}
+
+    build = Build(worker.engine, migration.name, memory, still)
     for each in wanted:
-        who = f"migrator index {migration.name}"
-        await index.ensure(worker.engine, Target.of(migration), oid, each, wanted_bytes=memory, who=who)
+        await index.ensure(build, Target.of(migration), oid, each)
     async with transaction(worker.engine) as connection:
         await leases.finish(connection, lease)
         found = await migrations.get_by_id(connection, migration.id)
+        for note in build.notes:
+            await migrations.note(connection, migration.id, found.status, note, worker.holder)
         if found.status is MigrationStatus.INDEXING:
             await migrations.move(connection, found, MigrationStatus.VALIDATING, actor=worker.holder)
-    return f"{migration.name}: {len(wanted)} indexes stand valid"
+    return "; ".join([f"{migration.name}: {len(wanted)} indexes stand valid", *build.notes])

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 
 import pytest
 
+from migrator.backfill import catch_up
+from migrator.backfill.classify import Work
+from migrator.backfill.embedding import Progress
+from migrator.backfill.landing import Landing
 from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
 from migrator.orchestrator import progress, verbs
@@ -14,11 +19,15 @@ from migrator.orchestrator.perform import perform
 from migrator.orchestrator.tick import tick
 from migrator.orchestrator.verbs import NewLimits
 from migrator.orchestrator.work import CameToRest
+from migrator.provider.embedder import Embedder
 from migrator.spending.worker import Worker
-from migrator.state import dirty
+from migrator.state import dirty, leases
+from migrator.state.budget import Purpose
 from migrator.state.connection import transaction
-from tests.deployment import V4, Deployment, until
+from migrator.state.leases import Duty
+from tests.deployment import V3, V4, Deployment, until
 from tests.integration.steps import begin, drain, first_tickets, ready, stored, to
+from tests.integration.swaps import cut_over, roll_back
 
 S = MigrationStatus
 
@@ -145,3 +154,59 @@ async def test_r9_nothing_is_given_again_while_nobody_takes_it(deployment: Deplo
             " VALUES ('w', 'h', 1, 2, '{}', '1', '{}')"
         )
     assert len((await tick(worker.engine, actor="beat", ticket_seconds=0)).tickets) == 1
+
+
+class Killed(BaseException):
+    """What stands for SIGKILL: nothing is caught, nothing is given back."""
+
+
+@pytest.mark.parametrize("when", ["before the cutover", "after it", "after the rollback"])
+async def test_r8_a_row_that_kills_whoever_keeps_the_live_column_is_given_up(
+    deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Else it would be the oldest hint for ever, and no row behind it would get its vector."""
+    await ready(deployment, worker, rows=8)
+    if when != "before the cutover":
+        await cut_over(worker)
+    if when == "after the rollback":
+        await roll_back(worker)
+    migration = await stored(worker)
+    side, model = (Side.TO, V4) if when == "after it" else (Side.FROM, V3)
+    with deployment.connect() as connection:
+        connection.execute("SELECT set_config('migrator.generation', %s, false)", [f"qwen/{V4}@64"])
+        connection.execute("UPDATE docs SET body = 'poison' WHERE id = 3")
+        connection.execute("UPDATE docs SET body = 'after it' WHERE id = 4")
+        if when == "after it":  # a writer of the old generation leaves the live column to us
+            connection.execute("RESET migrator.generation; UPDATE docs SET body = body || '!' WHERE id IN (3, 4)")
+
+    embed_and_land = catch_up.embed_and_land
+
+    async def deadly(worker: Worker, embedder: Embedder, landing: Landing, work: Sequence[Work]) -> Progress:
+        if any("poison" in each.text for each in work):
+            raise Killed
+        return await embed_and_land(worker, embedder, landing, work)
+
+    monkeypatch.setattr(catch_up, "embed_and_land", deadly)
+    died = 0
+    while deployment.value("SELECT count(*) FROM migrator.dirty WHERE side = %s", side.value):
+        async with transaction(worker.engine) as connection:
+            lease = await leases.take(connection, migration.id, Duty.CATCH_UP, holder=worker.holder, seconds=30)
+            assert lease is not None
+        try:
+            while await catch_up.once(worker, migration, lease, side, Purpose.CATCH_UP) is not None:
+                pass
+            async with transaction(worker.engine) as connection:
+                await leases.finish(connection, lease)
+        except Killed:
+            died += 1
+            assert died < 12, "it goes on for ever"
+            with deployment.connect() as connection:
+                connection.execute(
+                    "UPDATE migrator.duties SET lease_until = now() - interval '1 s' WHERE duty = 'catch-up'"
+                )
+            async with transaction(worker.engine) as connection:
+                await leases.rescue(connection, migration.id)
+    assert died == 4 + 3, "500, 125, 31, 7 at once, and then three times alone"
+    assert deployment.mismatches("embedding", model) == [3]
+    where = "migrator.dispositions" if side is Side.TO else "migrator.transitions"
+    assert deployment.value(f"SELECT count(*) FROM {where} WHERE reason LIKE 'worker_died%%'") == 1

@@ -88,7 +88,7 @@ async def test_p9_cutover_killed_between_statements(deployment: Deployment, work
 async def test_p9_expand_and_cleanup_killed_between_statements(deployment: Deployment, worker: Worker) -> None:
     deployment.make_table(5)
     await verbs.make_plan(worker.engine, deployment.spec, actor="test")
-    _, expanding = await expand.prepare(worker.engine, await stored(worker), actor="test")
+    expanding = (await expand.prepare(worker.engine, await stored(worker), actor="test")).framed
     assert sweep(deployment, expanding) > 15
     await start(deployment, worker)
     await verbs.cancel(worker.engine, "docs", actor="test")

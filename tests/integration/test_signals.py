@@ -149,23 +149,9 @@ async def test_p12_a_session_that_waits_for_the_table_binds(watch: Watch) -> Non
 
 async def test_p12_a_vacuum_of_the_table_binds(watch: Watch) -> None:
     await watch.set(vacuum_seconds=0.0)
-    stop = threading.Event()
-
-    def vacuum() -> None:
-        with psycopg.connect(watch.url, autocommit=True) as other:
-            other.execute("SET vacuum_cost_delay = 100; SET vacuum_cost_limit = 1")
-            with contextlib.suppress(psycopg.errors.QueryCanceled):
-                while not stop.is_set():
-                    other.execute("VACUUM (DISABLE_PAGE_SKIPPING) docs")
-
-    running = threading.Thread(target=vacuum)
-    running.start()
-    try:
+    with vacuuming(watch.url, "docs"):
         found = await watch.until(Signal.VACUUM, lambda each: each.binds)
         assert found.detail.startswith("pid ")
-    finally:
-        stop.set()
-        running.join()
     assert not (await watch.read())[Signal.VACUUM].binds
 
 
@@ -229,6 +215,96 @@ async def test_p12_dead_rows_bind(watch: Watch, monkeypatch: Any) -> None:
         assert found.detail == "700 rows"
         connection.execute("VACUUM docs")
         await watch.until(Signal.DEAD, lambda each: not each.binds)
+
+
+PARTED = """
+DROP TABLE docs;
+CREATE TABLE docs (id bigint, title text, n int DEFAULT 0, kind int, PRIMARY KEY (id, kind)) PARTITION BY LIST (kind);
+CREATE TABLE docs_a PARTITION OF docs FOR VALUES IN (0) WITH (autovacuum_enabled = off);
+CREATE TABLE docs_more PARTITION OF docs FOR VALUES IN (1, 2) PARTITION BY LIST (kind);
+CREATE TABLE docs_b PARTITION OF docs_more FOR VALUES IN (1) WITH (autovacuum_enabled = off);
+CREATE TABLE docs_c PARTITION OF docs_more FOR VALUES IN (2) WITH (autovacuum_enabled = off);
+INSERT INTO docs (id, title, kind) SELECT i, 'title ' || i, i % 3 FROM generate_series(1, 1500) i;
+VACUUM ANALYZE docs;
+"""
+
+
+@pytest.fixture
+async def parted(watch: Watch) -> Watch:
+    """The same over a table with partitions on two levels."""
+    with psycopg.connect(watch.url, autocommit=True) as connection:
+        for statement in PARTED.split(";"):
+            connection.execute(statement.encode())
+    return watch
+
+
+async def test_p12_what_happens_to_one_partition_binds_as_if_it_were_the_table(
+    parted: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("migrator.target.signals.FEWEST_DEAD_ROWS", 400)
+    monkeypatch.setattr("migrator.target.signals._CULPRIT_SECONDS", 0.2)
+    await parted.set(hot_share=0.8, vacuum_seconds=0.0)
+    await parted.read()
+    with session(parted.url, "pg_dump") as dump:
+        dump.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        dump.execute("SELECT count(*) FROM docs")
+        churn(parted.url, 4)
+        found = await parted.until(Signal.HOT, lambda each: each.binds)
+        assert "pg_dump" in found.detail
+    with session(parted.url, "the release") as holder:
+        holder.execute("LOCK TABLE docs_b")
+        waiting = threading.Thread(target=_insert_one, args=(parted.url,))
+        waiting.start()
+        found = await parted.until(Signal.LOCK_WAITERS, lambda each: each.binds)
+        assert found.value == 1
+        holder.rollback()
+        waiting.join()
+    with psycopg.connect(parted.url, autocommit=True) as connection:
+        connection.execute("DELETE FROM docs WHERE kind = 2")
+        connection.execute("SELECT pg_stat_force_next_flush()")
+        await parted.until(Signal.DEAD, lambda each: each.binds)
+
+
+def _insert_one(url: str) -> None:
+    with session(url, "the writer") as other:
+        other.execute("SET statement_timeout = '60s'")
+        other.execute("INSERT INTO docs_b (id, kind) VALUES (9999, 1)")
+
+
+@contextlib.contextmanager
+def vacuuming(url: str, table: str) -> Iterator[None]:
+    """A vacuum that goes on for as long as the block."""
+    stop = threading.Event()
+
+    def vacuum() -> None:
+        with psycopg.connect(url, autocommit=True) as other:
+            other.execute("SET vacuum_cost_delay = 100; SET vacuum_cost_limit = 1")
+            with contextlib.suppress(psycopg.errors.QueryCanceled):
+                while not stop.is_set():
+                    other.execute(f"VACUUM (DISABLE_PAGE_SKIPPING) {table}".encode())
+
+    running = threading.Thread(target=vacuum)
+    running.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        running.join()
+
+
+async def test_p12_a_vacuum_of_a_partition_or_of_its_toast_table_binds(parted: Watch) -> None:
+    await parted.set(vacuum_seconds=0.0)
+    with psycopg.connect(parted.url) as connection:
+        row = connection.execute(
+            "SELECT reltoastrelid::regclass::text FROM pg_class WHERE oid = 'docs_a'::regclass"
+        ).fetchone()
+    assert row is not None
+    with vacuuming(parted.url, "docs_c"):
+        found = await parted.until(Signal.VACUUM, lambda each: each.binds)
+        assert found.detail.startswith("pid ")
+    with vacuuming(parted.url, row[0]):
+        await parted.until(Signal.VACUUM, lambda each: each.binds)
+    assert not (await parted.read())[Signal.VACUUM].binds
 
 
 async def test_p12_the_size_of_the_database_binds_where_the_operator_says_so(watch: Watch) -> None:

@@ -6,7 +6,7 @@ import ast
 import asyncio
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psycopg
@@ -14,6 +14,7 @@ import pytest
 from psycopg import sql
 
 from migrator import statements
+from migrator.cutover.rehearsal import Rehearsal
 from migrator.demo.servers import Postgres
 from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
@@ -41,6 +42,8 @@ PARAMETER = re.compile(r"%\((\w+)\)[sbt]")
 LOCKING = ("LOCK", "ALTER", "ANALYZE", "DROP INDEX", "DROP TRIGGER", "CREATE INDEX", "CREATE TRIGGER")
 
 _MORE = """
+CREATE EXTENSION pg_prewarm;
+INSERT INTO docs (id, title, body, embedding) VALUES (1, 'title', 'body', '[3,1]');
 CREATE INDEX docs_embedding_idx ON docs USING hnsw (embedding public.vector_cosine_ops);
 CREATE INDEX spare_1_idx ON docs (n);
 CREATE INDEX spare_2_idx ON docs (n);
@@ -73,6 +76,7 @@ def built(made: Capture, migration: Migration, oid: int) -> dict[str, sql.Compos
     functions = {f"target/capture.sql:on_{name}": function for name, function in on_insert_update}
     return {
         **functions,
+        **rehearsals(made),
         # A piece of on_update, on partitioned tables.
         "target/capture.sql:mark_move": functions["target/capture.sql:on_update"],
         "target/dependents.sql:fingerprint": dependents.fingerprint_query(oid),
@@ -82,6 +86,22 @@ def built(made: Capture, migration: Migration, oid: int) -> dict[str, sql.Compos
         ),
         "state/moving.sql:move": migrations.move_in_message(migration, MigrationStatus.BACKFILLING, actor="test"),
     }
+
+
+def rehearsals(made: Capture) -> dict[str, sql.Composed]:
+    """The rehearsal's blocks, each of them whole: most of its statements are pieces of one."""
+    names = ("id", "title", "body", "n", "embedding")
+    plain = facts.Column(
+        "id", 1, "text", "text", "text", -1, not_null=False, generated=False, identity=False, has_default=False,
+        has_grants=False, storage="x", type_storage="x", statistics_target=-1, compression="", has_options=False,
+        has_comment=False,
+    )  # fmt: skip
+    writes = Rehearsal(made.target, [replace(plain, name=name) for name in names])
+    blocks = {
+        operation: writes._block(operation, ways[0], "pg_catalog, public") for operation, ways in writes._operations()
+    }
+    of = {"rehearse": "UPDATE", "assign": "INSERT", "insert": "INSERT", "update": "UPDATE", "delete": "DELETE"}
+    return {f"cutover/rehearsal.sql:{name}": blocks[operation] for name, operation in of.items()}
 
 
 def own(made: Capture, migration: Migration, found: dict[str, str], view_oid: int) -> dict[str, Parts]:
@@ -111,6 +131,11 @@ def own(made: Capture, migration: Migration, found: dict[str, str], view_oid: in
         "target/index.sql:attach": {
             "parent": sql.Identifier("public", "parted_idx"),
             "index": sql.Identifier("public", "parted_1_idx"),
+        },
+        "target/index.sql:prewarm": {
+            "prewarm": sql.Identifier("public", "pg_prewarm"),
+            "index": sql.Literal("public.docs_embedding_idx"),
+            "mode": sql.Literal("read"),
         },
         "target/index.sql:drop": {"index": sql.Identifier("public", "spare_1_idx")},
         "target/readers.sql:query_vector": {"type": sql.Identifier("public", "halfvec")},
@@ -149,11 +174,9 @@ def common(made: Capture, oid: int) -> dict[str, sql.Composable]:
         "application": sql.Literal("test"),
         "memory": sql.Literal("65536kB"),
         "name": sql.Identifier("built__migrator"),
-        "method": sql.Identifier("hnsw"),
-        "opclass": sql.Identifier("public", "vector_cosine_ops"),
-        "options": sql.SQL(" WITH (m = 8)"),
-        "tablespace": sql.SQL(" TABLESPACE pg_default"),
-        "predicate": sql.SQL(" WHERE (n > 0)"),
+        "definition": sql.SQL("hnsw (embedding public.vector_cosine_ops) WITH (m = 8) WHERE (n > 0)"),
+        "tablespace": sql.Literal(""),
+        "workers": sql.Literal("2"),
     }
 
 

@@ -95,6 +95,7 @@ def index(**values: Any) -> LiveIndex:
         "predicate": None, "on_column": True, "valid": True, "is_unique": False, "is_partitioned": False,
         "opclass": "vector_cosine_ops",
         "opclass_schema": "public", "options": None, "tablespace": None, "bytes": 1,
+        "definition": "hnsw (embedding public.vector_cosine_ops)",
     }  # fmt: skip
     return LiveIndex(**{**plain, **values})
 
@@ -167,8 +168,7 @@ CASES: list[tuple[str, Severity, Callable[[Survey], Any]]] = [
         )
     ),
     ("index_invalid", R, setting(indexes=[index(valid=False)])),
-    ("index_not_plain", R, setting(indexes=[index(has_expressions=True)])),
-    ("index_predicate", R, setting(indexes=[index(predicate="(embedding IS NOT NULL)")])),
+    ("index_unique", R, setting(indexes=[index(is_unique=True)])),
     ("publication", R, setting(publications=["p"])),
     ("migration_open", R, setting(open_migrations=[("other", "paused", "embedding")])),
     ("leftover", R, setting(leftovers=[("column", "embedding__migrator")])),
