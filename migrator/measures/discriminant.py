@@ -67,6 +67,20 @@ class Discriminant:
         return np.stack([self.along(vectors), self.old.share(vectors), self.new.share(vectors)], axis=1)
 
 
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A discriminant with its places on both scales: beyond `gate` a vector is looked at, above `cut` accused."""
+
+    discriminant: Discriminant
+    gate: float
+    cut: float
+
+    def accuses(self, vectors: Vectors) -> NDArray[np.bool_]:
+        """Say of each vector whether it looks like the old generation's."""
+        beyond: NDArray[np.bool_] = self.discriminant.along(vectors) > self.gate
+        return beyond & (self.discriminant.score(vectors) > self.cut)
+
+
 def learn(old: Vectors, new: Vectors) -> Discriminant | None:
     """Learn the rule from vectors of the same texts; None where no pair teaches anything.
 
