@@ -23,6 +23,9 @@ _CUTS = np.linspace(0.05, 0.95, 181)
 #: The share of the old generation's scores below which an accused vector is none of theirs, but of the others' tail.
 _LOWEST = 0.01
 _TAILS = (0.5, 0.6, 0.7)
+#: Half of the misses that are allowed are given for fewer alarms: a vector that is accused stops the migration, and of
+#: a batch that another model answered nearly all are found.
+_SPARED = 0.5
 #: A cut that costs as little as the best but for this factor is as good: the middle of those keeps the widest berth.
 _AS_GOOD = 1.05
 #: Rounds in which what may lie beyond the cut is added to what it is bounded by, until it stays.
@@ -79,6 +82,9 @@ def judge(old: Scores, new: Scores, *, rows: int) -> Judgement:
     alarms = np.array([_beyond(above, cut, others_from=max(cut, hump)) for cut in _CUTS])
     misses = np.array([_beyond(below, 1 - cut) for cut in _CUTS])
     costs = np.maximum(alarms / max_alarm_share(rows), misses / MAX_MISS_SHARE)
+    sparing = misses <= _SPARED * MAX_MISS_SHARE
+    if sparing.any():
+        costs = np.where(sparing, alarms, np.inf)
     good = np.flatnonzero(costs <= costs.min() * _AS_GOOD)
     best = int(good[len(good) // 2])
     cut = low + float(_CUTS[best]) * (high - low)
