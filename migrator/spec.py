@@ -198,6 +198,9 @@ class GatesSpec(_Part):
     assignment_min_cosine: Annotated[_Number, Field(gt=0, le=1)] = 0.999
     #: Quarantined rows vanish from search at cutover (H24): the largest share that may pass.
     max_quarantined_share: Annotated[_Number, Field(ge=0, le=1)] = 0.01
+    #: Rows whose vector stands beside another text, too, case and spaces aside: the largest share that may pass. Models
+    #: give some texts one vector, such as cut ones; a table where many rows share theirs has the wrong ones.
+    max_shared_share: Annotated[_Number, Field(ge=0, le=1)] = 0.001
 
 
 class Spec(_Part):

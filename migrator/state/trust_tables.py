@@ -1,4 +1,4 @@
-"""The tables of what vectors are trusted by: the canary, and where the old vectors come from.
+"""The tables of what vectors are trusted by: the canary, where the old vectors come from, which generation made them.
 
 Floor 1. They belong to `tables.metadata` and are a file of their own for their size's sake.
 """
@@ -70,4 +70,23 @@ provenances = Table(
     CheckConstraint(one_of("outcome", ["fits", "misfits", "unknown", "skipped"]), name="outcome_known"),
     # Prevents a check that was passed over without a reason.
     CheckConstraint("(outcome = 'skipped') = (waiver IS NOT NULL)", name="skipped_iff_waived"),
+)
+
+discriminants = Table(
+    "discriminants",
+    metadata,
+    Column("migration_id", ForeignKey(migrations.c.id), primary_key=True),
+    Column("dims", Integer, nullable=False),
+    #: Little-endian float32: direction, both means, then each space's directions (dims x few).
+    Column("numbers", LargeBinary, nullable=False),
+    #: What direction, old and new space weigh in the score.
+    Column("weights", ARRAY(Float), nullable=False),
+    Column("gate", Float, nullable=False),
+    Column("cut", Float, nullable=False),
+    Column("held_out", Integer, nullable=False),
+    #: Shares at 95 %: of the old generation's vectors that are missed, of the new one's that are accused.
+    Column("miss_bound", Float, nullable=False),
+    Column("alarm_bound", Float, nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("at", Time, nullable=False, server_default=text("clock_timestamp()")),
 )

@@ -1,4 +1,4 @@
-"""The gates in their first form: structure over every row, quarantined share, assignment by re-embedding a sample.
+"""The gates on a sample: assignment, by embedding it again.
 
 Floor 2. Promise: a gate reads the table and writes only its verdict; what it measured, against which threshold, on
 which sample and with which seed is stored. The assignment gate catches what no count can: vectors that are whole, of
@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from migrator.generation import Side
 from migrator.measures import cosine
 from migrator.provider.embedder import Answer, Embedder
-from migrator.state.connection import driver, fetch
+from migrator.state.connection import driver
 from migrator.state.migrations import Migration
 from migrator.state.verdicts import Verdict
 from migrator.statements import compose
@@ -27,7 +27,7 @@ from migrator.target import vectors
 from migrator.target.relation import Target
 
 _FILE = "validation/gates.sql"
-STRUCTURE, QUARANTINED, ASSIGNMENT = "structure", "quarantined", "assignment"
+ASSIGNMENT = "assignment"
 #: Sample more than is wanted: some of the rows drawn have no vector, or were truncated.
 _OVERSAMPLE = 3.0
 
@@ -42,54 +42,13 @@ class Sampled:
 
 def _parts(migration: Migration) -> Mapping[str, sql.Composable]:
     target = Target.of(migration)
-    schema, kind = migration.plan["vector_schema"], migration.plan["vector_type"]
-    norm = "vector_norm" if kind == "vector" else "l2_norm"
     return {
         "table": target.table_id,
         "column": sql.Identifier(migration.column_of(Side.TO)),
         "key": target.key_of("t"),
         "text": target.text_of("t"),
         "in_scope": target.in_scope("t", migration.column_of(Side.FROM)),
-        "dims_of_vector": sql.SQL("{}(s.vector)").format(sql.Identifier(schema, "vector_dims")),
-        "norm_of_vector": sql.SQL("{}(s.vector)").format(sql.Identifier(schema, norm)),
     }
-
-
-@dataclass(frozen=True, slots=True)
-class Structure:
-    """What one look at every row found."""
-
-    verdicts: list[Verdict]
-    embedded: int
-    uncovered: int
-    bad: int
-
-
-async def structure(connection: AsyncConnection, migration: Migration) -> Structure:
-    """Look at every row once; returns the verdicts on structure and on the quarantined share."""
-    began = time.monotonic()
-    values = {"dims": migration.to_generation.dims, "migration_id": migration.id}
-    row = (await fetch(connection, compose(_FILE, "structure", _parts(migration)), values))[0]
-    took = time.monotonic() - began
-    faults = {name: row[name] for name in ("uncovered", "wordless", "misshapen", "zero")}
-    bad = sum(faults.values())
-    share = row["quarantined"] / max(row["in_scope"], 1)
-    allowed = migration.spec.gates.max_quarantined_share
-    detail = ", ".join(f"{count:,} {name}" for name, count in faults.items())
-    verdicts = [
-        Verdict(STRUCTURE, bad == 0, bad, 0, row["rows"], 0, f"rows at fault: {detail}", took),
-        Verdict(
-            QUARANTINED,
-            share <= allowed,
-            share,
-            allowed,
-            row["in_scope"],
-            0,
-            f"{row['quarantined']:,} quarantined rows would vanish from search",
-            0,
-        ),
-    ]
-    return Structure(verdicts, row["embedded"], row["uncovered"], bad)
 
 
 async def sample(connection: AsyncConnection, migration: Migration, *, rows: int, seed: int) -> Sampled:

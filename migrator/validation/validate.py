@@ -19,8 +19,8 @@ from migrator.state.connection import transaction
 from migrator.state.leases import Lease
 from migrator.state.migrations import Migration
 from migrator.state.verdicts import Verdict
-from migrator.validation import gates
-from migrator.validation.gates import Structure
+from migrator.validation import gates, structure
+from migrator.validation.structure import Structure
 
 _SEEDS = 2**31
 
@@ -30,7 +30,7 @@ async def run(worker: Worker, migration: Migration, lease: Lease) -> list[Verdic
 
     Raises: GateFailed (the migration is paused then), LeaseLost, and what provider and purse raise.
     """
-    structure, measured = await measure(worker, migration, lease)
+    looked, measured = await measure(worker, migration, lease)
     async with transaction(worker.engine) as connection:
         await leases.hold(connection, lease)
         found = await migrations.get_by_id(connection, migration.id)
@@ -43,7 +43,7 @@ async def run(worker: Worker, migration: Migration, lease: Lease) -> list[Verdic
         if not failed:
             await migrations.move(connection, found, MigrationStatus.READY, actor=worker.holder)
             return measured
-        if _only_uncovered(measured, structure):
+        if _only_uncovered(measured, looked):
             reason = "the structure gate found rows without a vector; they are embedded and proved again"
             await migrations.move(connection, found, MigrationStatus.BACKFILLING, actor=worker.holder, reason=reason)
             return measured
@@ -56,8 +56,7 @@ async def run(worker: Worker, migration: Migration, lease: Lease) -> list[Verdic
 async def measure(worker: Worker, migration: Migration, lease: Lease) -> tuple[Structure, list[Verdict]]:
     """Measure the gates; no transaction is open while the provider is asked."""
     seed = secrets.randbelow(_SEEDS)
-    async with transaction(worker.engine, read_only=True) as connection:
-        found = await gates.structure(connection, migration)
+    found = await structure.measure(worker, migration, seed=seed)
     async with transaction(worker.engine, read_only=True) as connection:
         sampled = await gates.sample(connection, migration, rows=found.embedded, seed=seed)
     embedder = await make_embedder(worker, migration, Side.TO, lease, Purpose.VALIDATION)
@@ -65,6 +64,6 @@ async def measure(worker: Worker, migration: Migration, lease: Lease) -> tuple[S
     return found, [*found.verdicts, assigned]
 
 
-def _only_uncovered(measured: list[Verdict], structure: Structure) -> bool:
+def _only_uncovered(measured: list[Verdict], looked: Structure) -> bool:
     failed = [verdict.gate for verdict in measured if not verdict.passed]
-    return failed == [gates.STRUCTURE] and structure.bad == structure.uncovered
+    return failed == [structure.STRUCTURE] and looked.bad == looked.uncovered

@@ -92,7 +92,7 @@ def test_status_and_plan_json_have_the_keys_that_stay(deployment: Deployment) ->
     assert status["rows"]["remaining"] == 0
     assert status["live"]["generation"] == f"{V3}@64"
     assert {each["gate"]: each["passed"] for each in status["verdicts"]} == {
-        "structure": True, "assignment": True, "quarantined": True,
+        "structure": True, "assignment": True, "quarantined": True, "sentinel": True,
     }  # fmt: skip
     assert status["cost"]["tokens"] == deployment.simulator.ledger()["tokens"]
 

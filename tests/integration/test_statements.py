@@ -25,7 +25,7 @@ from migrator.statements import compose
 from migrator.target import capture, dependents, facts, message, readers
 from migrator.target.capture import Capture
 from migrator.target.lanes import Lanes
-from migrator.validation import gates
+from migrator.validation import every_vector, gates
 from tests.integration import fence, stored
 
 ROOT = Path(__file__).resolve().parents[2] / "migrator"
@@ -145,7 +145,10 @@ def own(made: Capture, migration: Migration, found: dict[str, str], view_oid: in
             "type": facts.vector_type("public", "vector", 2),
         },
         "provenance/sample.sql:sample": {**gates._parts(migration), "pieces": sql.SQL("ARRAY[t.title]")},
-        "validation/gates.sql:structure": gates._parts(migration),
+        **{
+            f"validation/every_vector.sql:{name}": {**every_vector.parts(migration), "heap": made.target.table_id}
+            for name in statements.load("validation/every_vector.sql")
+        },
         "validation/gates.sql:sample": gates._parts(migration),
     }
 

@@ -1,0 +1,229 @@
+"""Every vector of the column, once: windows of heap pages, each a short transaction of its own.
+
+Floor 2. Promise: no snapshot is held for longer than a window of some 20,000 rows takes (P12); memory does not grow
+with the table; what moved while the windows were read is looked at in the end, wherever it went. A row that was looked
+at and then moved is looked at twice, never not at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from psycopg import sql
+from psycopg.rows import dict_row
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from migrator.errors import Defect
+from migrator.generation import Side
+from migrator.measures import sharing
+from migrator.spending.worker import Worker
+from migrator.state.connection import driver, fetch, transaction
+from migrator.state.migrations import Migration
+from migrator.statements import compose
+from migrator.target import arrays, facts, vectors
+from migrator.target.relation import Target
+
+_FILE = "validation/every_vector.sql"
+#: Rows a window aims at: 0.15 s of reading at 1,024 dimensions, and 1 MB on the wire.
+WINDOW_ROWS = 20_000
+#: Vectors that are fetched at a time, where any are: 4 MB at 1,024 dimensions.
+_FETCH_ROWS = 1_024
+#: A page that no heap has.
+_BEYOND = 2**32 - 1
+
+Vectors = NDArray[np.float32]
+Key = tuple[str, ...]
+
+
+def parts(migration: Migration) -> Mapping[str, sql.Composable]:
+    """Return what the statements on both columns of a target are composed from."""
+    target = Target.of(migration)
+    schema, kind = migration.plan["vector_schema"], migration.plan["vector_type"]
+    column, old = migration.column_of(Side.TO), migration.column_of(Side.FROM)
+    key_arrays, names = target.key_arrays()
+    return {
+        "table": target.table_id,
+        "column": sql.Identifier(column),
+        "old_column": sql.Identifier(old),
+        "whole": _whole(schema, kind, column),
+        "whole_old": _whole(schema, kind, old),
+        "key": target.key_of("t"),
+        "text": target.text_of("t"),
+        "key_arrays": key_arrays,
+        "key_names": names,
+        "key_equals": target.key_equals("t", "v"),
+        "vector": sql.Identifier(schema, "vector"),
+        "dims_of": sql.Identifier(schema, "vector_dims"),
+        "norm": sql.Identifier(schema, "vector_norm"),
+        "product": sql.Identifier(schema, "inner_product"),
+    }
+
+
+def _whole(schema: str, kind: str, column: str) -> sql.Composable:
+    """Return a column as a vector in memory: an element of an array was taken out of TOAST, and so was what is cast."""
+    if kind == "vector":
+        return sql.SQL("(ARRAY[t.{}])[1]").format(sql.Identifier(column))
+    return sql.SQL("t.{}::{}").format(sql.Identifier(column), sql.Identifier(schema, "vector"))
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Pages of one heap, or with `since` what was written to the table by that transaction or later ones."""
+
+    heap: sql.Identifier
+    number: int
+    first_page: int
+    beyond_page: int
+    since: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """Two directions that every vector is multiplied with: a learnt one, and one by chance for the fingerprint."""
+
+    learnt: Vectors
+    chance: Vectors
+
+    @classmethod
+    def make(cls, dims: int, seed: int, learnt: Vectors | None) -> Axes:
+        """Make them; where nothing was learnt both are by chance."""
+        made = np.random.default_rng(seed).standard_normal((2, dims)).astype(np.float32) / math.sqrt(dims)
+        return cls(made[0] if learnt is None else learnt, made[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What one window's vectors are: one element per row in each array. `along` is NaN at other dimensions."""
+
+    connection: AsyncConnection
+    migration: Migration
+    span: Span
+    places: NDArray[np.void]
+    norms: NDArray[np.float64]
+    along: NDArray[np.float64]
+    prints: NDArray[np.uint64]
+    texts: NDArray[np.uint64]
+    wordless: NDArray[np.bool_]
+
+    def numbered(self) -> NDArray[np.uint64]:
+        """Return each row's place as one number: 16 bits for the heap, 32 for the page, 16 for the item."""
+        page, item = self.places["page"].astype(np.uint64), self.places["item"].astype(np.uint64)
+        return np.uint64(self.span.number << 48) | (page << np.uint64(16)) | item
+
+    async def keys(self, which: NDArray[np.bool_], most: int) -> list[Key]:
+        """Return the keys of some of its rows."""
+        places = arrays.tids(self.places[which][:most])
+        statement = compose(_FILE, "keys", {**parts(self.migration), "heap": self.span.heap})
+        rows = await fetch(self.connection, statement, {"places": places})
+        return [tuple(row["key"]) for row in rows]
+
+    async def closely(self, which: NDArray[np.bool_], dims: int) -> list[tuple[list[Key], Vectors, Vectors]]:
+        """Return keys, vectors and old vectors (zeros where there are none) of some of its rows, in groups."""
+        places = arrays.tids(self.places[which])
+        statement = compose(_FILE, "closely", {**parts(self.migration), "heap": self.span.heap})
+        raw = await driver(self.connection)
+        found = []
+        for start in range(0, len(places), _FETCH_ROWS):
+            async with raw.cursor(row_factory=dict_row, binary=True) as cursor:
+                await cursor.execute(statement, {"places": places[start : start + _FETCH_ROWS]})
+                rows = [row for row in await cursor.fetchall() if vectors.kind_of(row["vector"], dims) == "vector"]
+            nothing = np.zeros((1, dims), dtype=np.float32)
+            old = [_vector(row["old"], dims, nothing) for row in rows]
+            new = vectors.decode_all([row["vector"] for row in rows], "vector", dims)
+            found.append(([tuple(row["key"]) for row in rows], new, np.concatenate([nothing[:0], *old])))
+        return found
+
+
+def _vector(data: bytes | None, dims: int, nothing: Vectors) -> Vectors:
+    if data is None or vectors.kind_of(data, dims) != "vector":
+        return nothing
+    return vectors.decode(data, "vector")[np.newaxis]
+
+
+async def begin(worker: Worker, migration: Migration) -> list[Span]:
+    """Return the windows of the table as it is, and last the one of what is written meanwhile."""
+    async with transaction(worker.engine, read_only=True) as connection:
+        since = str((await fetch(connection, compose(_FILE, "since")))[0]["xid"])
+        relation = await facts.relation(connection, migration.target_schema, migration.target_table)
+        if relation is None:
+            raise Defect(f"{migration.target} is gone")
+        heaps = await facts.heaps(connection, relation.oid)
+    per_page = max(relation.estimated_rows, 1) / max(relation.pages, 1)
+    # A table that was never analysed says that it has no rows: 20 to a page, at vectors out of line, is the most.
+    width = max(1, math.floor(WINDOW_ROWS / (per_page if relation.estimated_rows > 0 else 20)))
+    spans = [
+        Span(sql.Identifier(heap.schema, heap.table), number, first, first + width)
+        for number, heap in enumerate(heaps)
+        for first in range(0, heap.pages, width)
+    ]
+    return [*spans, Span(Target.of(migration).table_id, len(heaps), 0, _BEYOND, since)]
+
+
+async def read(connection: AsyncConnection, migration: Migration, span: Span, axes: Axes) -> Window:
+    """Read one window."""
+    raw = await driver(connection)
+    await vectors.register(raw, migration.plan["vector_schema"])
+    directions = vectors.encode(np.stack([axes.learnt, axes.chance]), "vector")
+    values = {
+        "first": f"({span.first_page},0)",
+        "beyond": f"({span.beyond_page},0)",
+        "since": span.since,
+        "dims": migration.to_generation.dims,
+        "direction": directions[0],
+        "chance": directions[1],
+    }
+    async with raw.cursor(binary=True) as cursor:
+        await cursor.execute(compose(_FILE, "window", {**parts(migration), "heap": span.heap}), values)
+        result = cursor.pgresult
+        cells: Sequence[bytes | None] = [result.get_value(0, number) if result else None for number in range(6)]
+    norms, along, across = (arrays.read(cell, ">f8").astype(np.float64) for cell in cells[1:4])
+    return Window(
+        connection=connection,
+        migration=migration,
+        span=span,
+        places=arrays.read(cells[0], arrays.PLACE),
+        norms=norms,
+        along=along,
+        prints=sharing.fingerprints(norms, along, across),
+        texts=arrays.read(cells[4], ">i8").astype(np.int64).view(np.uint64),
+        wordless=arrays.read(cells[5], "?").astype(np.bool_),
+    )
+
+
+async def folded(
+    worker: Worker, migration: Migration, heap: sql.Identifier, places: Sequence[str]
+) -> dict[str, tuple[Key, int]]:
+    """Return keys and hashes of some rows' texts, without case and spaces, by their places."""
+    statement = compose(_FILE, "folded", {**parts(migration), "heap": heap})
+    async with transaction(worker.engine, read_only=True) as connection:
+        rows = await fetch(connection, statement, {"places": list(places)})
+    return {row["place"]: (tuple(row["key"]), int(row["text"])) for row in rows}
+
+
+async def of_keys(connection: AsyncConnection, migration: Migration, keys: Sequence[Key]) -> tuple[list[Key], Vectors]:
+    """Return those of the keys that have a vector of the new generation's dimensions, and the vectors."""
+    dims = migration.to_generation.dims
+    values = Target.of(migration).key_values(list(keys))
+    raw = await driver(connection)
+    async with raw.cursor(row_factory=dict_row, binary=True) as cursor:
+        await cursor.execute(compose(_FILE, "by_keys", parts(migration)), values)
+        rows = [row for row in await cursor.fetchall() if vectors.kind_of(row["vector"], dims) == "vector"]
+    return [tuple(row["key"]) for row in rows], vectors.decode_all([row["vector"] for row in rows], "vector", dims)
+
+
+async def pairs(
+    connection: AsyncConnection, migration: Migration, *, percent: float, seed: int, teaching: bool, wanted: int
+) -> AsyncIterator[tuple[Vectors, Vectors]]:
+    """Yield both vectors of random rows, some at a time: old and new, each rows x dims."""
+    dims = migration.to_generation.dims
+    values = {"percent": percent, "seed": seed, "teaching": teaching, "dims": dims, "wanted": wanted}
+    raw = await driver(connection)
+    async with raw.cursor("pairs", binary=True) as cursor:
+        await cursor.execute(compose(_FILE, "pairs", parts(migration)), values)
+        while rows := await cursor.fetchmany(_FETCH_ROWS):
+            old, new = (vectors.decode_all([row[side] for row in rows], "vector", dims) for side in (0, 1))
+            yield old, new

@@ -1,0 +1,175 @@
+"""Structure: every row has what it must have, and every vector is one. In one pass with the sentinel.
+
+Floor 2. Promise: coverage is proved as rows without a vector are everywhere: by one statement over one snapshot, since
+rows move between pages (H19); it touches neither a vector nor a text, so it is over soon. What is asked of each vector
+by itself (a text beside it, its dimensions, its length, whose space it looks to be of, which others are its equals) is
+asked window by window, in bounded statements and bounded memory, and no vector leaves the server for it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from psycopg import sql
+
+from migrator.generation import Side
+from migrator.measures import sharing
+from migrator.measures.sharing import Sharing
+from migrator.spending.worker import Worker
+from migrator.state.connection import fetch, transaction
+from migrator.state.migrations import Migration
+from migrator.state.verdicts import Verdict
+from migrator.statements import compose
+from migrator.target import arrays
+from migrator.target.relation import Target
+from migrator.validation import every_vector, sentinel
+from migrator.validation.every_vector import Axes, Key, Span, Window
+from migrator.validation.sentinel import Suspects
+
+_FILE = "validation/structure.sql"
+STRUCTURE, QUARANTINED = "structure", "quarantined"
+#: Keys that a verdict names of each fault.
+_EXAMPLES = 5
+#: Rows that share a vector whose texts are compared without case and spaces. Beyond, no such likeness explains them.
+_FOLDED_ROWS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """What one look at every row found. `bad` counts rows at fault, `uncovered` those of them without a vector."""
+
+    verdicts: list[Verdict]
+    embedded: int
+    uncovered: int
+    bad: int
+
+
+@dataclass(slots=True)
+class Faults:
+    """What is wrong with vectors, as windows come."""
+
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("wordless", "misshapen", "zero"), 0))
+    keys: dict[str, list[Key]] = field(default_factory=dict)
+    sharing: Sharing = field(default_factory=Sharing)
+
+    async def take(self, window: Window) -> None:
+        """Look at a window."""
+        misshapen = np.isnan(window.along) | ~np.isfinite(window.norms)
+        zero = window.norms == 0
+        for fault, which in (("wordless", window.wordless), ("misshapen", misshapen), ("zero", zero)):
+            await self._note(window, fault, which)
+        # A vector without a text or a length is at fault already.
+        sound = ~(window.wordless | zero)
+        self.sharing.add(window.prints[sound], window.texts[sound], window.numbered()[sound])
+
+    async def _note(self, window: Window, fault: str, which: NDArray[np.bool_]) -> None:
+        self.counts[fault] += int(which.sum())
+        room = _EXAMPLES - len(self.keys.get(fault, []))
+        if room and which.any():
+            self.keys.setdefault(fault, []).extend(await window.keys(which, room))
+
+
+async def measure(worker: Worker, migration: Migration, *, seed: int) -> Structure:
+    """Look at every row; returns the verdicts on structure, on the quarantined share and of the sentinel."""
+    began = time.monotonic()
+    covered = await _coverage(worker, migration)
+    learnt = await sentinel.learn(worker, migration, rows=covered["embedded"], seed=seed)
+    rule = learnt.rule
+    axes = Axes.make(migration.to_generation.dims, seed, rule.discriminant.direction if rule is not None else None)
+    faults, suspects = Faults(), Suspects(learnt)
+    spans = await every_vector.begin(worker, migration)
+    for span in spans:
+        async with transaction(worker.engine, read_only=True) as connection:
+            window = await every_vector.read(connection, migration, span, axes)
+            await faults.take(window)
+            await suspects.take(window)
+    shared = await _shared(worker, migration, faults.sharing, spans)
+    watched = suspects.verdict(migration)
+    took = time.monotonic() - began - watched.seconds
+    whole = _verdict(migration, covered, faults, shared, took)
+    verdicts = [whole, _quarantined(migration, covered), watched]
+    return Structure(verdicts, covered["embedded"], covered["uncovered"], int(whole.figure))
+
+
+async def _coverage(worker: Worker, migration: Migration) -> dict[str, int]:
+    target = Target.of(migration)
+    parts = {
+        "table": target.table_id,
+        "column": sql.Identifier(migration.column_of(Side.TO)),
+        "key": target.key_of("t"),
+        "in_scope": target.in_scope("t", migration.column_of(Side.FROM)),
+    }
+    async with transaction(worker.engine, read_only=True) as connection:
+        return (await fetch(connection, compose(_FILE, "coverage", parts), {"migration_id": migration.id}))[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Rows whose vector stands beside another text: how many of `of` looked at, and some of their keys."""
+
+    rows: int
+    of: int
+    keys: list[Key]
+
+    @property
+    def share(self) -> float:
+        """Their share."""
+        return self.rows / max(self.of, 1)
+
+
+async def _shared(worker: Worker, migration: Migration, kept: Sharing, spans: list[Span]) -> Shared:
+    """Return what shares a vector, texts that differ in case and spaces alone counted as one text."""
+    prints, texts, places = kept.rows
+    which = np.flatnonzero(sharing.groups(prints, texts))
+    if not len(which):
+        return Shared(0, len(prints), [])
+    # The first of them, vector by vector.
+    few = which[np.argsort(prints[which], kind="stable")][:_FOLDED_ROWS]
+    heaps = {span.number: span.heap for span in spans}
+    keys: dict[int, Key] = {}
+    texts = texts.copy()
+    for number in np.unique(places[few] >> np.uint64(48)).tolist():
+        rows = few[places[few] >> np.uint64(48) == number]
+        found = await every_vector.folded(worker, migration, heaps[number], arrays.tids(_place(places[rows])))
+        for row, place in zip(rows.tolist(), arrays.tids(_place(places[rows])), strict=True):
+            if place in found:
+                keys[row], folded = found[place]
+                texts[row] = np.uint64(folded % 2**64)
+    left = np.flatnonzero(sharing.groups(prints[which], texts[which]))
+    named = [keys[row] for row in which[left].tolist() if row in keys]
+    return Shared(len(left), len(prints), named[:_EXAMPLES])
+
+
+def _place(numbered: NDArray[np.uint64]) -> NDArray[np.void]:
+    places = np.empty(len(numbered), dtype=arrays.PLACE)
+    places["page"] = (numbered >> np.uint64(16)) & np.uint64(0xFFFFFFFF)
+    places["item"] = numbered & np.uint64(0xFFFF)
+    return places
+
+
+def _verdict(migration: Migration, covered: dict[str, int], faults: Faults, shared: Shared, took: float) -> Verdict:
+    allowed = migration.spec.gates.max_shared_share
+    over = shared.share > allowed
+    counts = {"uncovered": covered["uncovered"], **faults.counts, "shared": round(shared.share * covered["embedded"])}
+    keys = {**faults.keys, "shared": shared.keys}
+    told = [f"{count:,} {fault}{_named(keys.get(fault, []))}" for fault, count in counts.items()]
+    detail = "rows at fault: " + ", ".join(told)
+    if shared.rows:
+        detail += f" (another text has the same vector: {shared.share:.3%} of {shared.of:,} looked at"
+        detail += f", {'more than' if over else 'no fault up to'} {allowed:.3%})"
+    bad = sum(counts.values()) - (0 if over else counts["shared"])
+    return Verdict(STRUCTURE, bad == 0, bad, 0, covered["rows"], 0, detail, took)
+
+
+def _named(keys: list[Key]) -> str:
+    return f" [{'; '.join(', '.join(key) for key in keys)}]" if keys else ""
+
+
+def _quarantined(migration: Migration, covered: dict[str, int]) -> Verdict:
+    share = covered["quarantined"] / max(covered["in_scope"], 1)
+    allowed = migration.spec.gates.max_quarantined_share
+    detail = f"{covered['quarantined']:,} quarantined rows would vanish from search"
+    return Verdict(QUARANTINED, share <= allowed, share, allowed, covered["in_scope"], 0, detail, 0)
