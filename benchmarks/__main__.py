@@ -20,7 +20,8 @@ from migrator.errors import MigratorError
 
 #: Name -> module with a `run()` that returns its figures.
 BENCHES = {
-    name: f"benchmarks.{name}" for name in ("tokens", "backfill", "application", "provider", "state", "index", "validate")
+    name: f"benchmarks.{name}"
+    for name in ("tokens", "backfill", "application", "provider", "state", "index", "validate")
 }
 _HEADER = ("bench", "name", "figure", "unit", "goal", "met", "versus")
 _MISSED = 3
