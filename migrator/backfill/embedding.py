@@ -174,6 +174,8 @@ class _Crew:
     async def _book_lost(self, answers: Sequence[Answer]) -> None:
         for answer in answers:
             with contextlib.suppress(MigratorError):
+                if not answer.has_bill:
+                    continue
                 await asyncio.shield(self.embedder.purse.forfeit(answer.request_id, answer.used_tokens))
 
     async def land_rest(self) -> None:

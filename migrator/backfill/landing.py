@@ -82,7 +82,9 @@ class Landing:
         lanes = await self._enter(connection)
         await self._refuse_old_model(connection, lanes, work, answers)
         landed = await self._write(connection, lanes, mine, np.concatenate([answer.vectors for answer in answers]))
-        bills = {answer.request_id: price(answer.used_tokens, self.usd_per_mtok) for answer in answers}
+        bills = {
+            answer.request_id: price(answer.used_tokens, self.usd_per_mtok) for answer in answers if answer.has_bill
+        }
         await budget.settle_all(connection, bills)
         await self._count(connection, written=landed.written, tokens=sum(answer.used_tokens for answer in answers))
         await self._checkpoint(connection, last=last and not landed.held)

@@ -112,10 +112,7 @@ class ProviderBusy(TransientError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Vectors for some of the texts. The caller settles `request_id` in the transaction that writes them.
-
-    Copies of a text come in further answers of the same request, with no tokens of their own.
-    """
+    """Vectors for some of the texts. The caller settles `request_id` in the transaction that writes them."""
 
     positions: tuple[int, ...]
     vectors: NDArray[np.float32]
@@ -123,6 +120,8 @@ class Answer:
     used_tokens: int
     #: The provider told no usage: `used_tokens` is our own count.
     tokens_estimated: bool = False
+    #: The request's bill comes with this answer; not with those for copies, which may land before, with or after it.
+    has_bill: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +248,7 @@ class Embedder:
         for start in range(0, len(copies), self.max_texts):
             some = copies[start : start + self.max_texts]
             rows = [row for _, row in some]
-            yield Answer(tuple(position for position, _ in some), reply.vectors[rows], request_id, 0)
+            yield Answer(tuple(position for position, _ in some), reply.vectors[rows], request_id, 0, has_bill=False)
 
     async def _parts(self, run: list[str], refusal: Refusal) -> list[list[str]]:
         """Return what to ask for instead of a refused run; nothing where its one text is the reason.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from migrator.backfill.embedding import _Crew
 from migrator.demo.simulator.app import CRASH, POISON
 from migrator.lifecycle import MigrationStatus
 from migrator.orchestrator import progress
 from migrator.orchestrator.work import CameToRest
 from migrator.planning import plan as plans
 from migrator.provider import profiles, tokens
+from migrator.provider.embedder import Answer
 from migrator.spending.worker import Worker
 from migrator.state import migrations
 from migrator.state.connection import transaction
@@ -55,6 +57,32 @@ async def test_r11_copies_of_a_text_are_billed_once_and_all_rows_get_it(deployme
     assert len(digests) == len(set(digests)) == 31
     spent = deployment.value("SELECT sum(spent_tokens) FROM migrator.ledger")
     assert spent == deployment.simulator.ledger()["tokens"]
+
+
+@pytest.mark.parametrize("order", ["together", "copies first", "copies last"])
+async def test_p7_copies_that_land_with_their_text_or_before_it_leave_its_bill_alone(
+    deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    async def wait(self: _Crew, answer: Answer) -> None:
+        self.arrived.append(answer)
+
+    def take(self: _Crew) -> list[Answer]:
+        if order == "together":
+            taken, self.arrived = self.arrived, []
+            return taken
+        return [self.arrived.pop(-1 if order == "copies first" else 0)]
+
+    monkeypatch.setattr(_Crew, "_land", wait)
+    monkeypatch.setattr(_Crew, "_take_along", take)
+    deployment.make_table(24)
+    with deployment.connect() as connection:
+        connection.execute("UPDATE docs SET title = 'n/a', body = 'n/a' WHERE id % 2 = 0")
+    await start(deployment, worker)
+    await to(worker, S.INDEXING)
+    assert deployment.mismatches("embedding__migrator", V4) == []
+    spent = deployment.value("SELECT sum(spent_tokens) FROM migrator.ledger")
+    assert spent == deployment.simulator.ledger()["tokens"]
+    assert deployment.query("SELECT id FROM migrator.reservations") == []
 
 
 async def test_r7_a_token_limit_is_learnt_and_kept_for_every_later_batch(
