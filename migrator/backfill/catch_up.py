@@ -75,6 +75,8 @@ async def once(
     Raises: LeaseLost, TextTooLong, KeyMissing; other failures come in the progress.
     """
     async with transaction(worker.engine) as connection:
+        # Before the column is resolved: hints that a swap overtook would be held against the other one (H4).
+        await lanes_of(migration, side).lock_table(connection)
         migration = await migrations.get_by_id(connection, migration.id)
         limit = max(1, HINTS >> _SMALLER_BITS * await leases.deaths(connection, lease))
         hints = await dirty.read(connection, migration.id, side, limit=limit, quiet_seconds=quiet_seconds)

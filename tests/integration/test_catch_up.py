@@ -7,6 +7,8 @@ import json
 from collections.abc import Sequence
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.backfill import catch_up
 from migrator.backfill.classify import Work
@@ -21,10 +23,11 @@ from migrator.orchestrator.verbs import NewLimits
 from migrator.orchestrator.work import CameToRest
 from migrator.provider.embedder import Embedder
 from migrator.spending.worker import Worker
-from migrator.state import dirty, leases
+from migrator.state import dirty, leases, migrations
 from migrator.state.budget import Purpose
 from migrator.state.connection import transaction
 from migrator.state.leases import Duty
+from migrator.state.migrations import Migration
 from tests.deployment import V3, V4, Deployment, until
 from tests.integration.steps import begin, drain, first_tickets, ready, stored, to
 from tests.integration.swaps import cut_over, roll_back
@@ -210,3 +213,30 @@ async def test_r8_a_row_that_kills_whoever_keeps_the_live_column_is_given_up(
     assert deployment.mismatches("embedding", model) == [3]
     where = "migrator.dispositions" if side is Side.TO else "migrator.transitions"
     assert deployment.value(f"SELECT count(*) FROM {where} WHERE reason LIKE 'worker_died%%'") == 1
+
+
+async def test_h4_hints_are_held_against_a_column_that_no_swap_can_change(
+    deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Resolved before the lock, a hint could be held against the other column, which is full, and be forgotten."""
+    await ready(deployment, worker, rows=5)
+    with deployment.connect() as connection:
+        connection.execute("UPDATE docs SET body = 'new' WHERE id = 3")
+    locked = []
+    get_by_id = migrations.get_by_id
+
+    async def look(connection: AsyncConnection, migration_id: int) -> Migration:
+        query = """SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND mode = 'RowExclusiveLock'
+                    AND relation = 'public.docs'::regclass"""
+        locked.append((await connection.execute(text(query))).scalar_one())
+        return await get_by_id(connection, migration_id)
+
+    found = await stored(worker)
+    async with transaction(worker.engine) as connection:
+        lease = await leases.take(connection, found.id, Duty.CATCH_UP, holder="test", seconds=60)
+    assert lease is not None
+    with monkeypatch.context() as patched:
+        patched.setattr(catch_up.migrations, "get_by_id", look)
+        await catch_up.once(worker, found, lease, Side.TO, Purpose.CATCH_UP)
+    assert locked[0] == 1
+    assert deployment.mismatches("embedding__migrator", V4) == []
