@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import uuid
 from collections.abc import Sequence
 
 from kombu.exceptions import OperationalError
@@ -74,7 +75,8 @@ def publish(tickets: Sequence[Ticket]) -> None:
         try:
             task.apply_async(
                 args=(*words, ticket.label, ticket.arguments, ticket.queue),
-                task_id=ticket.label,
+                # Workers drop an id that was revoked in Flower for three hours: what is given again is not called so.
+                task_id=f"{ticket.label}-{uuid.uuid4().hex[:4]}",
                 queue=ticket.queue,
                 argsrepr=ticket.arguments,
                 kwargsrepr="",

@@ -122,10 +122,13 @@ async def _failed(worker: Worker, migration: Migration, lease: Lease, error: Mig
         await _give_back(worker, lease, failure=kind, counts=False, after_seconds=seconds)
         return f"{kind}: {error.sentences()[0]}"
     if isinstance(error, AtRest | OperatorError | TextTooLong | RowsLeft | VectorsWithoutText):
-        await _give_back(worker, lease, failure=kind, counts=False)
+        reason = f"{kind}: {error.sentences()[0]}"
         async with transaction(worker.engine) as connection:
-            reason = f"{kind}: {error.sentences()[0]}"
-            await migrations.pause(connection, migration.id, reason=reason, actor=worker.holder)
+            rests = await migrations.pause(connection, migration.id, reason=reason, actor=worker.holder)
+            if not rests:
+                # A status that can't rest (rolled_back): it is tried again, slowly, and what binds is said.
+                await migrations.set_binding(connection, migration.id, reason)
+        await _give_back(worker, lease, failure=kind, counts=False, after_seconds=0.0 if rests else _BUSY_SECONDS)
         return f"{kind}: {error}"
     await _give_back(worker, lease, failure=kind, counts=True, attempts=True)
     if isinstance(error, TransientError):

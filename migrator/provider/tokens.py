@@ -40,8 +40,8 @@ ESTIMATE_ERROR = 0.12
 
 
 def bound(text: str) -> int:
-    """Return an upper bound of what a text can be billed."""
-    return len(unicodedata.normalize("NFC", text).encode()) + END_MARKS
+    """Return an upper bound of what a text can be billed: a byte a token, by whichever form a model reads."""
+    return max(len(text.encode()), len(unicodedata.normalize("NFC", text).encode())) + END_MARKS
 
 
 def estimate(text: str) -> int:

@@ -319,9 +319,10 @@ class LeasePurse:
             await pace.learn_norm(connection, self.account, dims, norm)
 
     async def note_estimated(self, request_id: str) -> None:
-        """Remember that what will be spent for it is our own count."""
-        async with transaction(self.engine) as connection:
-            await budget.note_estimated(connection, request_id)
+        """Remember that what will be spent for it is our own count; not worth the vectors that just came."""
+        with contextlib.suppress(TransientError):
+            async with transaction(self.engine) as connection:
+                await budget.note_estimated(connection, request_id)
 
     async def learnt(self) -> pace.Learnt:
         """Return what the provider's own answers taught so far."""

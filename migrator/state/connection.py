@@ -27,6 +27,11 @@ from migrator.errors import Defect, OperatorError, TransientError
 LOCK_TIMEOUT_SECONDS = 5.0
 #: Connecting takes milliseconds; behind a dead route it would take minutes.
 CONNECT_TIMEOUT_SECONDS = 5
+#: Seconds that a transaction of ours may stand between two statements, which are milliseconds apart. A process that
+#: froze there, or whose route is gone, gives the application's rows back then, and not when the kernel gives up.
+IDLE_TIMEOUT_SECONDS = 10.0
+#: A silent connection is asked after 30 s, and given up when 3 looks, 10 s apart, or 60 s of sending went unanswered.
+_KEEPALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
 
 
 @dataclass(eq=False)
@@ -104,6 +109,7 @@ def make_engine(url: str, application_name: str, *, pool_size: int = 4) -> Async
         connect_args={
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
             "application_name": application_name,
+            **_KEEPALIVE,
             "prepare_threshold": None,  # named statements do not survive a transaction pooler
         },
     )
@@ -128,11 +134,13 @@ async def transaction(
                 text(
                     "SELECT set_config('row_security', 'off', true), set_config('search_path', 'pg_catalog', true),"
                     " set_config('lock_timeout', :lock, true), set_config('statement_timeout', :statement, true),"
+                    " set_config('idle_in_transaction_session_timeout', :idle, true),"
                     " set_config('transaction_read_only', :read_only, true)"
                 ),
                 {
                     "lock": f"{lock_timeout_seconds * 1000:.0f}ms",
                     "statement": f"{statement_timeout_seconds * 1000:.0f}ms",
+                    "idle": f"{IDLE_TIMEOUT_SECONDS * 1000:.0f}ms",
                     "read_only": "on" if read_only else "off",
                 },
             )

@@ -20,7 +20,7 @@ from migrator.state.signal_tables import signals
 from migrator.state.tables import migrations
 
 #: Seconds for which whoever reads has the turn: longer than every look of a reading together may take.
-TURN_SECONDS = 10.0
+TURN_SECONDS = 25.0
 
 
 @dataclass(frozen=True, slots=True)

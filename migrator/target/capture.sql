@@ -61,7 +61,8 @@ BEGIN
     IF NEW.{shadow} IS NULL THEN
       INSERT INTO migrator.dirty (migration_id, side, key) VALUES ({migration_id}, {shadow_side}, {new_key});
     END IF;
-    IF NEW.{live} IS NULL AND NOT native THEN
+    -- Nobody writes the vector of a row that comes back into the scope: its text is the old one.
+    IF NEW.{live} IS NULL AND (NOT native OR (NOT was_in_scope AND live_generation = {to_generation})) THEN
       INSERT INTO migrator.dirty (migration_id, side, key) VALUES ({migration_id}, {live_side}, {new_key});
     END IF;
   END IF;

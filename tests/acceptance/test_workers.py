@@ -49,7 +49,7 @@ def test_workers_carry_a_migration_to_ready_by_themselves(deployed: Deployment) 
     status = json.loads(deployed.run("status", "docs", "--json").stdout)
     assert status["workers"] == 1
     log = (deployed.home / "w1.log").read_text()
-    assert re.search(r"migrator\.batch\[docs\.b000001\.a1\]", log)
+    assert re.search(r"migrator\.batch\[docs\.b000001\.a1-[0-9a-f]{4}\]", log)
     assert deployed.must("doctor").count("ok ") >= 4
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(30) == 0

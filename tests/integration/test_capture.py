@@ -269,6 +269,17 @@ async def test_a_row_that_enters_or_leaves_the_scope(engine: AsyncEngine, sql: p
     assert hints(sql) == [("to", ["1"])]
 
 
+async def test_p6_after_cutover_a_row_that_comes_back_gets_its_vector_whoever_brings_it(
+    engine: AsyncEngine, sql: psycopg.Connection
+) -> None:
+    await cut_over(engine, sql, where="docs.deleted_at IS NULL")
+    declare(sql, V4)
+    sql.execute("UPDATE docs SET deleted_at = '2026-01-01', embedding = NULL")
+    hints(sql)
+    sql.execute("UPDATE docs SET deleted_at = NULL")
+    assert ("to", ["1"]) in hints(sql)
+
+
 async def test_only_embedded_leaves_rows_without_a_vector_alone(engine: AsyncEngine, sql: psycopg.Connection) -> None:
     await made(engine, sql, only_embedded=True)
     sql.execute("INSERT INTO docs (id, title) VALUES (1, 't')")

@@ -11,6 +11,7 @@ from itertools import product
 import psycopg
 import pytest
 from sqlalchemy import text, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from migrator.backfill import suspects
@@ -18,9 +19,10 @@ from migrator.errors import Defect, MigratorError, StatusConflict
 from migrator.lifecycle import TRANSITIONS, MigrationStatus, is_allowed
 from migrator.orchestrator import tick
 from migrator.state import batches, budget, leases, migrations, pace, splits, tables, tallies
+from migrator.state import connection as connections
 from migrator.state.batches import Heap
 from migrator.state.budget import Purpose, price
-from migrator.state.connection import transaction
+from migrator.state.connection import DatabaseGone, LockBusy, transaction
 from migrator.state.leases import Duty, Kind, LeaseLost
 from migrator.state.migrations import NameTaken
 from tests.integration import stored
@@ -350,3 +352,23 @@ async def test_p11_a_driver_error_never_quotes_a_row(engine: AsyncEngine, sql: p
     assert "canary" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
+
+
+async def test_p8_a_process_that_freezes_inside_a_transaction_gives_its_rows_back(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server ends what stands still; nothing is left to the kernel's idea of a dead connection."""
+    async with transaction(engine) as connection:
+        made = await stored.plan(connection)
+    change = update(tables.migrations).where(tables.migrations.c.id == made.id).values(binding="test")
+    with monkeypatch.context() as patched:
+        patched.setattr(connections, "IDLE_TIMEOUT_SECONDS", 0.3)
+        frozen = transaction(engine)
+        held = await frozen.__aenter__()
+    await held.execute(change)
+    async with transaction(engine, lock_timeout_seconds=5) as connection:
+        await connection.execute(change)
+    with pytest.raises(DBAPIError) as ended:
+        await held.execute(change)
+    with pytest.raises((DatabaseGone, LockBusy)):
+        await frozen.__aexit__(type(ended.value), ended.value, None)
