@@ -28,6 +28,7 @@ from migrator.state.dirty import Hints
 from migrator.state.dispositions import Disposition
 from migrator.state.leases import Lease
 from migrator.state.migrations import Migration
+from migrator.target.lanes import Row
 
 #: Hints read at once: a few dozen requests of work.
 HINTS = 500
@@ -70,7 +71,9 @@ async def once(
     allowed: frozenset[MigrationStatus] = UNATTENDED,
     quiet_seconds: float = 0.0,
 ) -> Progress | None:
-    """Work off one handful of hints of rows that were left alone for `quiet_seconds`; None when there were none.
+    """Work off one handful of hints of rows that were left alone for `quiet_seconds`, and that nobody holds.
+
+    Returns None where there is nothing to do now.
 
     Raises: LeaseLost, TextTooLong, KeyMissing; other failures come in the progress.
     """
@@ -84,15 +87,9 @@ async def once(
             return None
         if limit == 1 and await _has_killed(connection, migration, side, hints):
             return Progress(quarantined=1)
-        keys = list(hints.by_key)
-        known = {each.row.key: each for each in await lanes_of(migration, side).read_keys(connection, keys)}
-        untrue = [key for key in keys if key not in known or not (known[key].missing and known[key].in_scope)]
-        # Nothing to fill: the row is gone, has its vector, or is out of scope. Read and deleted in one transaction.
-        await dirty.settle(connection, hints.ids(untrue))
-        await dispositions.withdraw(connection, migration.id, untrue if side is Side.TO else [])
-    todo = [known[key].row for key in keys if key not in set(untrue)]
+        todo, settled = await _to_fill(connection, migration, side, hints)
     if not todo:
-        return Progress()
+        return Progress() if settled else None
     # An operator who stands at the terminal, and searches that miss rows, do not wait for the night.
     urgent = side is migration.live_side or purpose is Purpose.ROLLBACK_DEBT
     embedder = await make_embedder(worker, migration, side, lease, purpose, windows_apply=not urgent, allowed=allowed)
@@ -108,8 +105,24 @@ async def once(
         await flows.count_embedded(connection, migration.id, progress.written)
         if limit == 1:  # we live
             await dispositions.withdraw(connection, migration.id, [found.work[0].row.key] if side is Side.TO else [])
-            await dirty.forgive(connection, hints.ids(keys))
+            await dirty.forgive(connection, hints.ids(list(hints.by_key)))
     return progress
+
+
+async def _to_fill(
+    connection: AsyncConnection, migration: Migration, side: Side, hints: Hints
+) -> tuple[list[Row], bool]:
+    """Return the rows to be embedded now, and whether hints of others were settled: read and deleted together."""
+    keys, lanes = list(hints.by_key), lanes_of(migration, side)
+    known = {each.row.key: each for each in await lanes.read_keys(connection, keys)}
+    # Nothing to fill: the row is gone, has its vector, or is out of scope.
+    untrue = [key for key in keys if key not in known or not (known[key].missing and known[key].in_scope)]
+    await dirty.settle(connection, hints.ids(untrue))
+    await dispositions.withdraw(connection, migration.id, untrue if side is Side.TO else [])
+    wanted = [key for key in keys if key not in set(untrue)]
+    # What the application holds for long would be paid for again and again. Its hints wait.
+    free = await lanes.free_keys(connection, wanted) if wanted else frozenset()
+    return [known[key].row for key in wanted if key in free], bool(untrue)
 
 
 async def _has_killed(connection: AsyncConnection, migration: Migration, side: Side, hints: Hints) -> bool:

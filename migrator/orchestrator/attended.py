@@ -310,7 +310,9 @@ async def _settle(
     """Embed a handful of what is dirty now: writers may go on for ever, so whoever calls looks again."""
     purpose = Purpose.CATCH_UP if side is Side.TO else Purpose.ROLLBACK_DEBT
     progress = await catch_up.once(worker, migration, lease, side, purpose, allowed=allowed)
-    if progress is not None and progress.failure is not None:
+    if progress is None:
+        await asyncio.sleep(0.1)  # what is left is held by the application
+    elif progress.failure is not None:
         raise progress.failure
 
 

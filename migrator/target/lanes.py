@@ -162,6 +162,16 @@ class Lanes:
         rows = await fetch(connection, self._statement("read_keys"), self.target.key_values(list(keys)))
         return [KnownRow(_row(row), row["missing"], row["in_scope"]) for row in rows]
 
+    async def free_keys(
+        self, connection: AsyncConnection, keys: Sequence[tuple[str, ...]]
+    ) -> frozenset[tuple[str, ...]]:
+        """Return which of these rows nobody else holds now.
+
+        Locks: those rows, until commit.
+        """
+        rows = await fetch(connection, self._statement("free_keys"), self.target.key_values(list(keys)))
+        return frozenset(tuple(row["key"]) for row in rows)
+
     async def read_old(
         self, connection: AsyncConnection, keys: Sequence[tuple[str, ...]], dims: int
     ) -> dict[tuple[str, ...], NDArray[np.float32]]:

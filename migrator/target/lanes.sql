@@ -28,6 +28,12 @@ SELECT {key} AS key, {text} AS body, {all_null} AS all_null, t.{column} IS NULL 
        t.tableoid::bigint AS heap, (t.ctid::text::point)[0]::bigint AS page
   FROM {heap} AS t JOIN unnest({key_arrays}) AS v ({key_names}) ON {key_equals}
 
+-- name: free_keys
+-- Which of these rows nobody holds: the vector of one that is held would be paid for, and could not be written (H17).
+-- locks: the rows, until commit, which follows at once.   idempotent: yes.
+SELECT {key} AS key FROM {table} AS t JOIN unnest({key_arrays}) AS v ({key_names}) ON {key_equals}
+   FOR NO KEY UPDATE OF t SKIP LOCKED
+
 -- name: read_old
 -- Vectors of the old generation of a few rows, to be compared with what the provider answered for them.
 -- locks: none.   idempotent: yes.

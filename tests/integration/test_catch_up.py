@@ -240,3 +240,24 @@ async def test_h4_hints_are_held_against_a_column_that_no_swap_can_change(
         await catch_up.once(worker, found, lease, Side.TO, Purpose.CATCH_UP)
     assert locked[0] == 1
     assert deployment.mismatches("embedding__migrator", V4) == []
+
+
+async def test_p2_a_row_that_the_application_holds_is_not_paid_for_until_it_is_free(
+    deployment: Deployment, worker: Worker
+) -> None:
+    found = await ready(deployment, worker, rows=5)
+    async with transaction(worker.engine) as connection:
+        lease = await leases.take(connection, found.id, Duty.CATCH_UP, holder="test", seconds=60)
+    assert lease is not None
+    with deployment.connect() as writer, deployment.connect() as holder:
+        writer.execute("UPDATE docs SET body = 'held' WHERE id = 3")
+        writer.execute("UPDATE docs SET body = 'free' WHERE id = 4")
+        before = len(deployment.entries())
+        with holder.transaction():
+            holder.execute("SELECT FROM docs WHERE id = 3 FOR UPDATE")
+            assert await catch_up.once(worker, found, lease, Side.TO, Purpose.CATCH_UP) is not None
+            for _ in range(3):
+                assert await catch_up.once(worker, found, lease, Side.TO, Purpose.CATCH_UP) is None
+            assert [len(entry["digests"]) for entry in deployment.entries()[before:]] == [1]
+        assert await catch_up.once(worker, found, lease, Side.TO, Purpose.CATCH_UP) is not None
+    assert deployment.mismatches("embedding__migrator", V4) == []

@@ -157,7 +157,7 @@ def common(made: Capture, oid: int) -> dict[str, sql.Composable]:
     target = made.target
     return {
         **made._parts(Side.FROM),
-        **Lanes(target, target.shadow, target.column, "public", "vector")._parts(),
+        **Lanes(target, target.shadow, target.column, "public", "vector").parts(),
         "trigger": sql.Identifier(capture.TRIGGERS["update"]),
         "function": sql.Identifier("migrator", "on_spare"),
         "table_name": sql.Literal("public.docs"),
@@ -266,7 +266,10 @@ def test_what_takes_a_lock_says_so_in_its_header(file: str, name: str) -> None:
 
 
 def used() -> set[tuple[str, str]]:
-    """(file, name) of every statement that a `compose` in the package names; f-strings name triggers and functions."""
+    """(file, name) of every statement that a `compose`, or a `_statement` on the file's own, names in the package.
+
+    F-strings name triggers and functions.
+    """
     found = set()
     for path in ROOT.rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -278,8 +281,12 @@ def used() -> set[tuple[str, str]]:
             and isinstance(node.value, ast.Constant)
         ]
         for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "self._statement":
+                found.add((files[0], ast.literal_eval(node.args[0])))
             if not (isinstance(node, ast.Call) and ast.unparse(node.func) == "compose"):
                 continue
+            if ast.unparse(node.args[1]) == "name" and path.name == "lanes.py":
+                continue  # what `_statement` fills
             file, name = node.args[0], node.args[1]
             named = file.value if isinstance(file, ast.Constant) else files[0]
             if isinstance(name, ast.Constant):
