@@ -19,7 +19,7 @@ from migrator.cli import console
 from migrator.errors import MigratorError
 
 #: Name -> module with a `run()` that returns its figures.
-BENCHES = {name: f"benchmarks.{name}" for name in ("tokens", "backfill", "provider", "state")}
+BENCHES = {name: f"benchmarks.{name}" for name in ("tokens", "backfill", "provider", "state", "validate")}
 _HEADER = ("bench", "name", "figure", "unit", "goal", "met", "versus")
 _MISSED = 3
 

@@ -25,7 +25,7 @@ _SPREAD, _PAIRS_PER_DIRECTION = 64, 4
 #: Pairs from which on halves teach enough to look at each other.
 _FEWEST_PAIRS = 40
 #: Rounds of subspace iteration: the leading directions need not be exact, only the space's own.
-_ROUNDS = 8
+_ROUNDS = 4
 #: How much farther from its median than the lowest held out a vector of the old generation may lie along the first
 #: direction: below that nothing is looked at more closely.
 _BERTH = 1.25
