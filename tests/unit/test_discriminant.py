@@ -85,6 +85,16 @@ def test_sentinel_finds_those_that_were_among_its_teachers(seed: int) -> None:
     assert set(wrong) <= set(accused.tolist())
 
 
+@pytest.mark.parametrize("pairs", [1, 2, 3, 5, 41])
+def test_sentinel_learns_of_very_few_pairs_without_a_warning(pairs: int) -> None:
+    old, new = spaces.made(1, pairs + 2, 64, mean=0.4), spaces.made(2, pairs + 2, 64, mean=0.4)
+    _, found = judged(old, new, pairs)
+    assert not found.tells_apart
+    rule = discriminant.learn(np.repeat(old[:1], 5, axis=0), np.repeat(new[:1], 5, axis=0))
+    assert rule is not None
+    assert np.isfinite(rule.score(np.zeros((1, 64), dtype=np.float32))).all()
+
+
 def test_sentinel_is_taught_nothing_by_copies() -> None:
     old = spaces.made(1, 50, 64, mean=0.2)
     assert discriminant.learn(old, old.copy()) is None
