@@ -19,10 +19,8 @@ from migrator.cli import console
 from migrator.errors import MigratorError
 
 #: Name -> module with a `run()` that returns its figures.
-BENCHES = {
-    name: f"benchmarks.{name}"
-    for name in ("tokens", "backfill", "application", "provider", "state", "index", "validate")
-}
+NAMES = ("tokens", "backfill", "application", "provider", "state", "index", "validate")
+BENCHES = {name: f"benchmarks.{name}" for name in NAMES}
 _HEADER = ("bench", "name", "figure", "unit", "goal", "met", "versus")
 _MISSED = 3
 

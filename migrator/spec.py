@@ -201,6 +201,9 @@ class GatesSpec(_Part):
     #: Rows whose vector stands beside another text, too, case and spaces aside: the largest share that may pass. Models
     #: give some texts one vector, such as cut ones; a table where many rows share theirs has the wrong ones.
     max_shared_share: Annotated[_Number, Field(ge=0, le=1)] = 0.001
+    #: Rows that may look like the old generation's and pass all the same, where they are none of its own vectors: some
+    #: models place an odd text far from all others.
+    max_suspect_rows: Annotated[int, Field(ge=0)] = 0
 
 
 class Spec(_Part):

@@ -25,7 +25,9 @@ _SPREAD, _PAIRS_PER_DIRECTION = 64, 4
 #: Pairs from which on halves teach enough to look at each other.
 _FEWEST_PAIRS = 40
 #: Rounds of subspace iteration: the leading directions need not be exact, only the space's own.
-_ROUNDS = 8
+_ROUNDS = 4
+#: A feature that spreads less than this, as among three pairs, is taken to spread so much.
+_LEAST_SPREAD = 1e-6
 #: How much farther from its median than the lowest held out a vector of the old generation may lie along the first
 #: direction: below that nothing is looked at more closely.
 _BERTH = 1.25
@@ -124,7 +126,7 @@ def _fit(first: Vectors, second: Vectors) -> Discriminant:
     rule = Discriminant(direction, spaces[0], spaces[1], np.array([1.0, 0.0, 0.0]))
     features = [rule._features(each) for each in (first, second)]  # noqa: SLF001 - its own module
     within = np.concatenate([each - each.mean(axis=0) for each in features])
-    scale = np.maximum(within.std(axis=0), np.finfo(np.float64).tiny)
+    scale = np.maximum(within.std(axis=0), _LEAST_SPREAD)
     between = (features[0].mean(axis=0) - features[1].mean(axis=0)) / scale
     weights = _direction(within / scale, between).astype(np.float64) / scale
     return Discriminant(direction, spaces[0], spaces[1], weights)

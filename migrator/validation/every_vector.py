@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,11 +57,29 @@ def parts(migration: Migration) -> Mapping[str, sql.Composable]:
         "key_arrays": key_arrays,
         "key_names": names,
         "key_equals": target.key_equals("t", "v"),
-        "vector": sql.Identifier(schema, "vector"),
         "dims_of": sql.Identifier(schema, "vector_dims"),
         "norm": sql.Identifier(schema, "vector_norm"),
-        "product": sql.Identifier(schema, "inner_product"),
     }
+
+
+def along(migration: Migration, *, sized: bool) -> sql.Composable:
+    """Return the product of a vector with a direction; NaN at other dimensions, where the type lets them in.
+
+    Not asked where the column's type settles it: the look at each vector's size doubles what arithmetic costs here.
+    """
+    schema, dims = migration.plan["vector_schema"], migration.to_generation.dims
+    names = {
+        "product": sql.Identifier(schema, "inner_product"),
+        "direction": sql.Placeholder("direction", format="b"),
+        "vector": sql.Identifier(schema, "vector"),
+        "dims_of": sql.Identifier(schema, "vector_dims"),
+        "dims": sql.Literal(dims),
+    }
+    product = sql.SQL("{product}(s.vector, {direction}::{vector})").format(**names)
+    if sized:
+        return product
+    case = sql.SQL("CASE WHEN {dims_of}(s.vector) = {dims} THEN {whole_product} ELSE 'NaN' END")
+    return case.format(**names, whole_product=product)
 
 
 def _whole(schema: str, kind: str, column: str) -> sql.Composable:
@@ -72,27 +91,23 @@ def _whole(schema: str, kind: str, column: str) -> sql.Composable:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Pages of one heap, or with `since` what was written to the table by that transaction or later ones."""
+    """Pages of one heap, or with `since` what was written to the table by that transaction or later ones.
+
+    `sized`: the column's type lets no vector of other dimensions in.
+    """
 
     heap: sql.Identifier
     number: int
+    sized: bool
     first_page: int
     beyond_page: int
     since: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Axes:
-    """Two directions that every vector is multiplied with: a learnt one, and one by chance for the fingerprint."""
-
-    learnt: Vectors
-    chance: Vectors
-
-    @classmethod
-    def make(cls, dims: int, seed: int, learnt: Vectors | None) -> Axes:
-        """Make them; where nothing was learnt both are by chance."""
-        made = np.random.default_rng(seed).standard_normal((2, dims)).astype(np.float32) / math.sqrt(dims)
-        return cls(made[0] if learnt is None else learnt, made[1])
+def by_chance(dims: int, seed: int) -> Vectors:
+    """Return a direction for fingerprints, where none was learnt."""
+    drawn: Vectors = np.random.default_rng(seed).standard_normal(dims).astype(np.float32) / np.float32(math.sqrt(dims))
+    return drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,46 +167,64 @@ async def begin(worker: Worker, migration: Migration) -> list[Span]:
         if relation is None:
             raise Defect(f"{migration.target} is gone")
         heaps = await facts.heaps(connection, relation.oid)
+        column = (await facts.columns(connection, relation.oid))[migration.column_of(Side.TO)]
+    sized = facts.dims_of(column) == migration.to_generation.dims
     per_page = max(relation.estimated_rows, 1) / max(relation.pages, 1)
     # A table that was never analysed says that it has no rows: 20 to a page, at vectors out of line, is the most.
     width = max(1, math.floor(WINDOW_ROWS / (per_page if relation.estimated_rows > 0 else 20)))
     spans = [
-        Span(sql.Identifier(heap.schema, heap.table), number, first, first + width)
+        Span(sql.Identifier(heap.schema, heap.table), number, sized, first, first + width)
         for number, heap in enumerate(heaps)
         for first in range(0, heap.pages, width)
     ]
-    return [*spans, Span(Target.of(migration).table_id, len(heaps), 0, _BEYOND, since)]
+    return [*spans, Span(Target.of(migration).table_id, len(heaps), sized, 0, _BEYOND, since)]
 
 
-async def read(connection: AsyncConnection, migration: Migration, span: Span, axes: Axes) -> Window:
+async def read(connection: AsyncConnection, migration: Migration, span: Span, direction: Vectors) -> Window:
     """Read one window."""
     raw = await driver(connection)
     await vectors.register(raw, migration.plan["vector_schema"])
-    directions = vectors.encode(np.stack([axes.learnt, axes.chance]), "vector")
     values = {
         "first": f"({span.first_page},0)",
         "beyond": f"({span.beyond_page},0)",
         "since": span.since,
-        "dims": migration.to_generation.dims,
-        "direction": directions[0],
-        "chance": directions[1],
+        "direction": vectors.encode(direction[np.newaxis], "vector")[0],
     }
     async with raw.cursor(binary=True) as cursor:
-        await cursor.execute(compose(_FILE, "window", {**parts(migration), "heap": span.heap}), values)
+        names = {**parts(migration), "heap": span.heap, "along": along(migration, sized=span.sized)}
+        await cursor.execute(compose(_FILE, "window", names), values)
         result = cursor.pgresult
-        cells: Sequence[bytes | None] = [result.get_value(0, number) if result else None for number in range(6)]
-    norms, along, across = (arrays.read(cell, ">f8").astype(np.float64) for cell in cells[1:4])
+        cells: Sequence[bytes | None] = [result.get_value(0, number) if result else None for number in range(5)]
+    norms, products = (arrays.read(cell, ">f8").astype(np.float64) for cell in cells[1:3])
     return Window(
         connection=connection,
         migration=migration,
         span=span,
         places=arrays.read(cells[0], arrays.PLACE),
         norms=norms,
-        along=along,
-        prints=sharing.fingerprints(norms, along, across),
-        texts=arrays.read(cells[4], ">i8").astype(np.int64).view(np.uint64),
-        wordless=arrays.read(cells[5], "?").astype(np.bool_),
+        along=products,
+        prints=sharing.fingerprints(norms, products),
+        texts=arrays.read(cells[3], ">i8").astype(np.int64).view(np.uint64),
+        wordless=arrays.read(cells[4], "?").astype(np.bool_),
     )
+
+
+class Looking(Protocol):
+    """What is asked of every window."""
+
+    async def take(self, window: Window) -> None:
+        """Look at one."""
+
+
+async def look(
+    worker: Worker, migration: Migration, spans: Sequence[Span], direction: Vectors, looking: Sequence[Looking]
+) -> None:
+    """Read windows, each in a transaction of its own, and have all look at each."""
+    for span in spans:
+        async with transaction(worker.engine, read_only=True) as connection:
+            window = await read(connection, migration, span, direction)
+            for each in looking:
+                await each.take(window)
 
 
 async def folded(

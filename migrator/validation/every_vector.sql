@@ -3,16 +3,13 @@
 -- name: window
 -- What the gates ask of each vector of a window, as one row of arrays. The vectors stay in the server: what they cost
 -- is to be taken out of TOAST, once (`whole` makes them whole, and OFFSET 0 keeps that from being done once for each
--- use), not to be sent; and no text leaves the table. Two products and the length together are a vector's fingerprint:
--- equal vectors have equal ones, and others agree in some 60 bits only by chance.
+-- use), not to be sent; and no text leaves the table. Length and product together are a vector's fingerprint: equal
+-- vectors have equal ones, and others agree in some 50 bits only by chance.
 -- `since`: only rows written by that transaction or a later one, wherever they lie.
 -- locks: none.
 SELECT array_agg(s.place) AS places,
        array_agg({norm}(s.vector)) AS norms,
-       array_agg(CASE WHEN {dims_of}(s.vector) = %(dims)s THEN {product}(s.vector, %(direction)b::{vector})
-                      ELSE 'NaN' END) AS along,
-       array_agg(CASE WHEN {dims_of}(s.vector) = %(dims)s THEN {product}(s.vector, %(chance)b::{vector})
-                      ELSE 'NaN' END) AS across,
+       array_agg({along}) AS along,
        array_agg(hashtextextended(s.body, 0)) AS texts,
        array_agg(s.body !~ '\S') AS wordless
   FROM (SELECT t.ctid AS place, {text} AS body, {whole} AS vector

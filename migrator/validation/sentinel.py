@@ -29,9 +29,9 @@ from migrator.validation import every_vector
 from migrator.validation.every_vector import Key, Window
 
 SENTINEL = "sentinel"
-#: Rows that teach, and twice as many that judge: with none of 8,192 in doubt, fewer than one in a million is accused.
-_TAUGHT = 4_096
-#: What may be held of vectors that teach: 64 MB, which is 4,096 pairs up to 2,048 dimensions.
+#: Rows that teach, and twice as many that judge: with none of 6,000 in doubt, fewer than one in a million is accused.
+_TAUGHT = 3_000
+#: What may be held of vectors that teach: 64 MB, which is 3,000 pairs up to 2,796 dimensions.
 _TAUGHT_BYTES = 64 * 1024 * 1024
 #: Sample a little more than is wanted: chance gives fewer at times.
 _OVERSAMPLE = 1.2
@@ -161,7 +161,8 @@ class Suspects:
             figure = 0 if learnt.excused else self.rows
             return Verdict(SENTINEL, learnt.excused, figure, 0, learnt.pairs, learnt.seed, learnt.why, took)
         # What may be accused without reason is allowed, unless some of it is the old vector itself.
-        passed = self.count <= judged.allowance and not self.copies
+        allowed = max(judged.allowance, migration.spec.gates.max_suspect_rows)
+        passed = self.count <= allowed and not self.copies
         detail = (
             f"{self.count:,} of {self.rows:,} vectors look like {migration.from_generation}; of {judged.held_out:,}"
             f" rows held out {judged.misses:,} such were missed (< {judged.miss_bound:.2%} of all at 95 %), and fewer"
@@ -172,7 +173,7 @@ class Suspects:
         if self.keys:
             shown = "; ".join(", ".join(key) for key in self.keys)
             detail += f"; keys: {shown}{' ...' if self.count > len(self.keys) else ''}"
-        return Verdict(SENTINEL, passed, self.count, judged.allowance, learnt.pairs, learnt.seed, detail, took)
+        return Verdict(SENTINEL, passed, self.count, allowed, learnt.pairs, learnt.seed, detail, took)
 
 
 async def suspects(connection: AsyncConnection, migration: Migration, keys: Sequence[Key]) -> list[Key] | None:

@@ -26,7 +26,7 @@ from migrator.statements import compose
 from migrator.target import arrays
 from migrator.target.relation import Target
 from migrator.validation import every_vector, sentinel
-from migrator.validation.every_vector import Axes, Key, Span, Window
+from migrator.validation.every_vector import Key, Span, Window
 from migrator.validation.sentinel import Suspects
 
 _FILE = "validation/structure.sql"
@@ -77,15 +77,11 @@ async def measure(worker: Worker, migration: Migration, *, seed: int) -> Structu
     began = time.monotonic()
     covered = await _coverage(worker, migration)
     learnt = await sentinel.learn(worker, migration, rows=covered["embedded"], seed=seed)
-    rule = learnt.rule
-    axes = Axes.make(migration.to_generation.dims, seed, rule.discriminant.direction if rule is not None else None)
+    dims, rule = migration.to_generation.dims, learnt.rule
+    direction = rule.discriminant.direction if rule is not None else every_vector.by_chance(dims, seed)
     faults, suspects = Faults(), Suspects(learnt)
     spans = await every_vector.begin(worker, migration)
-    for span in spans:
-        async with transaction(worker.engine, read_only=True) as connection:
-            window = await every_vector.read(connection, migration, span, axes)
-            await faults.take(window)
-            await suspects.take(window)
+    await every_vector.look(worker, migration, spans, direction, [faults, suspects])
     shared = await _shared(worker, migration, faults.sharing, spans)
     watched = suspects.verdict(migration)
     took = time.monotonic() - began - watched.seconds

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import psycopg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from migrator.errors import GateFailed
+from migrator.lifecycle import MigrationStatus
+from migrator.orchestrator import attended, verbs
+from migrator.spending.worker import Worker
 from migrator.state import discriminants
 from migrator.state.connection import transaction
 from migrator.state.migrations import Migration
 from migrator.state.verdicts import Verdict
 from migrator.validation import sentinel
 from tests import spaces
-from tests.integration import columns
+from tests.deployment import V3, V4, Deployment, embed, literal
+from tests.integration import columns, steps
 from tests.integration.columns import SHADOW, fill, make, measured, plan, put
 from tests.spaces import Vectors
 
@@ -121,6 +128,21 @@ async def test_sentinel_tells_copies_and_lists_a_few_keys(sql: psycopg.Connectio
     assert len(keys.removesuffix(" ...").split("; ")) == sentinel.MAX_KEYS
 
 
+async def test_sentinel_lets_as_many_pass_as_the_spec_says_but_no_copies(
+    sql: psycopg.Connection, engine: AsyncEngine
+) -> None:
+    old, new = few()
+    new[[3, 4]] = old[[4, 3]]
+    make(sql, f"vector({FEW_DIMS})")
+    fill(sql, old, new)
+    for allowed in (1, 2):
+        found = await measured(engine, await plan(engine, FEW_DIMS, name=f"a{allowed}", max_suspect_rows=allowed))
+        assert (found["sentinel"].passed, found["sentinel"].threshold) == (allowed == 2, allowed)
+        assert re.search("keys: (3; 4|4; 3)$", found["sentinel"].detail), "they are told all the same"
+    put(sql, [3], old[[3]])
+    assert not (await measured(engine, await plan(engine, FEW_DIMS, max_suspect_rows=2)))["sentinel"].passed
+
+
 async def test_sentinel_leaves_few_rows_to_the_assignment_gate(sql: psycopg.Connection, engine: AsyncEngine) -> None:
     old, new = few()
     make(sql, f"vector({FEW_DIMS})")
@@ -175,3 +197,31 @@ async def test_sentinel_forgets_a_rule_that_does_not_hold_any_more(
     sql.execute(f"UPDATE docs SET embedding = {SHADOW}".encode())
     assert not (await measured(engine, migration))["sentinel"].passed
     assert await later(engine, migration, ["1"]) is None
+
+
+async def test_sentinel_pauses_a_migration_and_a_cleared_vector_is_made_again(
+    deployment: Deployment, worker: Worker
+) -> None:
+    """The whole way: a batch that the old model answered, found, cleared by hand, embedded again."""
+    deployment.spec_data["gates"]["assignment_sample"] = 1
+    await steps.begin(deployment, worker, 150)
+    await steps.to(worker, MigrationStatus.VALIDATING)
+    wrong = [20, 21, 22]
+    for key in wrong:
+        title, body = deployment.words(key + 1)
+        deployment.query(
+            f"UPDATE docs SET {SHADOW} = %s WHERE id = %s RETURNING 1", literal(embed(V3, f"{title}\n{body}")), key
+        )
+    with pytest.raises(GateFailed) as failed:
+        await attended.validate(worker, "docs", actor="test")
+    assert "sentinel is 3 against 0" in str(failed.value)
+    listed = re.search(r"keys: ([\d; ]+)", str(failed.value))
+    assert listed is not None
+    assert sorted(map(int, listed[1].split("; "))) == wrong
+    assert (await steps.stored(worker)).status is MigrationStatus.PAUSED
+    deployment.query(f"UPDATE docs SET {SHADOW} = NULL WHERE id = ANY(%s) RETURNING 1", wrong)
+    await verbs.resume(worker.engine, "docs", actor="test")
+    await steps.to(worker, MigrationStatus.READY)
+    assert deployment.mismatches(SHADOW, V4) == []
+    verdicts = deployment.query("SELECT passed FROM migrator.verdicts WHERE gate = 'sentinel' ORDER BY id")
+    assert [each[0] for each in verdicts] == [False, True, True]

@@ -146,7 +146,11 @@ def own(made: Capture, migration: Migration, found: dict[str, str], view_oid: in
         },
         "provenance/sample.sql:sample": {**gates._parts(migration), "pieces": sql.SQL("ARRAY[t.title]")},
         **{
-            f"validation/every_vector.sql:{name}": {**every_vector.parts(migration), "heap": made.target.table_id}
+            f"validation/every_vector.sql:{name}": {
+                **every_vector.parts(migration),
+                "heap": made.target.table_id,
+                "along": every_vector.along(migration, sized=False),
+            }
             for name in statements.load("validation/every_vector.sql")
         },
         "validation/gates.sql:sample": gates._parts(migration),

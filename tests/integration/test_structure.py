@@ -15,21 +15,22 @@ from migrator.measures import sharing
 from migrator.state.migrations import Migration
 from migrator.state.verdicts import Verdict
 from migrator.validation import every_vector, structure
-from migrator.validation.every_vector import Axes, Span, Window
+from migrator.validation.every_vector import Span, Window
 from tests import spaces
 from tests.integration import columns
 from tests.integration.columns import SHADOW, fill, make, measured, plan, put
+from tests.spaces import Vectors
 
 ROWS, DIMS = 600, 64
 
 
 @pytest.fixture
-def vectors() -> tuple[spaces.Vectors, spaces.Vectors]:
+def vectors() -> tuple[Vectors, Vectors]:
     return spaces.made(1, ROWS, DIMS, mean=0.5), spaces.made(2, ROWS, DIMS, mean=0.5)
 
 
 @pytest.fixture
-def table(sql: psycopg.Connection, vectors: tuple[spaces.Vectors, spaces.Vectors]) -> psycopg.Connection:
+def table(sql: psycopg.Connection, vectors: tuple[Vectors, Vectors]) -> psycopg.Connection:
     """A clean table."""
     make(sql, f"vector({DIMS})")
     fill(sql, *vectors)
@@ -50,7 +51,7 @@ def only_structure_failed(found: dict[str, Verdict], told: str, figure: int) -> 
 async def test_structure_gate_passes_a_clean_table(
     sql: psycopg.Connection,
     engine: AsyncEngine,
-    vectors: tuple[spaces.Vectors, spaces.Vectors],
+    vectors: tuple[Vectors, Vectors],
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
 ) -> None:
@@ -97,7 +98,7 @@ async def test_structure_gate_finds_a_row_that_nobody_explains(table: psycopg.Co
 
 
 async def test_structure_gate_finds_other_dimensions_in_a_column_without(
-    sql: psycopg.Connection, engine: AsyncEngine, vectors: tuple[spaces.Vectors, spaces.Vectors]
+    sql: psycopg.Connection, engine: AsyncEngine, vectors: tuple[Vectors, Vectors]
 ) -> None:
     make(sql, "vector")
     fill(sql, *vectors)
@@ -106,7 +107,7 @@ async def test_structure_gate_finds_other_dimensions_in_a_column_without(
 
 
 async def test_structure_gate_finds_one_vector_beside_many_texts(
-    table: psycopg.Connection, engine: AsyncEngine, vectors: tuple[spaces.Vectors, spaces.Vectors]
+    table: psycopg.Connection, engine: AsyncEngine, vectors: tuple[Vectors, Vectors]
 ) -> None:
     """What a gateway's cache, or a reply that was taken for another's, leaves: every count is right."""
     put(table, range(100, 110), np.repeat(vectors[1][50:51], 10, axis=0))
@@ -116,7 +117,7 @@ async def test_structure_gate_finds_one_vector_beside_many_texts(
 
 
 async def test_structure_gate_lets_texts_share_a_vector_that_models_take_for_one(
-    table: psycopg.Connection, engine: AsyncEngine, vectors: tuple[spaces.Vectors, spaces.Vectors]
+    table: psycopg.Connection, engine: AsyncEngine, vectors: tuple[Vectors, Vectors]
 ) -> None:
     """Some models see neither case nor spaces; and a few others are told, but no fault."""
     put(table, range(100, 140), np.repeat(vectors[1][50:51], 40, axis=0))
@@ -148,9 +149,9 @@ def at_window(number: int, act: Callable[[], Any]) -> Callable[..., Awaitable[Wi
     """Read windows as ever, and do something right after one of them."""
     count = 0
 
-    async def read(connection: AsyncConnection, migration: Migration, span: Span, axes: Axes) -> Window:
+    async def read(connection: AsyncConnection, migration: Migration, span: Span, direction: Vectors) -> Window:
         nonlocal count
-        window = await original(connection, migration, span, axes)
+        window = await original(connection, migration, span, direction)
         count += 1
         if count == number:
             act()
@@ -206,7 +207,7 @@ async def test_p12_every_window_is_a_transaction_of_its_own(
 async def test_structure_gate_keeps_its_memory_on_large_tables(
     table: psycopg.Connection,
     engine: AsyncEngine,
-    vectors: tuple[spaces.Vectors, spaces.Vectors],
+    vectors: tuple[Vectors, Vectors],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Beyond what is kept, a slice of all vectors is looked at, and what shares one is still found."""
