@@ -27,7 +27,7 @@ from migrator.target.relation import Target, suffixed
 from migrator.template import Template
 
 _BENCH = "index"
-ROWS, DIMS, ROUNDS = 20_000, 1024, 3
+ROWS, DIMS, ROUNDS = 20_000, 1024, 2
 #: Our build's speed, of the one by hand with the best settings.
 _SHARE = 0.9
 _TARGET = Target(

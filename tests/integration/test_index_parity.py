@@ -314,7 +314,7 @@ async def test_index_parity_ivfflat_gets_the_memory_that_it_asks_for(
     deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "_PROCESS_BYTES", 0)
-    deployment.make_table(1500)
+    deployment.make_table(800)
     with deployment.connect() as connection:
         connection.execute("DROP INDEX docs_embedding_idx")
         connection.execute("CREATE INDEX docs_embedding_idx ON docs USING ivfflat (embedding) WITH (lists = 700)")
