@@ -27,7 +27,7 @@ from migrator.target.relation import Target, suffixed
 from migrator.template import Template
 
 _BENCH = "index"
-ROWS, DIMS, ROUNDS = 20_000, 1024, 3
+ROWS, DIMS, ROUNDS = 20_000, 1024, 2
 #: Our build's speed, of the one by hand with the best settings.
 _SHARE = 0.9
 _TARGET = Target(
@@ -74,12 +74,11 @@ async def _ours(url: str) -> float:
         async with transaction(engine) as connection:
             relation = await facts.relation(connection, "public", "docs")
             assert relation is not None  # noqa: S101 - it was just made
-            column = (await facts.columns(connection, relation.oid))["embedding"]
-            found = await dependents.indexes(connection, relation.oid, column)
+            found = await dependents.every_index(connection, relation.oid, "embedding")
         build = Build(engine, "bench", estimate.build_memory_bytes("vector", DIMS, ROWS), _always)
         began = time.perf_counter()
         for live in found:
-            await index.ensure(build, _TARGET, relation.oid, live)
+            await index.ensure(build, _TARGET, live)
         seconds = time.perf_counter() - began
         if build.notes:
             raise RuntimeError("; ".join(build.notes))

@@ -85,10 +85,10 @@ async def look(engine: AsyncEngine, migration: Migration, *, verb: str) -> Swap:
         live = columns[migration.target_column]
         found = await dependents.find(connection, relation.oid, live)
         shadow = await dependents.find(connection, relation.oid, columns[migration.shadow_column])
-        wanted = await dependents.indexes(connection, relation.oid, live)
+        wanted = await dependents.every_index(connection, relation.oid, live.name)
         print_now = await dependents.fingerprint(connection, relation.oid)
         problems = _dependents(found, shadow)
-        problems += [*await _indexes(connection, relation.oid, wanted)]
+        problems += [*await _indexes(connection, wanted)]
         problems += await _partitions(connection, migration, relation.oid)
         problems += [each for each in dependents.changes(migration.fingerprint, print_now) if not _taken_along(each)]
         if problems:
@@ -101,7 +101,7 @@ async def look(engine: AsyncEngine, migration: Migration, *, verb: str) -> Swap:
             columns=frozenset(columns),
             views=ordered,
             view_locks=await message.view_locks(connection, ordered),
-            indexes=await _with_twins(connection, migration, relation.oid, wanted),
+            indexes=await _with_twins(connection, wanted),
             fingerprint=print_now,
             server_version=(await facts.server(connection))["version"],
         )
@@ -121,27 +121,25 @@ def _dependents(found: list[Dependent], shadow: list[Dependent]) -> list[str]:
     return problems
 
 
-async def _indexes(connection: AsyncConnection, oid: int, wanted: list[LiveIndex]) -> list[str]:
+async def _indexes(connection: AsyncConnection, wanted: list[LiveIndex]) -> list[str]:
     problems = []
     for each in wanted:
         if each.name.endswith(SUFFIX):
             continue
-        valid, _ = await index.state(connection, oid, suffixed(each.name))
+        valid, _ = await index.state(connection, each.heap_oid, suffixed(each.name))
         if not valid:
             problems.append(f"index {each.name} has no valid twin on the shadow column")
     return problems
 
 
-async def _with_twins(
-    connection: AsyncConnection, migration: Migration, oid: int, wanted: list[LiveIndex]
-) -> list[tuple[str, str]]:
+async def _with_twins(connection: AsyncConnection, wanted: list[LiveIndex]) -> list[tuple[str, str]]:
     """Return the indexes that exchange names with their twins: the table's, and those of its partitions."""
     found = []
     for each in wanted:
         if each.name.endswith(SUFFIX):
             continue
-        found.append((migration.target_schema, each.name))
-        live, twins = [await index.parts(connection, oid, name) for name in (each.name, suffixed(each.name))]
+        found.append((each.schema, each.name))
+        live, twins = [await index.parts(connection, each.heap_oid, name) for name in (each.name, suffixed(each.name))]
         # A partition made since has indexes with names of PostgreSQL's own making, which stay with them.
         found += [
             (part.schema, part.name)

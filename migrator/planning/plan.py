@@ -174,7 +174,7 @@ def _document(found: Survey, counts: dict[str, int], texts: list[str], profile: 
         "cost_usd": _cost(tokens, spec.to.price_usd_per_mtok),
         "hours": round(hours, 3),
         "hours_bound_by": binds,
-        **estimate.sizes(kind, dims, to_embed, index_count=len(found.indexes)),
+        **estimate.sizes(kind, dims, to_embed, index_count=_whole_indexes(found)),
         "dependents": [{"kind": each.kind, "name": each.name, "action": each.action} for each in found.dependents],
         "batches": -(-heap_pages // step),
         "pages_per_batch": step,
@@ -186,6 +186,12 @@ def _document(found: Survey, counts: dict[str, int], texts: list[str], profile: 
         "knows_chunks": found.server.get("version", 0) >= capture.CHUNK_IDS_SINCE,
         "silence_triggers": preflight.silences(found),
     }
+
+
+def _whole_indexes(found: Survey) -> int:
+    """Return how many indexes over every row there are: as much as partitions have alone counts as their share."""
+    alone = [each for each in found.indexes if found.relation is not None and each.heap_oid != found.relation.oid]
+    return len(found.indexes) - len(alone) + -(-len(alone) // max(len(found.heaps), 1))
 
 
 async def store(engine: AsyncEngine, plan: Plan, actor: str) -> str | None:

@@ -122,7 +122,7 @@ async def _table(connection: AsyncConnection, found: Survey, relation: Relation)
     column = found.column
     if column is not None:
         found.dependents = await dependents.find(connection, oid, column)
-        found.indexes = await dependents.indexes(connection, oid, column)
+        found.indexes = await dependents.every_index(connection, oid, column.name)
         names = (spec.target.schema_name, spec.target.table_name, spec.target.column)
         found.publications = await dependents.publications(connection, *names)
         found.partition_dependents = await dependents.of_partitions(connection, oid, column.name)

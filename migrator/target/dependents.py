@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.state.connection import fetch
 from migrator.statements import compose
+from migrator.target import facts
 from migrator.target.facts import Column
 
 Action = Literal["re-point", "build again", "follows", "refuse"]
@@ -40,8 +41,11 @@ class Dependent:
 
 @dataclass(frozen=True, slots=True)
 class LiveIndex:
-    """An index over the live column, with all that is needed to make it again."""
+    """An index over the live column, on the table or on one of its partitions, with all that makes it again."""
 
+    heap_oid: int
+    schema: str
+    table: str
     oid: int
     name: str
     method: str
@@ -91,6 +95,16 @@ async def indexes(connection: AsyncConnection, oid: int, column: Column) -> list
     """Return the indexes that mention the column."""
     values = {"oid": oid, "column_number": column.number}
     return [LiveIndex(**row) for row in await fetch(connection, compose("target/dependents.sql", "indexes"), values)]
+
+
+async def every_index(connection: AsyncConnection, oid: int, name: str) -> list[LiveIndex]:
+    """Return the indexes that mention a column of that name: the table's, then those that partitions have alone."""
+    found = []
+    leaves = [heap.oid for heap in await facts.heaps(connection, oid) if heap.level > 0]
+    for each in dict.fromkeys([oid, *leaves]):
+        columns = await facts.columns(connection, each)
+        found += await indexes(connection, each, columns[name])
+    return found
 
 
 async def publications(connection: AsyncConnection, schema: str, table: str, column: str) -> list[str]:

@@ -58,7 +58,7 @@ ORDER BY 1, 2
 
 -- name: of_partitions
 -- What hangs on the column of one partition and is no part of anything on the partitioned table itself: views over
--- the partition, indexes, constraints, triggers and grants of its own.
+-- the partition, constraints, triggers, grants and unique indexes of its own. Its other indexes have twins.
 -- locks: none.
 WITH leaf AS (
   SELECT p.relid::oid AS oid, p.relid::regclass::text AS name, a.attnum AS number, a.attacl AS acl
@@ -73,7 +73,8 @@ SELECT l.name AS partition,
   FROM leaf l
   JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = l.oid AND d.refobjsubid = l.number
                   AND d.deptype <> 'i'
- WHERE NOT EXISTS (SELECT FROM pg_class c WHERE d.classid = 'pg_class'::regclass AND c.oid = d.objid AND c.relispartition)
+ WHERE NOT EXISTS (SELECT FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid
+                    WHERE d.classid = 'pg_class'::regclass AND c.oid = d.objid AND (c.relispartition OR NOT i.indisunique))
    AND NOT EXISTS (SELECT FROM pg_constraint k WHERE d.classid = 'pg_constraint'::regclass AND k.oid = d.objid
                       AND (k.conparentid <> 0 OR k.coninhcount > 0))
    AND NOT EXISTS (SELECT FROM pg_trigger t WHERE d.classid = 'pg_trigger'::regclass AND t.oid = d.objid
@@ -89,9 +90,11 @@ SELECT DISTINCT p.pubname::text AS name
  WHERE t.schemaname = %(schema)s AND t.tablename = %(table)s AND %(column)s = ANY(t.attnames)
 
 -- name: indexes
--- The indexes over the column, as they must be made again over the shadow. `definition` is what stands behind USING: with
+-- The indexes over the column, as they must be made again over the shadow; a part of a partitioned index is no index of
+-- its own. `definition` is what stands behind USING: with
 -- search_path = pg_catalog PostgreSQL qualifies everything in it but the table's own columns.
-SELECT c.oid::bigint AS oid, c.relname::text AS name, am.amname::text AS method, i.indnatts::int AS columns,
+SELECT i.indrelid::bigint AS heap_oid, nsh.nspname::text AS schema, h.relname::text AS table,
+       c.oid::bigint AS oid, c.relname::text AS name, am.amname::text AS method, i.indnatts::int AS columns,
        i.indexprs IS NOT NULL AS has_expressions, pg_get_expr(i.indpred, i.indrelid) AS predicate,
        %(column_number)s = ANY(i.indkey::int2[]) AS on_column, i.indisvalid AS valid, i.indisunique AS is_unique,
        c.relkind = 'I' AS is_partitioned,
@@ -102,7 +105,8 @@ SELECT c.oid::bigint AS oid, c.relname::text AS name, am.amname::text AS method,
        substr(pg_get_indexdef(c.oid), length(format('CREATE %%sINDEX %%I ON %%s%%s USING ',
          CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END, c.relname, CASE WHEN c.relkind = 'I' THEN 'ONLY ' ELSE '' END,
          i.indrelid::regclass)) + 1) AS definition
-  FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am am ON am.oid = c.relam
+  FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid AND NOT c.relispartition JOIN pg_am am ON am.oid = c.relam
+  JOIN pg_class h ON h.oid = i.indrelid JOIN pg_namespace nsh ON nsh.oid = h.relnamespace
   JOIN pg_opclass o ON o.oid = i.indclass[0] JOIN pg_namespace nso ON nso.oid = o.opcnamespace
   LEFT JOIN pg_tablespace t ON t.oid = c.reltablespace
  WHERE i.indrelid = %(oid)s

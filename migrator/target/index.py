@@ -84,12 +84,12 @@ async def parts(connection: AsyncConnection, oid: int, name: str) -> dict[int, P
     return {row.pop("heap_oid"): Part(**row) for row in rows}
 
 
-async def ensure(build: Build, target: Target, oid: int, live: LiveIndex) -> None:
+async def ensure(build: Build, target: Target, live: LiveIndex) -> None:
     """Make sure that a live index's twin stands valid on the shadow; takes as long as it takes.
 
     Raises: BuildUnwanted, IndexNeedsMemory, LockBusy.
     """
-    twin = Twin.of(target, oid, live)
+    twin = Twin.of(target, live)
     if live.is_partitioned:
         await _ensure_parts(build, twin)
     else:

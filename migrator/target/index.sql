@@ -90,7 +90,7 @@ SELECT DISTINCT a.attname::text AS name
  WHERE i.indrelid = %(oid)s AND c.relname = %(name)s
 
 -- name: hurried
-SELECT set_config('lock_timeout', '5s', false), set_config('statement_timeout', '5s', false)
+SELECT set_config('lock_timeout', '2s', false), set_config('statement_timeout', '2s', false)
 
 -- name: progress
 -- Ours before somebody else's.

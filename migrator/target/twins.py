@@ -66,9 +66,9 @@ class Twin:
     name: str
 
     @classmethod
-    def of(cls, target: Target, oid: int, live: LiveIndex) -> Twin:
-        """Return the copy of an index on the table itself."""
-        return cls(target, live, oid, target.schema, target.table, suffixed(live.name))
+    def of(cls, target: Target, live: LiveIndex) -> Twin:
+        """Return the copy of an index, beside it."""
+        return cls(target, live, live.heap_oid, live.schema, live.table, suffixed(live.name))
 
     @property
     def index_id(self) -> sql.Identifier:

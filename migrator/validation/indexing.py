@@ -20,13 +20,12 @@ from migrator.target.relation import SUFFIX, Target
 
 
 async def live_indexes(worker: Worker, migration: Migration) -> tuple[int, list[LiveIndex]]:
-    """Return the table's oid and the indexes over its live column."""
+    """Return the table's oid and the indexes over its live column, also those of single partitions."""
     async with transaction(worker.engine, read_only=True) as connection:
         relation = await facts.relation(connection, migration.target_schema, migration.target_table)
         if relation is None:
             raise Defect(f"{migration.target} is gone")
-        columns = await facts.columns(connection, relation.oid)
-        found = await dependents.indexes(connection, relation.oid, columns[migration.target_column])
+        found = await dependents.every_index(connection, relation.oid, migration.target_column)
     return relation.oid, [each for each in found if not each.name.endswith(SUFFIX)]
 
 
@@ -35,7 +34,7 @@ async def run(worker: Worker, migration: Migration, lease: Lease) -> str:
 
     Raises: LeaseLost, BuildUnwanted, IndexNeedsMemory.
     """
-    oid, wanted = await live_indexes(worker, migration)
+    _, wanted = await live_indexes(worker, migration)
     memory = int(migration.plan["index_build"]["memory_bytes"])
 
     async def still() -> bool:
@@ -49,7 +48,7 @@ async def run(worker: Worker, migration: Migration, lease: Lease) -> str:
 
     build = Build(worker.engine, migration.name, memory, still)
     for each in wanted:
-        await index.ensure(build, Target.of(migration), oid, each)
+        await index.ensure(build, Target.of(migration), each)
     async with transaction(worker.engine) as connection:
         await leases.finish(connection, lease)
         found = await migrations.get_by_id(connection, migration.id)

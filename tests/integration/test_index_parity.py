@@ -45,11 +45,13 @@ CREATE INDEX "An ""embedding"" Index" ON docs USING hnsw (embedding vector_cosin
 """
 #: name -> what PostgreSQL says of the index, its own name, its column's and what it holds left out.
 INDEXES = """
-SELECT c.relname::text, replace(replace(pg_get_indexdef(c.oid), format('INDEX %%I ON', c.relname), 'INDEX ON'),
-                                'embedding__migrator', 'embedding'),
+SELECT CASE s.nspname WHEN 'public' THEN '' ELSE s.nspname || '.' END || c.relname,
+       replace(replace(pg_get_indexdef(c.oid), format('INDEX %%I ON', c.relname), 'INDEX ON'),
+               'embedding__migrator', 'embedding'),
        t.spcname::text, i.indisvalid
-  FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid LEFT JOIN pg_tablespace t ON t.oid = c.reltablespace
- WHERE i.indrelid::regclass::text LIKE 'docs%%' AND NOT i.indisprimary
+  FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace s ON s.oid = c.relnamespace
+  LEFT JOIN pg_tablespace t ON t.oid = c.reltablespace
+ WHERE i.indrelid::regclass::text LIKE '%%docs%%' AND NOT i.indisprimary
  ORDER BY 1
 """
 #: Index -> the columns that it hangs on.
@@ -120,6 +122,10 @@ CREATE INDEX few ON docs_low USING ivfflat (embedding vector_cosine_ops) WITH (l
 CREATE INDEX more ON docs_high USING ivfflat (embedding vector_cosine_ops) WITH (lists = 3);
 ALTER INDEX lists ATTACH PARTITION few;
 ALTER INDEX lists ATTACH PARTITION more;
+CREATE SCHEMA other;
+ALTER TABLE docs_high SET SCHEMA other;
+CREATE INDEX alone ON docs_low USING hnsw (embedding vector_l2_ops) WITH (m = 5);
+CREATE INDEX alone ON other.docs_high USING hnsw (embedding vector_l2_ops) WITH (m = 6);
 """
 
 
@@ -130,10 +136,10 @@ async def test_index_parity_of_partitions(deployment: Deployment, worker: Worker
             title, body = deployment.words(number)
             connection.execute("INSERT INTO docs (id, title, body) VALUES (%s, %s, %s)", [number, title, body])
     before = deployment.query(INDEXES)
-    assert [name for name, *_ in before] == [
-        "by_half", "covered", "docs_high_embedding_idx", "docs_high_n_embedding_idx", "docs_low_embedding_idx",
-        "docs_low_n_embedding_idx", "few", "lists", "more",
-    ]  # fmt: skip
+    assert {name for name, *_ in before} == {
+        "by_half", "covered", "lists", "few", "other.more", "alone", "other.alone", "docs_low_embedding_idx",
+        "docs_low_n_embedding_idx", "other.docs_high_embedding_idx", "other.docs_high_n_embedding_idx",
+    }  # fmt: skip
     await start(deployment, worker)
     await to(worker, S.READY)
     both = {name: what for name, *what in deployment.query(INDEXES)}
@@ -308,7 +314,7 @@ async def test_index_parity_ivfflat_gets_the_memory_that_it_asks_for(
     deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "_PROCESS_BYTES", 0)
-    deployment.make_table(1500)
+    deployment.make_table(800)
     with deployment.connect() as connection:
         connection.execute("DROP INDEX docs_embedding_idx")
         connection.execute("CREATE INDEX docs_embedding_idx ON docs USING ivfflat (embedding) WITH (lists = 700)")

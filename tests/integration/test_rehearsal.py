@@ -7,6 +7,7 @@ import pytest
 from migrator.cutover import rehearsal
 from migrator.cutover.rehearsal import WritesWouldFail
 from migrator.demo.servers import Postgres
+from migrator.orchestrator import verbs
 from migrator.spending.worker import Worker
 from tests.deployment import Deployment
 from tests.integration import catalog
@@ -125,3 +126,43 @@ async def test_h16_what_can_not_be_rehearsed_is_said_and_not_refused(
     made(deployment, *more, rows=rows)
     await start(deployment, worker)
     assert told(deployment).startswith(f"rehearsed with the new column: {expected}")
+
+
+async def test_h16_a_slow_trigger_never_runs_under_the_lock(
+    deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rehearsal, "SLOW_SECONDS", 0.3)
+    made(
+        deployment,
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.4); RETURN NEW; END $$",
+        "CREATE TRIGGER slow BEFORE UPDATE ON docs FOR EACH ROW EXECUTE FUNCTION slow()",
+    )
+    await start(deployment, worker)
+    assert "; not UPDATE (it takes too long)" in told(deployment)
+
+
+async def test_h16_a_table_that_a_trigger_needs_and_somebody_holds_is_waited_for_in_tries(
+    deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rehearsal's own lock waits are bounded, and spaced like the lock's: nobody queues behind them for long."""
+    monkeypatch.setattr("migrator.target.message.DEADLINE_SECONDS", 0.4)
+    made(deployment)
+    await planned(deployment, worker)
+    waited: list[int] = []
+    with deployment.connect() as holder:
+        holder.execute("BEGIN; LOCK TABLE log")
+
+        def on_wait(number: int, *_: object) -> None:
+            waited.append(number)
+            assert deployment.status == "planned"
+            if number == 2:
+                holder.execute("ROLLBACK")
+
+        await verbs.start(worker.engine, deployment.spec, path="docs.toml", actor="test", on_wait=on_wait)
+    assert waited[:2] == [1, 2]
+    assert deployment.status == "backfilling"
+
+
+async def planned(deployment: Deployment, worker: Worker) -> None:
+    _, not_stored = await verbs.make_plan(worker.engine, deployment.spec, actor="test")
+    assert not_stored is None

@@ -91,6 +91,7 @@ def trigger(name: str = "touch", *, before: bool = True, enabled: str = "O") -> 
 
 def index(**values: Any) -> LiveIndex:
     plain: dict[str, Any] = {
+        "heap_oid": 1, "schema": "public", "table": "docs",
         "oid": 2, "name": "docs_embedding", "method": "hnsw", "columns": 1, "has_expressions": False,
         "predicate": None, "on_column": True, "valid": True, "is_unique": False, "is_partitioned": False,
         "opclass": "vector_cosine_ops",
