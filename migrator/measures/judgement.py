@@ -18,6 +18,9 @@ MAX_MISS_SHARE, MAX_ALARM_SHARE = 0.01, 1e-4
 #: So few rows are held out of a small table that little is certain of them: the share missed is below this at 95 %, and
 #: so many of all its rows may be accused wrongly.
 MAX_MISS_BOUND, MAX_ALARM_ROWS = 0.05, 2
+#: Where few rows have both vectors, such as after a rollback, what they can't prove is not held against the spaces: a
+#: bound is good enough that is so near the best of so many rows, and below MAX_MISS_BOUND.
+_NEAR_BEST = 4
 #: Where between the two medians a cut may lie, and how far out a tail is looked at to bound what lies beyond the cut.
 _CUTS = np.linspace(0.05, 0.95, 181)
 #: The share of the old generation's scores below which an accused vector is none of theirs, but of the others' tail.
@@ -53,18 +56,19 @@ class Judgement:
     def tells_apart(self) -> bool:
         """Whether the rule is good enough for this table."""
         missed = self.misses / max(self.held_out, 1)
-        sure = self.miss_bound <= MAX_MISS_BOUND and self.alarm_bound <= max_alarm_share(self.rows)
+        sure = self.miss_bound <= MAX_MISS_BOUND and self.alarm_bound <= max_alarm_share(self.rows, self.held_out)
         return self.held_out > 0 and missed <= MAX_MISS_SHARE and sure
 
     @property
     def allowance(self) -> int:
         """How many of the table's rows may be accused although nothing is wrong with them."""
-        return int(self.alarm_bound * self.rows) if self.rows * MAX_ALARM_SHARE >= 1 else 0
+        return int(min(self.alarm_bound, MAX_ALARM_SHARE) * self.rows)
 
 
-def max_alarm_share(rows: int) -> float:
-    """Return the largest share that may be accused wrongly of a table of so many rows."""
-    return max(MAX_ALARM_SHARE, MAX_ALARM_ROWS / max(rows, 1))
+def max_alarm_share(rows: int, held_out: int) -> float:
+    """Return the largest share that may be accused wrongly of a table of so many rows, so many of them held out."""
+    best = _extrapolated(_upper(0, max(held_out, 1)), _TAILS[0], rounds=1)
+    return max(MAX_ALARM_SHARE, MAX_ALARM_ROWS / max(rows, 1), min(_NEAR_BEST * best, MAX_MISS_BOUND))
 
 
 def judge(old: Scores, new: Scores, *, rows: int) -> Judgement:
@@ -81,7 +85,7 @@ def judge(old: Scores, new: Scores, *, rows: int) -> Judgement:
     hump = 1 - float(np.quantile(below, 1 - _LOWEST))
     alarms = np.array([_beyond(above, cut, others_from=max(cut, hump)) for cut in _CUTS])
     misses = np.array([_beyond(below, 1 - cut) for cut in _CUTS])
-    costs = np.maximum(alarms / max_alarm_share(rows), misses / MAX_MISS_SHARE)
+    costs = np.maximum(alarms / max_alarm_share(rows, count), misses / MAX_MISS_SHARE)
     sparing = misses <= _SPARED * MAX_MISS_SHARE
     if sparing.any():
         costs = np.where(sparing, alarms, np.inf)

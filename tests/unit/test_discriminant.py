@@ -85,6 +85,18 @@ def test_sentinel_finds_those_that_were_among_its_teachers(seed: int) -> None:
     assert set(wrong) <= set(accused.tolist())
 
 
+def test_sentinel_does_not_hold_it_against_a_large_table_that_few_rows_have_both_vectors() -> None:
+    old, new = spaces.made(1, 100, 64, mean=0.7), spaces.made(2, 100, 64, mean=0.7)
+    rule = discriminant.learn(old[:40], new[:40])
+    assert rule is not None
+    found = judgement.judge(rule.score(old[40:]), rule.score(new[40:]), rows=5000)
+    assert (found.misses, found.alarms) == (0, 0)
+    assert found.tells_apart
+    assert found.allowance == 0
+    assert judgement.max_alarm_share(10**6, 20) == judgement.MAX_MISS_BOUND
+    assert judgement.max_alarm_share(10**6, 6000) == judgement.MAX_ALARM_SHARE
+
+
 @pytest.mark.parametrize("pairs", [1, 2, 3, 5, 41])
 def test_sentinel_learns_of_very_few_pairs_without_a_warning(pairs: int) -> None:
     old, new = spaces.made(1, pairs + 2, 64, mean=0.4), spaces.made(2, pairs + 2, 64, mean=0.4)
