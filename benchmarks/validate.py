@@ -93,7 +93,8 @@ def _space(seed: int) -> Callable[[int], Vectors]:
         made = chance.standard_normal((rows, DIMS), dtype=np.float32) @ spread
         made *= np.sqrt(1 - _MEAN**2) / np.linalg.norm(made, axis=1, keepdims=True)
         made += middle.astype(np.float32)
-        return made / np.linalg.norm(made, axis=1, keepdims=True)
+        unit: Vectors = made / np.linalg.norm(made, axis=1, keepdims=True)
+        return unit
 
     return draw
 
