@@ -84,7 +84,7 @@ class Deployment:
                 "price_usd_per_mtok": [0.5, 1.0],
             },
             "limits": {"max_cost_usd": 1.0},
-            "gates": {"assignment_sample": 50},
+            "gates": {"assignment_sample": 50, "search_sample": 20, "known_items": 20},
         }
 
     # The table

@@ -5,11 +5,15 @@ Floor 4.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from migrator.cli import console, options
+
+if TYPE_CHECKING:
+    from migrator.spending.worker import Worker
+    from migrator.state.verdicts import Verdict
 
 
 def command(
@@ -28,19 +32,23 @@ def command(
     """
     from migrator.cli import session
     from migrator.orchestrator import attended, verbs
-    from migrator.spending.worker import Worker
-    from migrator.state.verdicts import Verdict
 
     if (waive is None) is not (reason is None):
         raise typer.BadParameter("a waiver needs both --waive GATE and --reason TEXT", param_hint="--waive")
+    if reason is not None and not reason.strip():
+        raise typer.BadParameter("a reason says something", param_hint="--reason")
     if waive is not None and reason is not None:
         gate, why = waive, reason
         found = session.run(lambda worker: verbs.waive(worker.engine, name, gate, reason=why, actor=session.actor()))
         console.say(f"Gate {gate} is waived; {name} is {found.status}.")
         return
 
+    def tell(each: Verdict) -> None:
+        if not json:
+            console.say(_line(each))
+
     async def step(worker: Worker) -> list[Verdict]:
-        return await attended.validate(worker, name, actor=session.actor())
+        return await attended.validate(worker, name, actor=session.actor(), tell_verdict=tell)
 
     measured = session.run(step)
     if json:
@@ -51,12 +59,15 @@ def command(
                     "passed": each.passed,
                     "figure": each.figure,
                     "threshold": each.threshold,
+                    "sample": each.sample,
+                    "seed": each.seed,
                     "detail": each.detail,
                 }
                 for each in measured
             ]
         )
-        return
-    for each in measured:
-        word = "passed" if each.passed else "FAILED"
-        console.say(f"{each.gate:12} {word}: {each.figure:.6g} against {each.threshold:.6g}, {each.detail}")
+
+
+def _line(each: Verdict) -> str:
+    word = "passed" if each.passed else "FAILED"
+    return f"{each.gate:12} {word}: {each.figure:.6g} against {each.threshold:.6g}, {each.detail}"

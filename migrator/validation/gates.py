@@ -1,4 +1,4 @@
-"""The gates in their first form: structure over every row, quarantined share, assignment by re-embedding a sample.
+"""Gates `structure`, `quarantined` and `assignment`: every row looked at, and a sample of them embedded again.
 
 Floor 2. Promise: a gate reads the table and writes only its verdict; what it measured, against which threshold, on
 which sample and with which seed is stored. The assignment gate catches what no count can: vectors that are whole, of
@@ -19,7 +19,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from migrator.generation import Side
 from migrator.measures import cosine
 from migrator.provider.embedder import Answer, Embedder
-from migrator.state.connection import driver, fetch
+from migrator.spending.asking import make_embedder
+from migrator.spending.worker import Worker
+from migrator.state.budget import Purpose
+from migrator.state.connection import driver, fetch, transaction
+from migrator.state.leases import Lease
 from migrator.state.migrations import Migration
 from migrator.state.verdicts import Verdict
 from migrator.statements import compose
@@ -55,17 +59,14 @@ def _parts(migration: Migration) -> Mapping[str, sql.Composable]:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class Structure:
-    """What one look at every row found."""
-
-    verdicts: list[Verdict]
-    embedded: int
-    uncovered: int
-    bad: int
+async def whole(worker: Worker, migration: Migration, lease: Lease, seed: int) -> list[Verdict]:
+    """Look at every row."""
+    del lease, seed
+    async with transaction(worker.engine, read_only=True) as connection:
+        return await structure(connection, migration)
 
 
-async def structure(connection: AsyncConnection, migration: Migration) -> Structure:
+async def structure(connection: AsyncConnection, migration: Migration) -> list[Verdict]:
     """Look at every row once; returns the verdicts on structure and on the quarantined share."""
     began = time.monotonic()
     values = {"dims": migration.to_generation.dims, "migration_id": migration.id}
@@ -76,8 +77,18 @@ async def structure(connection: AsyncConnection, migration: Migration) -> Struct
     share = row["quarantined"] / max(row["in_scope"], 1)
     allowed = migration.spec.gates.max_quarantined_share
     detail = ", ".join(f"{count:,} {name}" for name, count in faults.items())
-    verdicts = [
-        Verdict(STRUCTURE, bad == 0, bad, 0, row["rows"], 0, f"rows at fault: {detail}", took),
+    return [
+        Verdict(
+            STRUCTURE,
+            bad == 0,
+            bad,
+            0,
+            row["rows"],
+            0,
+            f"rows at fault: {detail}",
+            took,
+            mendable=bad == faults["uncovered"],
+        ),
         Verdict(
             QUARANTINED,
             share <= allowed,
@@ -89,7 +100,19 @@ async def structure(connection: AsyncConnection, migration: Migration) -> Struct
             0,
         ),
     ]
-    return Structure(verdicts, row["embedded"], row["uncovered"], bad)
+
+
+async def assigned(worker: Worker, migration: Migration, lease: Lease, seed: int) -> list[Verdict]:
+    """Embed a sample again; no transaction is open while the provider is asked.
+
+    Raises: what the provider and the purse raise.
+    """
+    # As many as the proof counted: rows that came since make the sample no smaller.
+    rows = migration.proved_embedded or 0
+    async with transaction(worker.engine, read_only=True) as connection:
+        sampled = await sample(connection, migration, rows=rows, seed=seed)
+    embedder = await make_embedder(worker, migration, Side.TO, lease, Purpose.VALIDATION)
+    return [await assignment(embedder, migration, sampled, embedded=rows, seed=seed)]
 
 
 async def sample(connection: AsyncConnection, migration: Migration, *, rows: int, seed: int) -> Sampled:
@@ -139,12 +162,3 @@ async def assignment(
         detail += f"; too few of {embedded:,} were drawn"
     passed = enough and bad == 0
     return Verdict(ASSIGNMENT, passed, lowest, threshold, count, seed, detail, time.monotonic() - began)
-
-
-def failures(verdicts: list[Verdict]) -> str:
-    """Return the failed gates in one line, with figure and threshold."""
-    return "; ".join(
-        f"{each.gate} is {each.figure:.6g} against {each.threshold:.6g} ({each.detail})"
-        for each in verdicts
-        if not each.passed
-    )

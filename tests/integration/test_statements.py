@@ -25,6 +25,7 @@ from migrator.target import capture, dependents, facts, message, readers
 from migrator.target.capture import Capture
 from migrator.target.lanes import Lanes
 from migrator.validation import gates
+from migrator.validation.searching import Search
 from tests.integration import fence, stored
 
 ROOT = Path(__file__).resolve().parents[2] / "migrator"
@@ -98,6 +99,7 @@ def own(made: Capture, migration: Migration, found: dict[str, str], view_oid: in
         for name in made.triggers
     }
     other = sql.Identifier("other")
+    search = Search(migration, ("public", "<=>"), None, 0)
     return {
         **triggers,
         "target/swap.sql:check": {"expected": sql.Literal(dependents.digest(found))},
@@ -122,6 +124,7 @@ def own(made: Capture, migration: Migration, found: dict[str, str], view_oid: in
         "provenance/sample.sql:sample": {**gates._parts(migration), "pieces": sql.SQL("ARRAY[t.title]")},
         "validation/gates.sql:structure": gates._parts(migration),
         "validation/gates.sql:sample": gates._parts(migration),
+        **{f"validation/searching.sql:{name}": search.parts(Side.TO) for name in ("search", "pairs")},
     }
 
 
