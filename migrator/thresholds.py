@@ -40,6 +40,7 @@ class GatesSpec(BaseModel):
     ef_search: Annotated[int, Field(ge=1, le=1000)] | None = None
     probes: Annotated[int, Field(ge=1, le=32_768)] | None = None
     #: Overlap@10 of old and new rankings, above what chance gives: less means that vectors lie in the wrong rows.
+    #: 0 asks for nothing.
     min_overlap: _Share = 0.05
     #: More means that one column holds the other's vectors. Two models share about half of the first ten.
     max_overlap: _Share = 0.9

@@ -18,13 +18,11 @@ from migrator.state.leases import Lease
 from migrator.state.migrations import Migration
 from migrator.state.verdicts import Verdict
 from migrator.validation import searching
-from migrator.validation.searching import BY_INDEX, EXACT, Found, Pairs, Searcher
+from migrator.validation.searching import BY_INDEX, EXACT, TURN, Found, Pairs, Searcher
 
 ANN_RECALL = "ann_recall"
 #: Distances closer than this are one: an exact and an approximate search add the same numbers up.
 _SAME = 1e-9
-#: Queries after which the two columns take turns, so that a time limit cuts both at the same place.
-_TURN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +32,7 @@ class _Recalls:
 
     @property
     def means(self) -> tuple[float, float]:
-        return (float(np.mean(self.old)) if self.old else 1.0, float(np.mean(self.new)) if self.new else 1.0)
+        return (float(np.mean(self.old)) if self.old else 0.0, float(np.mean(self.new)) if self.new else 0.0)
 
 
 async def measure(worker: Worker, migration: Migration, lease: Lease, seed: int) -> list[Verdict]:
@@ -62,11 +60,11 @@ async def measure(worker: Worker, migration: Migration, lease: Lease, seed: int)
 async def _recalls(searcher: Searcher, drawn: Pairs) -> _Recalls:
     """Return the recall of each row's search, as far as time allows."""
     found = _Recalls([], [])
-    for start in range(0, len(drawn.keys), _TURN):
-        keys = drawn.keys[start : start + _TURN]
+    for start in range(0, len(drawn.keys), TURN):
+        keys = drawn.keys[start : start + TURN]
         both: dict[Side, list[float]] = {}
         for side in Side:
-            queries = drawn.vectors[side][start : start + _TURN]
+            queries = drawn.vectors[side][start : start + TURN]
             near = await searcher.find(side, queries, BY_INDEX)
             exact = await searcher.find(side, queries[: len(near)], EXACT)
             both[side] = [recall(a.without(key), b.without(key)) for a, b, key in zip(near, exact, keys, strict=False)]

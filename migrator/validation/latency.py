@@ -17,13 +17,11 @@ from migrator.state.leases import Lease
 from migrator.state.migrations import Migration
 from migrator.state.verdicts import Verdict
 from migrator.validation import searching
-from migrator.validation.searching import Pairs, Searcher
+from migrator.validation.searching import TURN, Pairs, Searcher
 
 LATENCY = "latency"
 #: Tries of each search; the first one warms what an application's searches keep warm in the old column.
 _TRIES = 3
-#: Queries after which the columns take turns.
-_TURN = 10
 
 
 async def measure(worker: Worker, migration: Migration, lease: Lease, seed: int) -> list[Verdict]:
@@ -49,7 +47,7 @@ async def measure(worker: Worker, migration: Migration, lease: Lease, seed: int)
 def decide(old: Sequence[float], new: Sequence[float], *, limit: float, slack_ms: float) -> tuple[float, bool]:
     """Return the ratio of the 95th percentiles, and whether it passes: a difference below the slack always does."""
     if not old or not new:
-        return 1.0, True
+        return 0.0, True
     before, after = float(np.percentile(old, 95)), float(np.percentile(new, 95))
     ratio = after / before if before > 0 else 1.0
     return ratio, ratio <= limit or after - before <= slack_ms
@@ -65,12 +63,12 @@ def _summary(old: Sequence[float], new: Sequence[float]) -> dict[str, tuple[floa
 async def _times(searcher: Searcher, drawn: Pairs) -> tuple[list[float], list[float]]:
     """Return the best of each search's tries, by column, for the same searches."""
     times: dict[Side, list[float]] = {side: [] for side in Side}
-    for start in range(0, len(drawn.keys), _TURN):
-        wanted = len(drawn.keys[start : start + _TURN])
+    for start in range(0, len(drawn.keys), TURN):
+        wanted = len(drawn.keys[start : start + TURN])
         tries: dict[Side, list[list[float]]] = {side: [] for side in Side}
         for _ in range(_TRIES):
             for side in Side:
-                found = await searcher.find(side, drawn.vectors[side][start : start + _TURN])
+                found = await searcher.find(side, drawn.vectors[side][start : start + TURN])
                 tries[side].append([each.milliseconds for each in found])
         done = min(len(each) for side in Side for each in tries[side])
         for side in Side:

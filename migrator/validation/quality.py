@@ -81,9 +81,8 @@ async def measure(worker: Worker, migration: Migration, lease: Lease, seed: int)
     searcher = Searcher.start(worker, search)
     # What one of the models refused is asked of neither.
     both = [place for place in range(len(asked.texts)) if old[place].any() and new[place].any()]
-    before = await searcher.find(Side.FROM, old[both])
-    after = await searcher.find(Side.TO, new[both])
-    done = both[: min(len(before), len(after))]
+    before, after = await searcher.in_turns(old[both], new[both])
+    done = both[: len(after)]
     relevant = [asked.relevant[place] for place in done]
     first, second = [_score([each.keys[:DEPTH] for each in found[: len(done)]], relevant) for found in (before, after)]
     found = bootstrap.paired(second.ndcg, first.ndcg, seed=seed)

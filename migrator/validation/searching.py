@@ -32,6 +32,8 @@ from migrator.throttle import weigh
 _FILE = "validation/searching.sql"
 #: How deep rankings are compared; what searches show on their first page.
 DEPTH = 10
+#: Queries after which the two columns take turns.
+TURN = 10
 #: Seconds after which a transaction of many searches ends, so that the horizon moves on.
 _MOMENT_SECONDS = 1.0
 #: Draw more than is wanted: some of the rows drawn lack one of the vectors.
@@ -204,6 +206,22 @@ class Searcher:
                         found.append(await _one(connection, statement, wires[len(found)]))
             except LockBusy:
                 break  # the statement's time limit, which is the gate's
+        return found
+
+    async def in_turns(self, old: NDArray[np.float32], new: NDArray[np.float32]) -> tuple[list[Found], list[Found]]:
+        """Search both columns for the same things, a few at a time, so that a time limit cuts both at one place.
+
+        Raises: Throttled.
+        """
+        found: tuple[list[Found], list[Found]] = ([], [])
+        for start in range(0, len(old), TURN):
+            before = await self.find(Side.FROM, old[start : start + TURN])
+            after = await self.find(Side.TO, new[start : start + TURN])
+            done = min(len(before), len(after))
+            found[0].extend(before[:done])
+            found[1].extend(after[:done])
+            if done < len(old[start : start + TURN]):
+                break
         return found
 
     async def _set(self, connection: AsyncConnection, settings: dict[str, str]) -> None:
