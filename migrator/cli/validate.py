@@ -11,6 +11,11 @@ import typer
 
 from migrator.cli import console, options
 
+#: What of a verdict is told in JSON.
+_TOLD = ("gate", "passed", "figure", "threshold", "sample", "seed", "detail")
+#: The exit code where a gate did not pass.
+_NOT_PASSED = 3
+
 if TYPE_CHECKING:
     from migrator.spending.worker import Worker
     from migrator.state.verdicts import Verdict
@@ -22,7 +27,7 @@ def command(
     waive: Annotated[str | None, typer.Option(metavar="GATE", help="Sign that this gate may be passed over.")] = None,
     reason: Annotated[str | None, typer.Option(help="Why; recorded with your name.")] = None,
     json: options.Json = False,
-) -> None:
+) -> int:
     """Measure the gates again, or waive one that failed.
 
     Examples:
@@ -41,7 +46,7 @@ def command(
         gate, why = waive, reason
         found = session.run(lambda worker: verbs.waive(worker.engine, name, gate, reason=why, actor=session.actor()))
         console.say(f"Gate {gate} is waived; {name} is {found.status}.")
-        return
+        return 0
 
     def tell(each: Verdict) -> None:
         if not json:
@@ -52,20 +57,12 @@ def command(
 
     measured = session.run(step)
     if json:
-        console.as_json(
-            [
-                {
-                    "gate": each.gate,
-                    "passed": each.passed,
-                    "figure": each.figure,
-                    "threshold": each.threshold,
-                    "sample": each.sample,
-                    "seed": each.seed,
-                    "detail": each.detail,
-                }
-                for each in measured
-            ]
-        )
+        console.as_json([{key: getattr(each, key) for key in _TOLD} for each in measured])
+    # A failure that only somebody can mend was raised; this one sent the migration back to the backfill.
+    failed = [each for each in measured if not each.passed]
+    if failed and not json:
+        console.say(f"{name} went back to backfilling: those rows are embedded, proved and validated by themselves.")
+    return _NOT_PASSED if failed else 0
 
 
 def _line(each: Verdict) -> str:

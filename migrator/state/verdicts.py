@@ -32,6 +32,9 @@ GATES = (
 )
 #: Rows written below which no verdict grows stale, whatever the share: as many as the assignment gate looks at.
 FEWEST_WRITTEN = 300
+#: Seconds for which a verdict holds whatever is written: a small table is rewritten in a moment, and measuring it again
+#: and again would cost more than it tells. Each of those vectors landed by the hash of its text.
+HOLDS_SECONDS = 600.0
 #: Share of age and writes at which verdicts are renewed while the migration is `ready`, so that no cutover has to wait.
 RENEW_AT = 0.8
 _HOUR_SECONDS = 3600
@@ -118,7 +121,8 @@ def why_stale(row: Row[Any], migration: Migration, now: Watermark | None, *, sha
     if row.age_seconds > share * gates.max_age_hours * _HOUR_SECONDS:
         return f"it is {float(row.age_seconds) / _HOUR_SECONDS:.1f} h old, and {gates.max_age_hours:g} h are allowed"
     then = Watermark.restore(row.watermark)
-    return None if now is None or then is None else _overwritten(migration, now.written_since(then), share)
+    young = row.age_seconds <= share * HOLDS_SECONDS
+    return None if young or now is None or then is None else _overwritten(migration, now.written_since(then), share)
 
 
 def _overwritten(migration: Migration, written: int | None, share: float) -> str | None:

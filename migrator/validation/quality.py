@@ -13,7 +13,7 @@ it works for people only queries with judgements tell.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +32,7 @@ from migrator.state.leases import Lease
 from migrator.state.migrations import Migration
 from migrator.state.verdicts import Verdict
 from migrator.validation import searching
-from migrator.validation.searching import DEPTH, Key, Search, Searcher
+from migrator.validation.searching import DEPTH, Found, Key, Search, Searcher
 
 QUALITY = "quality"
 #: Words of a row that make a known-item query: a title and a little more, as somebody remembers it.
@@ -48,6 +48,8 @@ class _Asked:
     texts: list[str]
     relevant: list[frozenset[Key]]
     kind: str
+    #: The rows that known items were made from, with their text then; none for judged queries.
+    rows: list[tuple[Key, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +84,14 @@ async def measure(worker: Worker, migration: Migration, lease: Lease, seed: int)
     # What one of the models refused is asked of neither.
     both = [place for place in range(len(asked.texts)) if old[place].any() and new[place].any()]
     before, after = await searcher.in_turns(old[both], new[both])
-    done = both[: len(after)]
-    relevant = [asked.relevant[place] for place in done]
-    first, second = [_score([each.keys[:DEPTH] for each in found[: len(done)]], relevant) for found in (before, after)]
+    searched = both[: len(after)]
+    done = await _unedited(worker, search, asked, searched)
+    first, second = [_scores(each, searched, done, asked) for each in (before, after)]
     found = bootstrap.paired(second.ndcg, first.ndcg, seed=seed)
     detail = _detail(asked, first, second, found)
     detail += _falls([asked.texts[place] for place in done], first, second, seed)
-    detail += searching.cut(len(done), len(both), migration.spec.gates.search_seconds)
-    passed = found.low >= -tolerance and not searching.few(len(done), asked.texts)
+    detail += searching.cut(len(searched), len(both), migration.spec.gates.search_seconds)
+    passed = found.low >= -tolerance and not searching.few(len(searched), asked.texts)
     return [Verdict(QUALITY, passed, found.low, -tolerance, len(done), seed, detail, time.monotonic() - began)]
 
 
@@ -100,11 +102,19 @@ async def _asked(worker: Worker, search: Search, seed: int) -> _Asked:
         own = await queries.read(connection, migration.id)
     judged = [(each.text, frozenset(each.relevant)) for each in own if each.relevant is not None]
     if judged:
-        return _Asked([text for text, _ in judged], [keys for _, keys in judged], "judged queries")
+        return _Asked([text for text, _ in judged], [keys for _, keys in judged], "judged queries", [])
     drawn = await searching.pairs(worker, search, wanted=migration.spec.gates.known_items, seed=seed)
-    items = [(" ".join(text.split()[:_ITEM_WORDS]), key) for text, key in zip(drawn.texts, drawn.keys, strict=True)]
-    items = [(text, key) for text, key in items if text]
-    return _Asked([text for text, _ in items], [frozenset({key}) for _, key in items], "known-item queries")
+    rows = [(key, text) for key, text in zip(drawn.keys, drawn.texts, strict=True) if text.strip()]
+    texts = [" ".join(text.split()[:_ITEM_WORDS]) for _, text in rows]
+    return _Asked(texts, [frozenset({key}) for key, _ in rows], "known-item queries", rows)
+
+
+async def _unedited(worker: Worker, search: Search, asked: _Asked, places: list[int]) -> list[int]:
+    """Leave out known items whose row was edited while it was asked for: it had no vector then, or another text's."""
+    if not asked.rows or not places:
+        return places
+    now = await searching.still(worker, search, [asked.rows[place][0] for place in places])
+    return [place for place in places if now.get(asked.rows[place][0]) == asked.rows[place][1]]
 
 
 async def _embed(
@@ -121,8 +131,9 @@ async def _embed(
     return made
 
 
-def _score(rankings: Sequence[Sequence[Key]], relevant: Sequence[Collection[Key]]) -> _Scores:
-    pairs = list(zip(rankings, relevant, strict=True))
+def _scores(found: Sequence[Found], searched: list[int], kept: list[int], asked: _Asked) -> _Scores:
+    rankings = {place: each.keys[:DEPTH] for place, each in zip(searched, found, strict=True)}
+    pairs = [(rankings[place], asked.relevant[place]) for place in kept]
     return _Scores(
         np.array([retrieval.ndcg(*each, DEPTH) for each in pairs]),
         np.array([retrieval.recall(*each, DEPTH) for each in pairs]),

@@ -38,6 +38,8 @@ TURN = 10
 _MOMENT_SECONDS = 1.0
 #: Draw more than is wanted: some of the rows drawn lack one of the vectors.
 _OVERSAMPLE = 3.0
+#: SQLSTATE query_canceled, by statement_timeout.
+_TIMED_OUT = "57014"
 #: pgvector's operators; what an index of another class orders by is nothing that we know to search with.
 _OPERATORS = frozenset({"<->", "<#>", "<=>", "<+>", "<~>", "<%>"})
 #: For the exact search: no index may order the rows.
@@ -85,10 +87,14 @@ class Search:
         schema, kind = migration.plan["vector_schema"], migration.plan["vector_type"]
         # Both come from the catalog, the operator is one of pgvector's; neither is input.
         name: Any = self.operator[1]
+        arrays, names = target.key_arrays()
         predicate: Any = ((self.index.predicate if self.index is not None else None) or "true").replace("%", "%%")
         return {
             "table": target.table_id,
             "key": target.key_of("t"),
+            "key_arrays": arrays,
+            "key_names": names,
+            "key_equals": target.key_equals("t", "v"),
             "text": target.text_of("t"),
             "in_scope": target.in_scope("t", migration.column_of(Side.FROM)),
             "column": sql.Identifier(migration.column_of(side)),
@@ -163,6 +169,14 @@ async def pairs(worker: Worker, search: Search, *, wanted: int, seed: int) -> Pa
     )
 
 
+async def still(worker: Worker, search: Search, keys: Sequence[Key]) -> dict[Key, str]:
+    """Return the texts of those rows that have both vectors now."""
+    values = Target.of(search.migration).key_values(list(keys))
+    async with transaction(worker.engine, read_only=True) as connection:
+        rows = await fetch(connection, compose(_FILE, "still", search.parts(Side.TO)), values)
+    return {tuple(row["key"]): row["body"] for row in rows}
+
+
 @dataclass(slots=True)
 class Searcher:
     """Searches under one time limit, a moment's worth in each transaction."""
@@ -204,8 +218,10 @@ class Searcher:
                     await self._set(connection, settings or {})
                     while len(found) < len(wires) and loop.time() < moment:
                         found.append(await _one(connection, statement, wires[len(found)]))
-            except LockBusy:
-                break  # the statement's time limit, which is the gate's
+            except LockBusy as error:
+                if _TIMED_OUT not in error.what:
+                    raise
+                break  # the statement's time limit is the gate's
         return found
 
     async def in_turns(self, old: NDArray[np.float32], new: NDArray[np.float32]) -> tuple[list[Found], list[Found]]:

@@ -19,12 +19,20 @@ SELECT set_config(name, value, true) FROM unnest(%(names)s::text[], %(values)s::
 SELECT current_setting('hnsw.ef_search', true) AS ef_search, current_setting('ivfflat.probes', true) AS probes
 
 -- name: search
--- The rows nearest to a vector, nearest first. `predicate`: the index's own, where it is partial.
+-- The rows nearest to a vector, nearest first. `predicate`: the index's own, where it is partial. Rows out of scope have
+-- no new vector, and an application that leaves them alone does not search them either.
 -- locks: none.
 SELECT {key} AS key, (t.{column} OPERATOR({schema}.{operator}) %(query)b::{type})::float8 AS distance
   FROM {table} AS t
- WHERE t.{column} IS NOT NULL AND {predicate}
+ WHERE t.{column} IS NOT NULL AND {in_scope} AND {predicate}
  ORDER BY t.{column} OPERATOR({schema}.{operator}) %(query)b::{type} LIMIT %(depth)s
+
+-- name: still
+-- Which of these rows have both vectors now, with their text: what was edited since it was drawn is nobody's fault.
+-- locks: none.
+SELECT {key} AS key, {text} AS body
+  FROM {table} AS t JOIN unnest({key_arrays}) AS v ({key_names}) ON {key_equals}
+ WHERE t.{old} IS NOT NULL AND t.{new} IS NOT NULL
 
 -- name: pairs
 -- Random rows that have both vectors, with their text.

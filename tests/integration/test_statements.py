@@ -124,7 +124,7 @@ def own(made: Capture, migration: Migration, found: dict[str, str], view_oid: in
         "provenance/sample.sql:sample": {**gates._parts(migration), "pieces": sql.SQL("ARRAY[t.title]")},
         "validation/gates.sql:structure": gates._parts(migration),
         "validation/gates.sql:sample": gates._parts(migration),
-        **{f"validation/searching.sql:{name}": search.parts(Side.TO) for name in ("search", "pairs")},
+        **{f"validation/searching.sql:{name}": search.parts(Side.TO) for name in ("search", "pairs", "still")},
     }
 
 

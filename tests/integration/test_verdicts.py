@@ -25,8 +25,14 @@ from tests.integration.swaps import cut_over
 S = MigrationStatus
 
 
+def minutes_later(deployment: Deployment) -> None:
+    """For the first ten minutes a verdict holds, whatever is written."""
+    deployment.query("UPDATE migrator.verdicts SET at = at - interval '11 min' RETURNING 1")
+
+
 def written(deployment: Deployment, rows: int) -> None:
-    """What so many rows leave behind, when catch-up has embedded them."""
+    """What so many rows leave behind, when catch-up has embedded them, minutes after the verdicts."""
+    minutes_later(deployment)
     deployment.query(
         """INSERT INTO migrator.duties (migration_id, duty, status, rows_embedded)
            SELECT id, 'catch-up', 'done', %s FROM migrator.migrations
@@ -75,6 +81,9 @@ async def test_cutover_refuses_what_was_written_over_and_what_is_old(deployment:
     await ready(deployment, worker, 20)
     await readiness.gates(worker.engine, await stored(worker))
     written(deployment, 301)
+    deployment.query("UPDATE migrator.verdicts SET at = now() RETURNING 1")
+    await readiness.gates(worker.engine, await stored(worker))
+    minutes_later(deployment)
     refusal = r"structure is stale \(301 rows were written since, and 300 are allowed\); quarantined is stale"
     with pytest.raises(VerdictsMissing, match=refusal) as caught:
         await cut_over(worker)
@@ -101,6 +110,7 @@ async def test_rows_that_are_inserted_make_a_verdict_stale_and_other_updates_do_
         for _ in range(20):
             connection.execute("UPDATE docs SET n = n + 1")
         connection.execute("SELECT pg_stat_force_next_flush()")
+    minutes_later(deployment)
     await readiness.gates(worker.engine, await stored(worker))
     with deployment.connect() as connection:
         connection.execute("INSERT INTO docs (title) SELECT '' FROM generate_series(1, 301)")
