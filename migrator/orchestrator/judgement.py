@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from migrator.generation import Side
 from migrator.spending.worker import Worker
 from migrator.state import migrations, verdicts
 from migrator.state.connection import transaction
@@ -22,10 +23,14 @@ _TOLD = ("gate", "passed", "figure", "threshold", "sample", "seed", "detail", "s
 
 
 async def read(connection: AsyncConnection, migration: Migration) -> list[dict[str, Any]]:
-    """Return each gate's newest verdict, with why it is stale beside it (None where it is not)."""
+    """Return each gate's newest verdict, with why it is stale beside it (None where it is not).
+
+    After the cutover they are what it went by; nobody cuts over on them any more.
+    """
     now = await watermark.read(connection, migration)
+    done = migration.live_side is Side.TO
     return [
-        {**row._mapping, "stale": verdicts.why_stale(row, migration, now)}  # noqa: SLF001 - its public name
+        {**row._mapping, "stale": None if done else verdicts.why_stale(row, migration, now)}  # noqa: SLF001 - public
         for row in await verdicts.newest(connection, migration.id)
     ]
 
