@@ -90,7 +90,7 @@ class GateFailed(MigratorError):
     runbook = "validation-failed"
     happened = "Validation of {name} did not pass: {failures}."
     state = "The live column is untouched and every vector paid for is kept; {name} is paused."
-    next = "Look into it with `migrator status {name}`, mend it, then `migrator resume {name}`."
+    next = "See runbooks/validation-failed.md and `migrator status {name}`, mend it, then `migrator resume {name}`."
 
 
 @dataclass(eq=False)

@@ -15,12 +15,14 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
-from migrator import scope, signals
+from migrator import queries, scope, signals
 from migrator.endpoint import ENDINGS, ProfileOverrides, clean_base_url
 from migrator.errors import OperatorError
 from migrator.generation import Generation, Side
+from migrator.queries import Query
 from migrator.signals import ThrottleSpec
 from migrator.template import Template
+from migrator.thresholds import GatesSpec
 from migrator.windows import Window
 
 
@@ -188,24 +190,6 @@ class LimitsSpec(_Part):
     too_long: Literal["quarantine", "truncate", "fail"] = "quarantine"
 
 
-class GatesSpec(_Part):
-    """[gates]: what must hold before cutover."""
-
-    queries: str | None = None
-    #: Rows re-embedded by the assignment gate; 300 clean ones bound the bad share below 1 % at 95 %.
-    assignment_sample: Annotated[int, Field(ge=1, le=100_000)] = 300
-    #: Cosine that a re-embedded row must reach with the stored vector.
-    assignment_min_cosine: Annotated[_Number, Field(gt=0, le=1)] = 0.999
-    #: Quarantined rows vanish from search at cutover (H24): the largest share that may pass.
-    max_quarantined_share: Annotated[_Number, Field(ge=0, le=1)] = 0.01
-    #: Rows whose vector stands beside another text, too, case and spaces aside: the largest share that may pass. Models
-    #: give some texts one vector, such as cut ones; a table where many rows share theirs has the wrong ones.
-    max_shared_share: Annotated[_Number, Field(ge=0, le=1)] = 0.001
-    #: Rows that may look like the old generation's and pass all the same, where they are none of its own vectors: some
-    #: models place an odd text far from all others.
-    max_suspect_rows: Annotated[int, Field(ge=0)] = 0
-
-
 class Spec(_Part):
     """A whole spec."""
 
@@ -218,6 +202,8 @@ class Spec(_Part):
     throttle: ThrottleSpec = ThrottleSpec()
     #: What was mended silently would surprise: the plan says it.
     _notices: tuple[Problem, ...] = PrivateAttr(default=())
+    #: What `[gates] queries` names, read with the spec's own file; the plan stores it.
+    _queries: tuple[Query, ...] = PrivateAttr(default=())
 
     def __eq__(self, other: object) -> bool:
         """Compare what is frozen: a spec read from its file is the one that was stored."""
@@ -225,6 +211,11 @@ class Spec(_Part):
 
     def __hash__(self) -> int:
         return hash(self.name)
+
+    @property
+    def queries(self) -> tuple[Query, ...]:
+        """The operator's queries, if the spec was read from a file that names some."""
+        return self._queries
 
     @property
     def notices(self) -> tuple[Problem, ...]:
@@ -266,7 +257,14 @@ def load(path: Path) -> Spec:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         problem = Problem("file", f"it is no TOML ({error})", "mend the line it names")
         raise SpecInvalid(str(path), [problem]) from None
-    return parse(data, str(path))
+    spec = parse(data, str(path))
+    if spec.gates.queries is not None:
+        columns = None if spec.target.key is None else len(spec.target.key)
+        found, wrong = queries.read(path.parent / spec.gates.queries, columns)
+        if wrong:
+            raise SpecInvalid(str(path), [Problem(f"[gates] queries {where}", *told) for where, *told in wrong])
+        spec._queries = tuple(found)  # noqa: SLF001 - as the notices
+    return spec
 
 
 def restore(data: dict[str, Any]) -> Spec:

@@ -64,8 +64,10 @@ def command(
 
 def _cut_over(name: str, rows: int, *, yes: bool, json: bool) -> None:
     from migrator.cli import session
-    from migrator.orchestrator import attended
+    from migrator.orchestrator import attended, judgement
 
+    for waived in session.run(lambda worker: judgement.waivers(worker, name)):
+        console.aside(waived)
     question = (
         f"Make the new generation of {name} live? Readers must embed queries with the new model from that instant on, "
         "or send both vectors to migrator.query_vector."
@@ -96,7 +98,7 @@ def _rehearse(name: str, rows: int, sql_file: Path | None) -> None:
 def foretell(name: str, direction: Direction, *, json: bool) -> None:
     """Print what a swap would do."""
     from migrator.cli import session
-    from migrator.orchestrator import foresight
+    from migrator.orchestrator import foresight, judgement
 
     found = session.run(lambda worker: foresight.foresee(worker, name, direction))
     if json:
@@ -106,6 +108,8 @@ def foretell(name: str, direction: Direction, *, json: bool) -> None:
         return
     console.say(f"`{direction.verb}` would make {found.generation} live in one transaction:")
     console.table([(f"  {kind}", each, becomes) for kind, each, becomes in found.objects])
+    for waived in session.run(lambda worker: judgement.waivers(worker, name)):
+        console.say(waived)
     console.say(f"{found.dirty_rows:,} rows lack its vector now; it catches up first. Nothing was done.")
 
 

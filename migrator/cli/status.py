@@ -6,7 +6,7 @@ Floor 4.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -102,7 +102,7 @@ def _row(found: Progress) -> tuple[str, ...]:
 
 def show(found: Progress) -> None:
     """Print a migration for people."""
-    from migrator.orchestrator import progress
+    from migrator.orchestrator import judgement, progress
 
     migration, counts, account = found.migration, found.counts, found.account
     console.heading(
@@ -144,7 +144,7 @@ def show(found: Progress) -> None:
         rows.append(("rollback", f"window open; debt {found.dirty_from:,} rows, about {found.debt_tokens:,} tokens"))
     rows += [("diverted", f"{who}: {count:,} writes in 24 h") for who, count in found.strays]
     rows += [("canary", progress.canary_line(found.canary))] if found.canary is not None else []
-    rows += [("gate", _verdict(each)) for each in found.verdicts]
+    rows += [("gate", judgement.line(each)) for each in found.verdicts]
     rows.append(("workers", str(found.workers_alive) if found.workers_alive else _nobody(found)))
     rows.append(("next", found.next_step))
     console.table([(f"  {name}", value) for name, value in rows])
@@ -158,11 +158,6 @@ def _signals(found: Progress) -> list[str]:
     over = [each for each in reading.signals if each.binds]
     well = len(reading.signals) - len(over)
     return [*map(str, over), f"{well} within their thresholds, read {reading.age_seconds:.0f} s ago"]
-
-
-def _verdict(each: dict[str, Any]) -> str:
-    word = "passed" if each["passed"] else (f"waived by {each['waived_by']}" if each["waived_by"] else "FAILED")
-    return f"{each['gate']} {word}: {each['figure']:.6g} against {each['threshold']:.6g}, {each['detail']}"
 
 
 def _nobody(found: Progress) -> str:

@@ -15,7 +15,7 @@ from migrator.generation import Side
 from migrator.state import batches, verdicts
 from migrator.state.connection import transaction
 from migrator.state.migrations import Migration
-from migrator.target import dependents, facts, index, message, swap
+from migrator.target import dependents, facts, index, message, swap, watermark
 from migrator.target.dependents import Dependent, LiveIndex
 from migrator.target.lanes import Lanes
 from migrator.target.message import Blocker
@@ -176,13 +176,14 @@ async def gates(engine: AsyncEngine, migration: Migration) -> None:
     """
     async with transaction(engine, read_only=True) as connection:
         newest = await verdicts.newest(connection, migration.id)
-    problems = [
-        f"{row.gate} is stale" if row.epoch != migration.epoch or not row.young else f"{row.gate} did not pass"
-        for row in newest
-        if row.epoch != migration.epoch or not row.young or not (row.passed or row.waived_by is not None)
-    ]
-    if not newest:
-        problems = ["no gate was measured"]
+        now = await watermark.read(connection, migration)
+    problems = [f"{gate} was never measured" for gate in verdicts.GATES if gate not in {row.gate for row in newest}]
+    for row in newest:
+        stale = verdicts.why_stale(row, migration, now)
+        if stale is not None:
+            problems.append(f"{row.gate} is stale ({stale})")
+        elif not verdicts.is_settled(row):
+            problems.append(f"{row.gate} did not pass: it is {row.figure:.6g} against {row.threshold:.6g}")
     if problems:
         raise VerdictsMissing(migration.name, "; ".join(problems))
 

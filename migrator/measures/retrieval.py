@@ -22,3 +22,8 @@ def ndcg(ranking: Sequence[K], relevant: Collection[K], depth: int = 10) -> floa
 def recall(ranking: Sequence[K], relevant: Collection[K], depth: int = 10) -> float:
     """Return the share of what is relevant that was ranked within `depth`."""
     return sum(key in relevant for key in ranking[:depth]) / len(relevant) if relevant else 0.0
+
+
+def reciprocal_rank(ranking: Sequence[K], relevant: Collection[K], depth: int = 10) -> float:
+    """Return 1 / the rank of the first relevant thing within `depth`, else 0; their mean over queries is the MRR."""
+    return next((1 / rank for rank, key in enumerate(ranking[:depth], start=1) if key in relevant), 0.0)

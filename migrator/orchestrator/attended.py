@@ -23,7 +23,7 @@ from migrator.lifecycle import UNATTENDED, MigrationStatus
 from migrator.orchestrator import trust
 from migrator.spending.renewal import renewed
 from migrator.spending.worker import Worker
-from migrator.state import dirty, leases, migrations
+from migrator.state import dirty, leases, migrations, verdicts
 from migrator.state.budget import Purpose
 from migrator.state.connection import TooDirty, transaction
 from migrator.state.leases import Duty, Lease, LeaseLost
@@ -151,8 +151,12 @@ async def roll_back(worker: Worker, name: str, *, max_dirty_rows: int, actor: st
         return await _swap(worker, migration, ROLLBACK, max_dirty_rows=max_dirty_rows, actor=actor, tell=tell)
 
 
-async def validate(worker: Worker, name: str, *, actor: str) -> list[Verdict]:
+async def validate(
+    worker: Worker, name: str, *, actor: str, tell_verdict: Callable[[Verdict], None] = lambda _: None
+) -> list[Verdict]:
     """Measure the gates again; the migration is `ready` afterwards, or paused; `validating` if cut short.
+
+    Every verdict is taken back first, unless a validation is under way: then only what is left of it is measured.
 
     Raises: StatusConflict, Attended, GateFailed, and what provider and purse raise.
     """
@@ -160,6 +164,7 @@ async def validate(worker: Worker, name: str, *, actor: str) -> list[Verdict]:
         migration = await migrations.get(connection, name)
         if migration.status is S.READY or migration.paused_from is S.VALIDATING:
             await migrations.move(connection, migration, S.VALIDATING, actor=actor)
+            await verdicts.retire(connection, migration.id)
         elif migration.status is not S.VALIDATING:
             raise StatusConflict(name, "validate", "ready, or paused by a gate", migration.status)
         migration = await migrations.get(connection, name)
@@ -171,7 +176,7 @@ async def validate(worker: Worker, name: str, *, actor: str) -> list[Verdict]:
     try:
         async with renewed(worker, lease):
             await watch.keep(worker, migration, must=True)
-            return await validation.run(worker, migration, lease)
+            return await validation.run(worker, migration, lease, tell=tell_verdict)
     except MigratorError:
         # Still `validating`: a worker goes on with it, and pauses it if it fares no better.
         async with transaction(worker.engine) as connection:

@@ -16,11 +16,13 @@ from migrator.backfill.proof import RowsLeft, VectorsWithoutText
 from migrator.canary import watch
 from migrator.errors import AtRest, Defect, GateFailed, MigratorError, OperatorError, TransientError
 from migrator.generation import Side
+from migrator.lifecycle import MigrationStatus
 from migrator.provider.embedder import ProviderBusy
 from migrator.spending.purse import BreakerOpen, OutsideWindow, PaceWait, WorkStopped
 from migrator.spending.renewal import renewed
 from migrator.spending.worker import Worker
 from migrator.state import dirty, leases, migrations
+from migrator.state.canary import CanaryMoved, OldModelAnswered
 from migrator.state.connection import transaction
 from migrator.state.leases import Duty, Kind, Lease, LeaseLost, Ticket
 from migrator.state.migrations import Migration
@@ -31,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds before work that failed is offered again: doubled with each attempt, up to two minutes.
 _BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS = 2.0, 120.0
+#: Seconds after which verdicts that could not be renewed (the cap, a key) are tried again.
+_RENEWAL_SECONDS = 600.0
 #: Seconds for which the provider is left alone after one batch's patience with it was over.
 _BUSY_SECONDS = 10.0
 
@@ -59,6 +63,8 @@ async def perform_leased(worker: Worker, migration: Migration, lease: Lease, dut
         await asyncio.shield(_give_back(worker, lease, failure="shut down", counts=False))
         raise
     except MigratorError as error:
+        if duty is Duty.VALIDATE and await _renewal_failed(worker, migration, lease, error):
+            return f"{type(error).__name__}: {error.sentences()[0]}"
         return await _failed(worker, migration, lease, error)
     except Exception as error:
         logger.exception("unexpected %s in %s", type(error).__name__, lease)
@@ -103,6 +109,23 @@ async def _watch_catch_up(worker: Worker, migration: Migration) -> None:
         rows, _ = await dirty.count(connection, migration.id, Side.TO)
     if rows:
         await watch.keep(worker, migration)
+
+
+async def _renewal_failed(worker: Worker, migration: Migration, lease: Lease, error: MigratorError) -> bool:
+    """Put back a validation of what grew stale while `ready`: cutover refuses stale verdicts, so nothing need stop.
+
+    A canary that moved is no failure of the validation; it pauses as everywhere.
+    """
+    if migration.status is not MigrationStatus.READY or isinstance(error, CanaryMoved | OldModelAnswered):
+        return False
+    if not isinstance(error, AtRest | OperatorError):
+        return False
+    logger.warning("%s: %s", lease, error)
+    stopped = isinstance(error, WorkStopped | OutsideWindow)
+    seconds = 0.0 if stopped else _RENEWAL_SECONDS
+    kind = None if stopped else type(error).__name__
+    await _give_back(worker, lease, failure=kind, counts=False, after_seconds=seconds)
+    return True
 
 
 async def _failed(worker: Worker, migration: Migration, lease: Lease, error: MigratorError) -> str:

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.generation import Side
 from migrator.lifecycle import NEXT_STEP, MigrationStatus
+from migrator.orchestrator import judgement
 from migrator.state import (
     batches,
     budget,
@@ -25,7 +26,6 @@ from migrator.state import (
     migrations,
     signals,
     tallies,
-    verdicts,
     workers,
 )
 from migrator.state.budget import Account
@@ -144,6 +144,9 @@ class Progress:
     @property
     def next_step(self) -> str:
         """What follows, or what the operator may do."""
+        failed = judgement.unsigned(self.verdicts) if self.migration.status is S.READY else []
+        if failed:
+            return f"`migrator validate {self.migration.name}`, since cutover is refused: {', '.join(failed)}"
         return NEXT_STEP[self.migration.status].format(name=self.migration.name)
 
 
@@ -186,7 +189,7 @@ async def read(connection: AsyncConnection, migration: Migration) -> Progress:
         reading=await signals.reading(connection, migration.id),
         in_hand=await leases.count_alive(connection, migration.id),
         live_since=live.since if live is not None else None,
-        verdicts=[dict(row._mapping) for row in await verdicts.newest(connection, migration.id)],  # noqa: SLF001
+        verdicts=await judgement.read(connection, migration),
         building=await index.progress(connection, oid) if oid and migration.status is S.INDEXING else None,
         built=[
             each for each in await migrations.notes(connection, migration.id, S.INDEXING) if each.startswith("index ")
@@ -284,6 +287,8 @@ def exit_code(found: Progress) -> int:
     migration = found.migration
     if migration.status is S.PAUSED:
         return 3 if (migration.reason or "").startswith("a gate failed") else 4
+    if migration.status is S.READY and judgement.unsigned(found.verdicts):
+        return 3
     moving = {S.PLANNED, S.BACKFILLING, S.INDEXING, S.VALIDATING, S.CLEANING}
     return 75 if migration.status in moving or found.not_converging else 0
 
@@ -329,7 +334,7 @@ def as_json(found: Progress) -> dict[str, Any]:
         },
         "rollback": _debt(found),
         "index": {"building": found.building, "built": found.built},
-        "verdicts": [{name: each[name] for name in _VERDICT} for each in found.verdicts],
+        "verdicts": judgement.as_json(found.verdicts),
         "diverted": dict(found.strays),
         "workers": found.workers_alive,
         "canary": _canary(found.canary),
@@ -379,10 +384,6 @@ def _catch_up(found: Progress) -> dict[str, Any]:
         "arrivals_per_second": flow.arrivals_per_second if flow is not None else None,
         "embeddings_per_second": flow.embeddings_per_second if flow is not None else None,
     }
-
-
-#: What of a verdict is told.
-_VERDICT = ("gate", "passed", "figure", "threshold", "detail", "waived_by")
 
 
 def _debt(found: Progress) -> dict[str, Any]:

@@ -18,12 +18,13 @@ from migrator.backfill.proof import plan_pass
 from migrator.generation import Side
 from migrator.lifecycle import UNATTENDED, MigrationStatus
 from migrator.orchestrator import brakes, progress
-from migrator.state import batches, budget, dirty, flows, leases, migrations, tallies, timeline, workers
+from migrator.state import batches, budget, dirty, flows, leases, migrations, tallies, timeline, verdicts, workers
 from migrator.state.batches import Trust
 from migrator.state.connection import transaction
 from migrator.state.leases import TICKET_SECONDS, Duty, Ticket
 from migrator.state.migrations import Migration
 from migrator.state.tallies import Counts
+from migrator.target import watermark
 from migrator.throttle import weigh
 from migrator.windows import Window, is_open
 
@@ -120,9 +121,21 @@ async def _hand_out(
     if migration.status is S.BACKFILLING:
         return tickets + await _backfill(connection, migration, shift)
     duty = _DUTIES.get(migration.status)
-    if duty is not None:
+    if duty is not None or await _verdicts_fade(connection, migration):
+        duty = duty or Duty.VALIDATE
         tickets += await _offer(connection, migration, duty, shift)
     return tickets
+
+
+async def _verdicts_fade(connection: AsyncConnection, migration: Migration) -> bool:
+    """Say whether a migration that is `ready` has verdicts that are, or soon will be, no licence to cut over."""
+    if migration.status is not S.READY:
+        return False
+    newest = await verdicts.newest(connection, migration.id)
+    now = await watermark.read(connection, migration)
+    missing = set(verdicts.GATES) - {row.gate for row in newest}
+    share = verdicts.RENEW_AT
+    return bool(missing) or any(verdicts.why_stale(row, migration, now, share=share) for row in newest)
 
 
 async def _rescue(connection: AsyncConnection, migration: Migration) -> None:

@@ -7,12 +7,14 @@ request, with dead workers and without a broker. Nothing here throws paid work a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from migrator.cutover import expand
 from migrator.errors import MigratorError, OperatorError, StatusConflict
@@ -25,10 +27,10 @@ from migrator.planning.findings import PlanRefused, refusals
 from migrator.planning.plan import Plan, PlanNotStored, PlanStale
 from migrator.signals import ThrottleSpec, impossible
 from migrator.spec import Problem, Spec
-from migrator.state import batches, budget, canary, dirty, dispositions, migrations, schema, signals, verdicts
+from migrator.state import batches, budget, canary, dirty, dispositions, migrations, queries, schema, signals, verdicts
 from migrator.state.connection import transaction
 from migrator.state.migrations import Migration, NameTaken
-from migrator.target import facts, index
+from migrator.target import facts, index, watermark
 from migrator.target.build import builder_name
 from migrator.target.message import Blocker, Timing
 from migrator.windows import Window
@@ -84,6 +86,9 @@ async def startable(engine: AsyncEngine, spec: Spec, *, path: str) -> Migration:
     changed = await plans.changes_since(engine, found)
     if found.spec != spec:
         changed.append("the spec file is different")
+    async with transaction(engine, read_only=True) as connection:
+        if await queries.read(connection, found.id) != list(spec.queries):
+            changed.append("the file that [gates] queries names is different")
     if changed:
         raise PlanStale(spec.name, path, changed)
     refused = refusals(preflight.check(await survey.make(engine, spec)))
@@ -291,21 +296,55 @@ async def retry(engine: AsyncEngine, name: str, *, actor: str) -> tuple[int, int
     return again, len(keys)
 
 
+@dataclass(eq=False)
+class NothingToWaive(OperatorError):
+    """A waiver is for a gate that was measured and failed."""
+
+    name: str
+    gate: str
+    why: str
+
+    runbook = "validation-failed"
+    happened = "Gate {gate} of {name} can't be waived: {why}."
+    state = "Nothing was changed."
+    next = "Run `migrator status {name}`, which shows every gate's verdict."
+
+
 async def waive(engine: AsyncEngine, name: str, gate: str, *, reason: str, actor: str) -> Migration:
     """Sign that a gate may be passed over; when no unsigned failure is left, the migration goes on to `ready`.
 
-    Raises: MigrationUnknown, StatusConflict (the gate has no verdict), CanaryMoved.
+    Raises: MigrationUnknown, NothingToWaive, CanaryMoved.
     """
     async with transaction(engine) as connection:
         found = await migrations.get(connection, name)
         await trust.refuse_moved(connection, found)
-        if not await verdicts.waive(connection, found.id, gate, reason=reason, actor=actor):
-            raise StatusConflict(name, "validate --waive", f"measured at gate {gate!r}", found.status)
-        await migrations.note(connection, found.id, found.status, f"gate {gate} waived: {reason}", actor)
         newest = await verdicts.newest(connection, found.id)
-        unsigned = [row for row in newest if row.epoch == found.epoch and not row.passed and row.waived_by is None]
-        if not unsigned and found.paused_from is S.VALIDATING:
+        failed = await _to_waive(connection, found, gate, newest)
+        await verdicts.waive(connection, failed.id, reason=reason, actor=actor)
+        await migrations.note(connection, found.id, found.status, f"gate {gate} waived: {reason}", actor)
+        others = [row for row in newest if row.id != failed.id]
+        unsigned = [row for row in others if row.epoch == found.epoch and not verdicts.is_settled(row)]
+        measured = {row.gate for row in newest if row.epoch == found.epoch and not row.retired}
+        if not unsigned and measured == set(verdicts.GATES) and found.paused_from is S.VALIDATING:
             await migrations.move(connection, found, S.VALIDATING, actor=actor)
             again = await migrations.get(connection, name)
             await migrations.move(connection, again, S.READY, actor=actor)
         return await migrations.get(connection, name)
+
+
+async def _to_waive(connection: AsyncConnection, found: Migration, gate: str, newest: Sequence[Row[Any]]) -> Row[Any]:
+    """Return the failed verdict that is meant.
+
+    Raises: NothingToWaive.
+    """
+    if gate not in verdicts.GATES:
+        raise NothingToWaive(found.name, gate, f"there is no such gate (known: {', '.join(verdicts.GATES)})")
+    row = next((each for each in newest if each.gate == gate), None)
+    if row is None:
+        raise NothingToWaive(found.name, gate, "it was never measured")
+    stale = verdicts.why_stale(row, found, await watermark.read(connection, found))
+    if stale is not None:
+        raise NothingToWaive(found.name, gate, f"its verdict is stale ({stale})")
+    if row.passed:
+        raise NothingToWaive(found.name, gate, "it passed")
+    return row

@@ -20,7 +20,7 @@ from migrator.planning.survey import Survey
 from migrator.provider import profiles
 from migrator.provider.profiles import Profile
 from migrator.spec import Spec
-from migrator.state import budget, dirty, migrations, schema
+from migrator.state import budget, dirty, migrations, queries, schema
 from migrator.state.connection import transaction
 from migrator.target import capture, dependents, facts, pages
 from migrator.target.relation import suffixed
@@ -208,7 +208,7 @@ async def store(engine: AsyncEngine, plan: Plan, actor: str) -> str | None:
         may = text(
             "SELECT bool_and(has_table_privilege('migrator.' || name, privilege))"
             " AND has_table_privilege('migrator.alembic_version', 'SELECT') FROM"
-            " unnest(ARRAY['migrations', 'transitions', 'budgets', 'dirty']) AS name,"
+            " unnest(ARRAY['migrations', 'transitions', 'budgets', 'dirty', 'queries']) AS name,"
             " unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege"
         )
         if not (await connection.execute(may)).scalar_one():
@@ -219,6 +219,7 @@ async def store(engine: AsyncEngine, plan: Plan, actor: str) -> str | None:
         await budget.open_budget(connection, stored, plan.spec.limits.max_cost_usd)
         await budget.set_cap(connection, stored, plan.spec.limits.max_cost_usd)
         await dirty.forget(connection, stored)
+        await queries.store(connection, stored, plan.spec.queries)
     return None
 
 

@@ -17,7 +17,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import BigInteger, case, delete, func, insert, literal, select, update
+from sqlalchemy import BigInteger, case, delete, func, insert, literal, select, true, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -216,37 +216,40 @@ class Account:
 
 
 async def account(connection: AsyncConnection, migration_id: int) -> Account:
-    """Read where the money stands."""
-    limits = (await connection.execute(select(budgets).where(budgets.c.migration_id == migration_id))).one_or_none()
+    """Read where the money stands, in one statement: a request that is settled meanwhile is seen whole, or not yet."""
+    limits = select(budgets.c.max_usd, budgets.c.committed_usd).where(budgets.c.migration_id == migration_id).subquery()
     spent = (
-        await connection.execute(
-            select(
-                func.coalesce(func.sum(ledger.c.spent_usd), 0),
-                func.coalesce(func.sum(ledger.c.spent_tokens), 0),
-                func.coalesce(func.sum(ledger.c.estimated_tokens), 0),
-                func.coalesce(func.sum(ledger.c.unwritten_tokens), 0),
-            ).where(ledger.c.migration_id == migration_id)
+        select(
+            func.coalesce(func.sum(ledger.c.spent_usd), 0).label("spent_usd"),
+            func.coalesce(func.sum(ledger.c.spent_tokens), 0).label("spent_tokens"),
+            func.coalesce(func.sum(ledger.c.estimated_tokens), 0).label("estimated_tokens"),
+            func.coalesce(func.sum(ledger.c.unwritten_tokens), 0).label("unwritten_tokens"),
         )
-    ).one()
+        .where(ledger.c.migration_id == migration_id)
+        .subquery()
+    )
+    billed = reservations.c.possibly_billed
     held = (
-        await connection.execute(
-            select(
-                func.coalesce(func.sum(case((reservations.c.possibly_billed, 0), else_=reservations.c.usd)), 0),
-                func.coalesce(func.sum(case((reservations.c.possibly_billed, reservations.c.usd), else_=0)), 0),
-                func.coalesce(func.sum(case((reservations.c.possibly_billed, reservations.c.tokens), else_=0)), 0),
-            ).where(reservations.c.migration_id == migration_id)
+        select(
+            func.coalesce(func.sum(case((billed, 0), else_=reservations.c.usd)), 0).label("reserved_usd"),
+            func.coalesce(func.sum(case((billed, reservations.c.usd), else_=0)), 0).label("possibly_billed_usd"),
+            func.coalesce(func.sum(case((billed, reservations.c.tokens), else_=0)), 0).label("possibly_billed_tokens"),
         )
-    ).one()
+        .where(reservations.c.migration_id == migration_id)
+        .subquery()
+    )
+    everything = spent.join(held, true()).join(limits, true(), isouter=True)
+    row = (await connection.execute(select(spent, held, limits).select_from(everything))).one()
     return Account(
-        max_usd=limits.max_usd if limits else Decimal(0),
-        committed_usd=limits.committed_usd if limits else Decimal(0),
-        spent_usd=Decimal(spent[0]),
-        reserved_usd=Decimal(held[0]),
-        possibly_billed_usd=Decimal(held[1]),
-        spent_tokens=int(spent[1]),
-        possibly_billed_tokens=int(held[2]),
-        estimated_tokens=int(spent[2]),
-        unwritten_tokens=int(spent[3]),
+        max_usd=Decimal(row.max_usd or 0),
+        committed_usd=Decimal(row.committed_usd or 0),
+        spent_usd=Decimal(row.spent_usd),
+        reserved_usd=Decimal(row.reserved_usd),
+        possibly_billed_usd=Decimal(row.possibly_billed_usd),
+        spent_tokens=int(row.spent_tokens),
+        possibly_billed_tokens=int(row.possibly_billed_tokens),
+        estimated_tokens=int(row.estimated_tokens),
+        unwritten_tokens=int(row.unwritten_tokens),
     )
 
 

@@ -75,3 +75,11 @@ async def read(connection: AsyncConnection, migration_id: int) -> Flow | None:
     middle = samples[len(samples) // 2]
     growing = first.backlog < middle.backlog < last.backlog
     return Flow(arriving, embedded, last.backlog, converging=not (growing and last.backlog >= SMALL_ROWS))
+
+
+async def embedded(connection: AsyncConnection, migration_id: int) -> int:
+    """Return how many rows catch-up embedded since the beginning."""
+    query = select(func.coalesce(func.sum(duties.c.rows_embedded), 0)).where(
+        duties.c.migration_id == migration_id, duties.c.duty == Duty.CATCH_UP
+    )
+    return int((await connection.execute(query)).scalar_one())

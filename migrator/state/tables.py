@@ -351,27 +351,6 @@ paces = Table(
     **_BUSY,
 )
 
-verdicts = Table(
-    "verdicts",
-    metadata,
-    Column("id", BigInteger, Identity(always=True), primary_key=True),
-    Column("migration_id", ForeignKey(migrations.c.id), nullable=False, index=True),
-    Column("gate", Text, nullable=False),
-    Column("passed", Boolean, nullable=False),
-    Column("figure", Float, nullable=False),
-    Column("threshold", Float, nullable=False),
-    Column("sample", BigInteger, nullable=False),
-    Column("seed", BigInteger, nullable=False),
-    #: The swap count it was measured under; another epoch makes it stale.
-    Column("epoch", Integer, nullable=False),
-    Column("detail", Text, nullable=False),
-    Column("waived_by", Text),
-    Column("waiver", Text),
-    Column("seconds", Float, nullable=False),
-    Column("at", _Time, nullable=False, server_default=text("clock_timestamp()")),
-    CheckConstraint("(waived_by IS NULL) = (waiver IS NULL)", name="waiver_signed"),
-)
-
 workers = Table(
     "workers",
     metadata,

@@ -1,4 +1,4 @@
-"""The tables of what vectors are trusted by: the canary, where the old vectors come from, which generation made them.
+"""The tables of what vectors are trusted by: canary, provenance, the rule that tells generations, gates' verdicts.
 
 Floor 1. They belong to `tables.metadata` and are a file of their own for their size's sake.
 """
@@ -89,4 +89,40 @@ discriminants = Table(
     Column("alarm_bound", Float, nullable=False),
     Column("seed", BigInteger, nullable=False),
     Column("at", Time, nullable=False, server_default=text("clock_timestamp()")),
+)
+
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("migration_id", ForeignKey(migrations.c.id), nullable=False, index=True),
+    Column("gate", Text, nullable=False),
+    Column("passed", Boolean, nullable=False),
+    Column("figure", Float, nullable=False),
+    Column("threshold", Float, nullable=False),
+    Column("sample", BigInteger, nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    #: The swap count it was measured under; another epoch makes it stale.
+    Column("epoch", Integer, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("waived_by", Text),
+    Column("waiver", Text),
+    Column("seconds", Float, nullable=False),
+    Column("at", Time, nullable=False, server_default=text("clock_timestamp()")),
+    #: What was written until then, as far as it tells (`verdicts.Watermark`); null where that could not be read.
+    Column("watermark", JSONB(none_as_null=True)),
+    #: Taken back: somebody asked for a new measurement, whatever its age.
+    Column("retired", Boolean, nullable=False, server_default=text("false")),
+    CheckConstraint("(waived_by IS NULL) = (waiver IS NULL)", name="waiver_signed"),
+)
+
+#: The operator's own queries, as the spec's `[gates] queries` had them when it was planned: workers have no such file.
+queries = Table(
+    "queries",
+    metadata,
+    Column("migration_id", ForeignKey(migrations.c.id), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("text", Text, nullable=False),
+    #: Keys of the rows that it must find, each a list of its columns' texts; null where nobody said.
+    Column("relevant", JSONB(none_as_null=True)),
 )

@@ -1,4 +1,4 @@
-"""The gates on a sample: assignment, by embedding it again.
+"""Gate `assignment`: a sample of rows embedded again.
 
 Floor 2. Promise: a gate reads the table and writes only its verdict; what it measured, against which threshold, on
 which sample and with which seed is stored. The assignment gate catches what no count can: vectors that are whole, of
@@ -19,7 +19,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from migrator.generation import Side
 from migrator.measures import cosine
 from migrator.provider.embedder import Answer, Embedder
-from migrator.state.connection import driver
+from migrator.spending.asking import make_embedder
+from migrator.spending.worker import Worker
+from migrator.state.budget import Purpose
+from migrator.state.connection import driver, transaction
+from migrator.state.leases import Lease
 from migrator.state.migrations import Migration
 from migrator.state.verdicts import Verdict
 from migrator.statements import compose
@@ -49,6 +53,19 @@ def _parts(migration: Migration) -> Mapping[str, sql.Composable]:
         "text": target.text_of("t"),
         "in_scope": target.in_scope("t", migration.column_of(Side.FROM)),
     }
+
+
+async def assigned(worker: Worker, migration: Migration, lease: Lease, seed: int) -> list[Verdict]:
+    """Embed a sample again; no transaction is open while the provider is asked.
+
+    Raises: what the provider and the purse raise.
+    """
+    # As many as the proof counted: rows that came since make the sample no smaller.
+    rows = migration.proved_embedded or 0
+    async with transaction(worker.engine, read_only=True) as connection:
+        sampled = await sample(connection, migration, rows=rows, seed=seed)
+    embedder = await make_embedder(worker, migration, Side.TO, lease, Purpose.VALIDATION)
+    return [await assignment(embedder, migration, sampled, embedded=rows, seed=seed)]
 
 
 async def sample(connection: AsyncConnection, migration: Migration, *, rows: int, seed: int) -> Sampled:
@@ -98,12 +115,3 @@ async def assignment(
         detail += f"; too few of {embedded:,} were drawn"
     passed = enough and bad == 0
     return Verdict(ASSIGNMENT, passed, lowest, threshold, count, seed, detail, time.monotonic() - began)
-
-
-def failures(verdicts: list[Verdict]) -> str:
-    """Return the failed gates in one line, with figure and threshold."""
-    return "; ".join(
-        f"{each.gate} is {each.figure:.6g} against {each.threshold:.6g} ({each.detail})"
-        for each in verdicts
-        if not each.passed
-    )

@@ -157,7 +157,8 @@ def _verdict(migration: Migration, covered: dict[str, int], faults: Faults, shar
         detail += f" (another text has the same vector: {shared.share:.3%} of {shared.of:,} looked at"
         detail += f", {'more than' if over else 'no fault up to'} {allowed:.3%})"
     bad = sum(counts.values()) - (0 if over else counts["shared"])
-    return Verdict(STRUCTURE, bad == 0, bad, 0, covered["rows"], 0, detail, took)
+    mendable = bad == covered["uncovered"]
+    return Verdict(STRUCTURE, bad == 0, bad, 0, covered["rows"], 0, detail, took, mendable=mendable)
 
 
 def _named(keys: list[Key]) -> str:

@@ -26,6 +26,7 @@ from migrator.target import capture, dependents, facts, message, readers
 from migrator.target.capture import Capture
 from migrator.target.lanes import Lanes
 from migrator.validation import every_vector, gates
+from migrator.validation.searching import Search
 from tests.integration import fence, stored
 
 ROOT = Path(__file__).resolve().parents[2] / "migrator"
@@ -118,6 +119,7 @@ def own(made: Capture, migration: Migration, found: dict[str, str], view_oid: in
         for name in made.triggers
     }
     other = sql.Identifier("other")
+    search = Search(migration, ("public", "<=>"), None, 0)
     return {
         **triggers,
         "target/swap.sql:check": {"expected": sql.Literal(dependents.digest(found))},
@@ -154,6 +156,7 @@ def own(made: Capture, migration: Migration, found: dict[str, str], view_oid: in
             for name in statements.load("validation/every_vector.sql")
         },
         "validation/gates.sql:sample": gates._parts(migration),
+        **{f"validation/searching.sql:{name}": search.parts(Side.TO) for name in ("search", "pairs", "still")},
     }
 
 

@@ -17,12 +17,14 @@ WORDS = {
     "generation",
     "lifecycle",
     "measures",
+    "queries",
     "scope",
     "settings",
     "signals",
     "spec",
     "statements",
     "template",
+    "thresholds",
     "windows",
 }
 STATE = WORDS | {"state"}

@@ -1,0 +1,24 @@
+"""What has been written to the table so far, from counters that cost nothing to read.
+
+Floor 1. Promise: no scan and no lock on the table. The counters are PostgreSQL's own, up to a second late, and our own
+count of what catch-up embedded.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from migrator.state import flows
+from migrator.state.migrations import Migration
+from migrator.state.verdicts import Watermark
+from migrator.target import lanes
+from migrator.target.signals import table_oid
+
+
+async def read(connection: AsyncConnection, migration: Migration) -> Watermark | None:
+    """Return what has been written until now, or None where the table is gone."""
+    oid = await table_oid(connection, migration.target_schema, migration.target_table)
+    if oid is None:
+        return None
+    counters = await lanes.write_counters(connection, oid)
+    return Watermark(counters["inserts"], await flows.embedded(connection, migration.id))
