@@ -7,8 +7,8 @@ import re
 from tests.docs import pages
 from tests.docs.pages import ROOT, read
 
-#: What differs from run to run: figures, and how they are told (`12 s`, `1 min 3 s`, `unknown`).
-_FIGURE = re.compile(r"\d[\d,.]*(?:e-\d+)?")
+#: What differs from run to run: figures with their sign, and how they are told (`12 s`, `1 min 3 s`, `unknown`).
+_FIGURE = re.compile(r"[+-]?\d[\d,.]*(?:e-\d+)?")
 _TIME = re.compile(r"(?:unknown|(?:N (?:min|h) )?N (?:s|min))\b")
 #: Rows that wait for catch-up at that moment, if there are any.
 _DIRTY = re.compile(r" \| dirty N")
