@@ -6,12 +6,15 @@ bills only what was in flight, since rows that have their vector are not read ag
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import func
 
-from migrator.backfill.classify import classify
+from migrator.backfill.classify import Classified, classify
 from migrator.backfill.embedding import Progress, embed_and_land
 from migrator.backfill.landing import Landing, lanes_of
 from migrator.generation import Side
+from migrator.provider.embedder import Embedder
 from migrator.spending.asking import make_embedder
 from migrator.spending.worker import Worker
 from migrator.state import batches, leases, migrations
@@ -22,6 +25,7 @@ from migrator.state.leases import Lease
 from migrator.state.migrations import Migration
 from migrator.target import facts
 from migrator.target.facts import Heap
+from migrator.target.lanes import Row
 
 
 def make_landing(
@@ -30,6 +34,20 @@ def make_landing(
     """Make the landing of one lease, into one heap where its rows all lie there."""
     high = migration.spec.model_of(side).price_usd_per_mtok[1]
     return Landing(migration, side, lease, high, hints or Hints({}), heap)
+
+
+def classified(rows: Sequence[Row], embedder: Embedder, migration: Migration) -> Classified:
+    """Sort rows by what the embedder's model takes.
+
+    Raises: TextTooLong.
+    """
+    profile = embedder.profile
+    return classify(
+        rows,
+        limit_tokens=profile.max_text_tokens,
+        too_long=migration.spec.limits.too_long,
+        tokenizer=profile.tokenizer,
+    )
 
 
 async def run(worker: Worker, lease: Lease) -> Progress:
@@ -56,8 +74,7 @@ async def run(worker: Worker, lease: Lease) -> Progress:
             last_item=row.last_item,
         )
     embedder = await make_embedder(worker, migration, Side.TO, lease, Purpose.BACKFILL)
-    limit = embedder.profile.max_text_tokens
-    sorted_rows = classify(rows, limit_tokens=limit, too_long=migration.spec.limits.too_long)
+    sorted_rows = classified(rows, embedder, migration)
     landing = make_landing(migration, Side.TO, lease, heap=heap)
     async with transaction(worker.engine) as connection:
         await landing.dispose(connection, sorted_rows.dispositions, last=not sorted_rows.work)

@@ -14,7 +14,6 @@ import asyncio
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.backfill import batch, suspects
-from migrator.backfill.classify import classify
 from migrator.backfill.embedding import Progress, embed_and_land
 from migrator.backfill.landing import lanes_of
 from migrator.generation import Side
@@ -93,7 +92,7 @@ async def once(
     # An operator who stands at the terminal, and searches that miss rows, do not wait for the night.
     urgent = side is migration.live_side or purpose is Purpose.ROLLBACK_DEBT
     embedder = await make_embedder(worker, migration, side, lease, purpose, windows_apply=not urgent, allowed=allowed)
-    found = classify(todo, limit_tokens=embedder.profile.max_text_tokens, too_long=migration.spec.limits.too_long)
+    found = batch.classified(todo, embedder, migration)
     landing = batch.make_landing(migration, side, lease, hints)
     if found.dispositions:
         async with transaction(worker.engine) as connection:

@@ -5,7 +5,7 @@ Floor 2. Pure. Promise (P6): every row that comes in goes out, as work or as a d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,7 +53,7 @@ class Classified:
     dispositions: list[Disposition]
 
 
-def classify(rows: Sequence[Row], *, limit_tokens: int, too_long: TooLong) -> Classified:
+def classify(rows: Sequence[Row], *, limit_tokens: int, too_long: TooLong, tokenizer: str = "qwen") -> Classified:
     """Sort rows into work and dispositions, in the order they came.
 
     Raises: TextTooLong, when the spec wants over-long texts to fail.
@@ -65,10 +65,10 @@ def classify(rows: Sequence[Row], *, limit_tokens: int, too_long: TooLong) -> Cl
         reason = _no_text(row)
         if reason is not None:
             dispositions.append(Disposition(row.key, "skipped", reason))
-        elif not _is_too_long(row.body, limit_tokens):
+        elif not _is_too_long(row.body, limit_tokens, tokenizer):
             work.append(Work(row, row.body))
         elif too_long == "truncate":
-            work.append(Work(row, _truncate(row.body, limit_tokens)))
+            work.append(Work(row, _truncate(row.body, limit_tokens, tokenizer)))
         else:
             over = Disposition(row.key, "quarantined", "too_long")
             (failing if too_long == "fail" else dispositions).append(over)
@@ -85,17 +85,22 @@ def _no_text(row: Row) -> str | None:
     return "whitespace" if not row.body.strip() else None
 
 
-def _is_too_long(text: str, limit: int) -> bool:
+def _is_too_long(text: str, limit: int, tokenizer: str) -> bool:
     """Say whether a text is certainly too long; where only the tokenizer could know, the provider judges."""
     if tokens.bound(text) <= limit:
         return False
-    counter = tokens.exact_counter()
+    counter = _counter(tokenizer)
     return counter is not None and counter(text) > limit
 
 
-def _truncate(text: str, limit: int) -> str:
+def _counter(tokenizer: str) -> Callable[[str], int] | None:
+    """Return what counts this model's tokens exactly; another model's count says nothing for certain."""
+    return tokens.exact_counter() if tokens.counts_exactly(tokenizer) else None
+
+
+def _truncate(text: str, limit: int, tokenizer: str) -> str:
     """Cut a text to what surely fits: by exact count where the tokenizer is there, else by bytes."""
-    measure = tokens.exact_counter() or tokens.bound
+    measure = _counter(tokenizer) or tokens.bound
     low, high = 0, len(text)
     while low < high:
         middle = (low + high + 1) // 2

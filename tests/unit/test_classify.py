@@ -88,6 +88,13 @@ def test_without_the_tokenizer_the_provider_judges() -> None:
         assert ([each.text for each in found.work], found.dispositions) == (["1" * 50], [])
 
 
+@pytest.mark.parametrize("too_long", ["quarantine", "truncate", "fail"])
+def test_another_models_texts_are_not_judged_by_qwens_tokens(too_long: TooLong) -> None:
+    """Fifty digits are fifty tokens of Qwen's, and half of that or less of others': the provider judges."""
+    found = classify([row("1" * 50)], limit_tokens=LIMIT, too_long=too_long, tokenizer="cl100k")
+    assert ([each.text for each in found.work], found.dispositions) == (["1" * 50], [])
+
+
 bodies = st.sampled_from(["", " ", "a", "a text", "1" * 19, "1" * 20, "word " * 40, "漢" * 40]) | st.text(max_size=30)
 
 
