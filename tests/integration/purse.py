@@ -32,7 +32,7 @@ class Books:
         self.used[request_id] = used_tokens
 
     async def forfeit(self, request_id: str, used_tokens: int) -> None:
-        self._close(request_id, "lost")
+        self._close(request_id, "spent")
         self.used[request_id] = used_tokens
 
     async def pause(self, seconds: float, reason: str) -> None:

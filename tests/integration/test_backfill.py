@@ -16,6 +16,7 @@ from migrator.orchestrator.work import CameToRest
 from migrator.spending.worker import Worker
 from migrator.state import leases, migrations
 from migrator.state.connection import transaction
+from migrator.state.leases import Ticket
 from tests.deployment import V3, V4, Deployment, embed, literal, until
 from tests.integration.steps import begin, drain, first_tickets, start, to
 
@@ -186,7 +187,10 @@ async def test_h4_a_write_that_crosses_the_swap_lands_in_its_own_generation(
     with deployment.connect() as connection:
         connection.execute("UPDATE docs SET body = 'edited before' WHERE id = 1")
     deployment.simulator.admin(latency_seconds=1.0)
-    tickets = [ticket for ticket in await first_tickets(worker) if "catch-up" in ticket.label]
+    tickets: list[Ticket] = []
+    while not tickets:  # the one that `to` was given when it ended may still be trusted to be under way
+        tickets = [ticket for ticket in await first_tickets(worker) if "catch-up" in ticket.label]
+        await asyncio.sleep(0.1)
     running = asyncio.create_task(perform(worker, tickets[0]))
     await until(lambda: asyncio.to_thread(lambda: deployment.simulator.ledger()["in_flight"] > 0))
     await attended.cut_over(worker, "docs", max_dirty_rows=5, actor="test", tell=lambda _: None)
