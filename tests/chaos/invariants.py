@@ -68,10 +68,23 @@ def _bill(deployment: Deployment, most_unwritten: int) -> None:
         for each, tokens in zip(entry["digests"], entry["counts"], strict=True):
             times[each] += 1
             again += tokens if times[each] > 1 else 0
-    assert again <= in_flight + int(validation) + int(unwritten), (again, in_flight, validation, unwritten)
+    known_of = {"again": again, "in flight": in_flight, "validation": int(validation), "unwritten": int(unwritten)}
+    assert again <= in_flight + int(validation) + int(unwritten), f"{known_of}\n{_how_it_went(deployment)}"
     known = {digest(text) for (text,) in deployment.query("SELECT text FROM twin WHERE text ~ '\\S'")}
     quarantined = deployment.value("SELECT count(*) FROM migrator.dispositions WHERE kind = 'quarantined'")
     assert len(known - set(times)) <= quarantined, "every text that is there was paid for"
+
+
+def _how_it_went(deployment: Deployment) -> str:
+    """What a bill that is too high is explained by: who had which batch, and which requests were billed when."""
+    told = [
+        *deployment.query("SELECT number, pass_number, status, fence, attempts, deaths, failure FROM migrator.batches"),
+        *deployment.query("SELECT duty, status, fence, attempts, deaths, failure FROM migrator.duties"),
+        *deployment.query("SELECT purpose, requests, spent_tokens, unwritten_tokens FROM migrator.ledger"),
+        *deployment.query("SELECT from_status, to_status, reason, at FROM migrator.transitions ORDER BY id"),
+        *((entry["at"], entry["model"], len(entry["digests"]), entry["digests"][0]) for entry in deployment.entries()),
+    ]
+    return "\n".join(map(str, told))
 
 
 def _cap(deployment: Deployment) -> None:
