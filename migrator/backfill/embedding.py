@@ -167,9 +167,23 @@ class _Crew:
             await self._book_lost(lost)
             raise
         self.unresolved -= resolved
-        self.held += landed.held
         self.progress.written += landed.written
         self.progress.tokens += sum(answer.used_tokens for answer in answers)
+        if landed.held:
+            await self._land_at_once(landed.held)
+
+    async def _land_at_once(self, fresh: list[Held]) -> None:
+        """Try rows that were held, once, in a transaction that follows: mostly the application just moved them.
+
+        Until they are written, another batch may find them where they lie now, and pay for them again.
+        """
+        finish = self.unresolved == 0 and self.progress.failure is None and not self.held
+        self.held += fresh
+        again = partial(self.landing.land_held, held=fresh, finish=finish, give_up=False)
+        landed = await self._insist(again, rows=len(fresh))
+        tried = {id(each) for each in fresh}
+        self.held = [each for each in self.held if id(each) not in tried] + landed.held
+        self.progress.written += landed.written
 
     async def _book_lost(self, answers: Sequence[Answer]) -> None:
         for answer in answers:

@@ -50,6 +50,8 @@ price_usd_per_mtok = [0.12, 0.144]
 max_cost_usd = 5.0
 
 [gates]
+search_sample = 20                     # a table of 3,000 rows, searched by everybody else as well; the default is 100
+known_items = 60
 max_suspect_rows = 2                   # these two models place an odd text in 3,000 far from all others
 """
 

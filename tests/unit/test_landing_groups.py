@@ -15,7 +15,7 @@ import pytest
 from migrator.backfill import embedding
 from migrator.backfill.classify import Work
 from migrator.backfill.embedding import LANDING_ROWS, _Crew
-from migrator.backfill.landing import Landed
+from migrator.backfill.landing import Held, Landed
 from migrator.errors import Defect
 from migrator.measures.landing_size import LandingSize
 from migrator.provider.embedder import Answer
@@ -145,3 +145,26 @@ async def test_p7_every_answer_of_a_lost_lease_is_booked(crew: Callable[..., _Cr
     waiting_then = {str(position) for position in landing.groups[1] if position % 10 == 0}
     assert waiting_then <= set(asked.spent)
     assert made.arrived == []
+
+
+async def test_p2_rows_that_were_held_are_tried_again_before_anything_else_lands(crew: Callable[..., _Crew]) -> None:
+    """A row that the application moved lies where another batch may find it, until its vector is written."""
+
+    class Moved(Landings):
+        async def land(self, _: object, work: Sequence[Work], answers: Sequence[Answer], *, last: bool) -> Landed:
+            landed = await super().land(_, work, answers, last=last)
+            held = [Held(work[0], np.zeros(2, "<f4"))] if len(self.groups) in {1, 5} else []
+            return Landed(landed.written - len(held), held)
+
+        async def land_held(self, _: object, held: Sequence[Held], *, finish: bool, give_up: bool) -> Landed:
+            assert not give_up
+            self.groups.append([-1])
+            self.last.append(finish)
+            return Landed(len(held), [])
+
+    landing = Moved()
+    made = crew(300, 300, landing, together=100)
+    await run(made)
+    assert [number for number, group in enumerate(landing.groups) if group == [-1]] == [1, 5]
+    assert made.held == []
+    assert made.progress.written == 300
