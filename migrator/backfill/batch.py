@@ -17,7 +17,7 @@ from migrator.generation import Side
 from migrator.provider.embedder import Embedder
 from migrator.spending.asking import make_embedder
 from migrator.spending.worker import Worker
-from migrator.state import batches, leases, migrations
+from migrator.state import batches, hands, leases, migrations
 from migrator.state.budget import Purpose
 from migrator.state.connection import transaction
 from migrator.state.dirty import Hints
@@ -63,7 +63,7 @@ async def run(worker: Worker, lease: Lease) -> Progress:
         )
         if heap is None:
             # Rewritten (VACUUM FULL, CLUSTER) or gone: these pages mean nothing now; the next pass cuts new ones.
-            await leases.finish(connection, lease, finished_at=func.clock_timestamp())
+            await leases.finish(connection, lease, finished_at=func.clock_timestamp(), in_hand=None)
             return Progress()
         rows = await lanes_of(migration, Side.TO, heap).read_window(
             connection,
@@ -73,10 +73,14 @@ async def run(worker: Worker, lease: Lease) -> Progress:
             first_item=row.first_item,
             last_item=row.last_item,
         )
+        await hands.take(connection, lease, [each.key for each in rows])
     embedder = await make_embedder(worker, migration, Side.TO, lease, Purpose.BACKFILL)
     sorted_rows = classified(rows, embedder, migration)
     landing = make_landing(migration, Side.TO, lease, heap=heap)
     async with transaction(worker.engine) as connection:
+        # Rows that were moved here out of a window that is being embedded: whoever has that pays for them.
+        theirs = await hands.others(connection, migration.id, lease, [each.key for each in rows])
+        sorted_rows = sorted_rows.without(theirs)
         await landing.dispose(connection, sorted_rows.dispositions, last=not sorted_rows.work)
     if not sorted_rows.work:
         return Progress()

@@ -6,6 +6,7 @@ Floor 2. Pure. Promise (P6): every row that comes in goes out, as work or as a d
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,6 +52,15 @@ class Classified:
 
     work: list[Work]
     dispositions: list[Disposition]
+
+    def without(self, keys: AbstractSet[tuple[str, ...]]) -> Classified:
+        """Return the same, but for the rows of these keys."""
+        if not keys:
+            return self
+        return Classified(
+            [each for each in self.work if each.row.key not in keys],
+            [each for each in self.dispositions if each.key not in keys],
+        )
 
 
 def classify(rows: Sequence[Row], *, limit_tokens: int, too_long: TooLong, tokenizer: str = "qwen") -> Classified:

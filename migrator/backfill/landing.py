@@ -171,7 +171,7 @@ class Landing:
 
     async def _checkpoint(self, connection: AsyncConnection, *, last: bool) -> None:
         if last and self.lease.kind is Kind.BATCH:
-            await leases.finish(connection, self.lease, finished_at=func.clock_timestamp())
+            await leases.finish(connection, self.lease, finished_at=func.clock_timestamp(), in_hand=None)
 
     async def _count(self, connection: AsyncConnection, **counts: int) -> None:
         if self.lease.kind is Kind.BATCH:

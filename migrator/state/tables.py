@@ -155,6 +155,8 @@ batches = Table(
     Column("first_item", Integer, nullable=False, server_default="0"),
     Column("last_item", Integer),
     *_lease_columns(),
+    #: Hashes of the keys that the holder is embedding: 8 bytes each, null when it is done. Kept out of line.
+    Column("in_hand", ARRAY(BigInteger)),
     #: Done, and added to `tallies`: nothing counts it again.
     Column("folded", Boolean, nullable=False, server_default=text("false")),
     Column("rows_written", BigInteger, nullable=False, server_default="0"),

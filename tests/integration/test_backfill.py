@@ -227,6 +227,26 @@ async def test_h17_a_row_that_is_freed_soon_is_not_paid_for_twice(deployment: De
     assert deployment.billed() == deployment.needed_tokens()
 
 
+async def test_p2_a_row_that_moves_while_it_is_in_hand_is_paid_for_once(deployment: Deployment, worker: Worker) -> None:
+    """The application moves it, into a window that is read before its vector lands."""
+    await begin(deployment, worker, 900)
+    first, *_, second = await first_tickets(worker)
+    # The last row of its page is the last of its window to be embedded.
+    key = deployment.value("SELECT id FROM docs WHERE ctid >= '(5,1)' AND ctid < '(6,0)' ORDER BY ctid DESC LIMIT 1")
+    deployment.simulator.admin(latency_seconds=0.1)
+    one = asyncio.create_task(perform(worker, first))
+    await until(lambda: asyncio.to_thread(lambda: deployment.simulator.ledger()["in_flight"] > 0))
+    page = deployment.value(f"UPDATE docs SET n = n + 1 WHERE id = {key} RETURNING (ctid::text::point)[0]::int")
+    assert page >= deployment.value("SELECT max(first_page) FROM migrator.batches"), "it stayed where it was"
+    assert not one.done()
+    await asyncio.gather(one, perform(worker, second))
+    deployment.simulator.admin(latency_seconds=0)
+    await to(worker, S.INDEXING)
+    assert deployment.mismatches("embedding__migrator", V4) == []
+    assert deployment.billed() == deployment.needed_tokens()
+    assert deployment.value("SELECT count(in_hand) FROM migrator.batches") == 0
+
+
 async def test_h19_a_row_that_moved_between_windows_is_found_by_the_proof(
     deployment: Deployment, worker: Worker
 ) -> None:
