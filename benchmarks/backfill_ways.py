@@ -38,6 +38,7 @@ from migrator.spending.worker import Worker
 from migrator.state import batches, migrations, schema
 from migrator.state.connection import make_engine, transaction
 from migrator.target import readers, vectors
+from workers.runtime import spare_the_collector
 
 #: Rows of the slow rivals: their rate does not depend on how long they run, and nobody wants to wait for them.
 LOOP_ROWS, KEY_ORDER_ROWS = 1500, 4000
@@ -130,12 +131,15 @@ async def _work(url: str, name: str, broker: Any, begin: Callable[[], object]) -
         migration = await migrations.get(connection, _NAME)
     begin()
     while True:
-        for ticket in (await tick(engine, actor=name)).tickets:
-            if ticket.queue == "backfill":
-                broker.put(ticket)
         try:
             ticket = broker.get(timeout=_SPARE_SECONDS)
         except queue.Empty:
+            # Beat's work, which elsewhere another process does every ten seconds.
+            handed = [each for each in (await tick(engine, actor=name)).tickets if each.queue == "backfill"]
+            for ticket in handed:
+                broker.put(ticket)
+            if handed:
+                continue
             async with transaction(engine) as connection:
                 cut = await batches.heaps(connection, migration.id)
                 if cut and not await batches.any_open(connection, migration.id):
@@ -179,6 +183,7 @@ def ours_by_two(url: str, found: Vectors) -> tuple[int, float]:
 
 
 def _one_of_crew(url: str, found: Vectors, name: str, broker: Any, barrier: Any) -> None:
+    spare_the_collector()
     with _at_hand(found):
         asyncio.run(_work(url, name, broker, barrier.wait))
 
