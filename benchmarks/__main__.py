@@ -21,6 +21,8 @@ from migrator.errors import MigratorError
 #: Name -> module with a `run()` that returns its figures.
 NAMES = ("tokens", "backfill", "application", "provider", "state", "index", "validate")
 BENCHES = {name: f"benchmarks.{name}" for name in NAMES}
+#: Long forms, behind `--long`.
+LONG_FORMS = {"backfill": "benchmarks.backfill_long"}
 _HEADER = ("bench", "name", "figure", "unit", "goal", "met", "versus")
 _MISSED = 3
 
@@ -36,6 +38,8 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="./run bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of: {', '.join(BENCHES)} (default: all)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures to FILE, too")
+    long_ones = ", ".join(LONG_FORMS)
+    parser.add_argument("--long", action="store_true", help=f"also the long forms, which take minutes: {long_ones}")
     asked = parser.parse_args(words)
     unknown = [name for name in asked.names if name not in BENCHES]
     if unknown:
@@ -43,8 +47,10 @@ def main(words: list[str] | None = None) -> int:
     figures: list[Figure] = []
     for name in asked.names or BENCHES:
         console.aside(f"{name} ...")
+        modules = [BENCHES[name], *([LONG_FORMS[name]] if asked.long and name in LONG_FORMS else [])]
         try:
-            figures += importlib.import_module(BENCHES[name]).run()
+            for module in modules:
+                figures += importlib.import_module(module).run()
         except MigratorError as error:
             console.failure(error, as_json_too=False)
             return error.exit_code

@@ -35,7 +35,7 @@ _SHAPE_ROWS, _SHAPE_STEPS = 1500, (10, 100)
 
 
 @dataclass(frozen=True, slots=True)
-class _Measured:
+class Measured:
     """What one way did. `growth` is the heap's, of its size before; WAL is in bytes."""
 
     rows_per_second: float
@@ -46,10 +46,11 @@ class _Measured:
 
 
 #: Returns the rows that it wrote, and in how many seconds where it knows better than who called it.
-_Way = Callable[[str, Vectors], int | tuple[int, float]]
+Way = Callable[[str, Vectors], int | tuple[int, float]]
 
 
-def _measure(server: Postgres, base: str, way: _Way, found: Vectors, *, expanded: bool = False) -> _Measured:
+def measure(server: Postgres, base: str, way: Way, found: Vectors, *, expanded: bool = False) -> Measured:
+    """Let one way fill a clone of a table: an expanded one, or one with a plain new column."""
     with clone(server, base) as url:
         if expanded:
             asyncio.run(ways.expand(url))
@@ -63,7 +64,7 @@ def _measure(server: Postgres, base: str, way: _Way, found: Vectors, *, expanded
     updates, hot = after.updates - before.updates, after.hot - before.hot
     if way is not ways.copy and updates != rows:
         raise RuntimeError(f"{updates} updates were counted for {rows} rows")
-    return _Measured(
+    return Measured(
         rows / seconds,
         hot / max(updates, 1),
         after.heap / before.heap - 1,
@@ -72,7 +73,7 @@ def _measure(server: Postgres, base: str, way: _Way, found: Vectors, *, expanded
     )
 
 
-def _figures(name: str, table: Table, measured: dict[str, _Measured]) -> list[Figure]:
+def _figures(name: str, table: Table, measured: dict[str, Measured]) -> list[Figure]:
     mine, per_page = measured[_OURS], table.rows_per_page
     ceiling = table.hot_ceiling
     rates = [Figure(_BENCH, f"{name}: {way}", each.rows_per_second, "rows/s") for way, each in measured.items()]
@@ -110,7 +111,7 @@ def _table(server: Postgres, body: int, name: str, found: Vectors) -> list[Figur
     console.aside(f"  {name}: making {len(found):,} rows and their index ...")
     table = make(server, base, rows=len(found), body=body)
     measured = {}
-    found_ways: dict[str, tuple[_Way, bool]] = {
+    found_ways: dict[str, tuple[Way, bool]] = {
         _OURS: (ways.ours_by_two, True),
         "ours, one process": (ways.ours, True),
         "ours, one process, an answer a landing": (ways.ours_one_by_one, True),
@@ -120,7 +121,7 @@ def _table(server: Postgres, body: int, name: str, found: Vectors) -> list[Figur
     }
     for way, (write, expanded) in found_ways.items():
         console.aside(f"  {name}: {way} ...")
-        measured[way] = _measure(server, base, write, found, expanded=expanded)
+        measured[way] = measure(server, base, write, found, expanded=expanded)
     return _figures(name, table, measured)
 
 
@@ -133,7 +134,7 @@ def _shapes(server: Postgres, body: int, name: str, found: Vectors) -> list[Figu
             def write(url: str, vectors: Vectors, shape: str = shape, step: int = step) -> int:
                 return ways.shape(url, vectors, shape, rows=_SHAPE_ROWS, step=step)
 
-            each = _measure(server, f"base_{body}", write, found)
+            each = measure(server, f"base_{body}", write, found)
             figures.append(Figure(_BENCH, f"{shape}, {step} rows", each.rows_per_second, "rows/s", versus=name))
     return figures
 

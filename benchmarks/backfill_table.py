@@ -122,7 +122,7 @@ def make(server: Postgres, name: str, *, rows: int, body: int, indexed: bool = T
                 copy.write_row((number, f"text {number} ".ljust(body, "x"), each))
     with psycopg.connect(url, autocommit=True) as admin:
         if indexed:
-            admin.execute("SET maintenance_work_mem = '512MB'")
+            admin.execute(sql.SQL("SET maintenance_work_mem = {}").format(f"{max(512, rows // 100)}MB"))
             admin.execute("CREATE INDEX ON docs USING hnsw (embedding vector_cosine_ops)")
         admin.execute("VACUUM (FREEZE, ANALYZE) docs")
         pages = admin.execute("SELECT pg_relation_size('docs') / current_setting('block_size')::int").fetchone()

@@ -18,7 +18,19 @@ from migrator.backfill.proof import plan_pass
 from migrator.generation import Side
 from migrator.lifecycle import UNATTENDED, MigrationStatus
 from migrator.orchestrator import brakes, progress
-from migrator.state import batches, budget, dirty, flows, leases, migrations, tallies, timeline, verdicts, workers
+from migrator.state import (
+    batches,
+    budget,
+    dirty,
+    dispositions,
+    flows,
+    leases,
+    migrations,
+    tallies,
+    timeline,
+    verdicts,
+    workers,
+)
 from migrator.state.batches import Trust
 from migrator.state.connection import transaction
 from migrator.state.leases import TICKET_SECONDS, Duty, Ticket
@@ -92,6 +104,7 @@ async def tick(
             made.tickets += await _hand_out(connection, fresh, shift, throttled=binding)
         async with transaction(engine) as connection:
             await tallies.fold(connection, migration.id)
+            await dispositions.fold(connection, migration.id)
             now = await migrations.get_by_id(connection, migration.id)
             await _note_flow(connection, now)
             made.lines.append(progress.line(await progress.read(connection, now)))

@@ -1,0 +1,34 @@
+"""The tables that dispositions are counted in: sums, and what came since they were last added up.
+
+Floor 1. They belong to `tables.metadata`. A trigger of `dispositions` writes a line per statement, kind and reason
+(migrations/versions/0016); `dispositions.fold` adds the lines to the sums.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, ForeignKey, Table, Text
+
+from migrator.state.columns import BUSY, metadata
+from migrator.state.tables import migrations
+
+disposition_sums = Table(
+    "disposition_sums",
+    metadata,
+    Column("migration_id", ForeignKey(migrations.c.id), primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("reason", Text, primary_key=True),
+    Column("rows", BigInteger, nullable=False),
+    **BUSY,
+)
+
+#: No key: lines are only added, by whoever, and taken away all together. None waits for another.
+disposition_changes = Table(
+    "disposition_changes",
+    metadata,
+    Column("migration_id", ForeignKey(migrations.c.id), nullable=False, index=True),
+    Column("kind", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    #: Rows that came, less those that went.
+    Column("rows", BigInteger, nullable=False),
+    **BUSY,
+)
