@@ -32,6 +32,7 @@ from migrator.state import batches, leases, migrations, schema
 from migrator.state.batches import Heap
 from migrator.state.connection import make_engine, transaction
 from migrator.target import readers
+from workers.runtime import spare_the_collector
 
 _BENCH = "state"
 BATCHES, FEW = 1_000_000, 1_000
@@ -40,8 +41,9 @@ _WIDTH_PAGES = 32
 _STATEMENTS = 10
 #: Claims measured, and looks at the status and ticks.
 _CLAIMS, _LOOKS = 500, 20
-#: Goals: R27 and what an operator takes for instant.
-_CLAIM_SECONDS, _TICK_SECONDS, _STATUS_SECONDS, _STATEMENT_SECONDS = 0.005, 0.2, 0.005, 30.0
+#: Goals: R27; what one tick in ten seconds may take; what an operator takes for instant (it reads two dozen things,
+#: each in a statement of its own); R27.
+_CLAIM_SECONDS, _TICK_SECONDS, _STATUS_SECONDS, _STATEMENT_SECONDS = 0.005, 0.2, 0.1, 30.0
 
 _TABLE = """
 CREATE EXTENSION IF NOT EXISTS vector;
@@ -74,6 +76,7 @@ def run() -> list[Figure]:
 
 async def _measure(url: str, base_url: str) -> list[Figure]:
     engine = make_engine(url, "bench")
+    spare_the_collector()
     try:
         async with transaction(engine) as connection:
             await schema.upgrade(connection)

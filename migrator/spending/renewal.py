@@ -46,5 +46,5 @@ async def renewed(worker: Worker, lease: Lease) -> AsyncIterator[None]:
         raise
     finally:
         renewal.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await renewal
+        # Not awaited itself: its cancellation would be taken for ours, and ours for its.
+        await asyncio.wait([renewal])
