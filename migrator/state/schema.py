@@ -16,6 +16,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 import migrator
+import migrator.state.sample_tables
 import migrator.state.signal_tables
 import migrator.state.trust_tables
 from migrator.errors import OperatorError
