@@ -23,7 +23,7 @@ class ReportNotWritten(OperatorError):
     runbook = "report-not-made"
     happened = "The report could not be written to {path}: {why}."
     state = "Nothing was written and nothing was changed."
-    next = "Name a file in a folder that you may write to with `-o FILE`, or print it with `-o -`."
+    next = "Name a file in a folder that you may write to, or `-o -` to print it, and run the same command again."
 
 
 @dataclass(eq=False)
