@@ -23,7 +23,7 @@ from migrator.target import readers
 from tests.deployment import Deployment
 
 #: Debian's packages that tests marked `system` need, and a program of each.
-PACKAGES = {"docker-compose": "docker-compose", "rabbitmq-server": "rabbitmq-server"}
+PACKAGES = {"chromium": "chromium", "docker-compose": "docker-compose", "rabbitmq-server": "rabbitmq-server"}
 _TIERS = {"unit": 10, "integration": 60, "acceptance": 180, "chaos": 240, "revisions": 60, "docs": 120}
 
 

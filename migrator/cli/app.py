@@ -28,6 +28,7 @@ from migrator.cli import (
     limits,
     pause,
     plan,
+    report,
     resume,
     retry,
     rollback,
@@ -98,6 +99,7 @@ for verb in (
     cutover,
     rollback,
     cleanup,
+    report,
     demo,
     simulate,
 ):

@@ -34,7 +34,12 @@ def heading(line: str) -> None:
 
 def as_json(value: Any) -> None:
     """Print the answer as JSON."""
-    typer.echo(json.dumps(value, indent=2, default=_plain))
+    typer.echo(json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """Return the answer as JSON."""
+    return json.dumps(value, indent=2, default=_plain)
 
 
 def _plain(value: Any) -> Any:

@@ -7,9 +7,12 @@ needed and what was in flight when a worker was killed. Ctrl-C at any moment lea
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import re
 import signal
+import tempfile
 import time
 from pathlib import Path
 from types import FrameType
@@ -26,6 +29,7 @@ from migrator.demo.application import Application
 from migrator.demo.corpus import Corpus
 from migrator.demo.endpoint import Endpoint
 from migrator.demo.processes import NotReady
+from migrator.demo.servers import ExtraMissing
 from migrator.demo.simulator.backends import NEW_MODEL, OLD_MODEL
 from migrator.demo.stage import KEY_VARIABLE, Stage
 from migrator.demo.summary import Summary, make_bill
@@ -36,8 +40,11 @@ _KILL_AT, _LIFE_SECONDS = 0.2, 2.0
 _INTERRUPTED = 130
 
 
-def run(*, rows: int, keep: bool, summary: Path | None) -> int:
+def run(*, rows: int, keep: bool, summary: Path | None, report: Path | None = None) -> int:
     """Tell the story; returns its exit code."""
+    for package in ("jinja2", "matplotlib"):
+        if importlib.util.find_spec(package) is None:
+            raise ExtraMissing(package, "report")
     began = time.monotonic()
     corpus = corpora.load(rows)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -46,10 +53,11 @@ def run(*, rows: int, keep: bool, summary: Path | None) -> int:
     try:
         # Small products in many threads: BLAS threads would spin on the cores that the models need.
         with threadpool_limits(1, user_api="blas"):
-            made = _Story(stage, corpus).tell()
+            story = _Story(stage, corpus, report)
+            made = story.tell()
         made.seconds = time.monotonic() - began
         made.judge()
-        _close(made, summary)
+        _close(made, summary, story.page)
         if keep:
             _keep(stage)
     except (CommandFailed, NotReady) as failed:
@@ -71,7 +79,23 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt(number)
 
 
-def _close(made: Summary, summary: Path | None) -> None:
+def _page(wanted: Path | None) -> Path:
+    """Return where the report goes, absolute, since commands run in a folder that is gone at the end.
+
+    Without a wish: out of the way in the working directory, or among the temporary files where that may not be written.
+    """
+    if wanted is not None:
+        return wanted.absolute()
+    folder = Path.cwd() / ".demo"
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError:
+        folder = Path(tempfile.gettempdir())
+    place = folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir())
+    return place / "pgvector-migrator-demo.html"
+
+
+def _close(made: Summary, summary: Path | None, page: Path | None) -> None:
     chapter("Summary")
     for name, value in made.lines():
         typer.echo(f"  {name:32} {value}")
@@ -79,6 +103,8 @@ def _close(made: Summary, summary: Path | None) -> None:
         typer.secho(f"  NOT AS IT SHOULD BE: {problem}", fg=typer.colors.RED)
     for wrong in [*made.seen.wrong, *made.seen.failed][:5]:
         typer.echo(f"    {wrong}")
+    if page is not None:
+        typer.echo(f"  {'report, to be looked at':32} {page}")
     if summary is not None:
         summary.write_text(json.dumps(made.as_json(), indent=2) + "\n", encoding="utf-8")
 
@@ -95,8 +121,10 @@ def _keep(stage: Stage) -> None:
 class _Story:
     """The parts of the story, in their order."""
 
-    def __init__(self, stage: Stage, corpus: Corpus) -> None:
+    def __init__(self, stage: Stage, corpus: Corpus, report: Path | None) -> None:
         self.stage = stage
+        self.report = report
+        self.page: Path | None = None
         self.corpus = corpus
         self.terminal = Terminal(stage.home, stage.env)
         self.endpoint = Endpoint(stage.simulator.base_url)
@@ -219,6 +247,9 @@ class _Story:
         tell("the old version of the application is stopped at last")
         self.terminal.run("cleanup", "docs", "--close-window", "--strays-gone", "--yes")
         self.terminal.run("status")
+        chapter("One page to show")
+        self.page = _page(self.report)
+        self.terminal.run("report", "docs", "-o", str(self.page))
 
     def _sum_up(self, application: Application, before: dict[str, float], after: dict[str, float]) -> Summary:
         entries = self.stage.simulator.ledger(entries=True)["entries"]

@@ -59,6 +59,8 @@ class Progress:
     tokens_per_minute: float
     binding: str | None
     hot_ratio: float | None
+    #: pg_stat counters of the table and its partitions; empty where it is gone.
+    counters: dict[str, int]
     #: Rows inserted since the start, by the table's statistics; None where those do not reach back.
     rows_arrived: int | None
     reading: Reading
@@ -185,6 +187,7 @@ async def read(connection: AsyncConnection, migration: Migration) -> Progress:
         tokens_per_minute=60 * tokens / max(span, 1.0) if migration.status is S.BACKFILLING else 0.0,
         binding=await _binding(connection, migration),
         hot_ratio=_hot_ratio(migration, counters),
+        counters=counters,
         rows_arrived=_arrived(migration, counters),
         reading=await signals.reading(connection, migration.id),
         in_hand=await leases.count_alive(connection, migration.id),

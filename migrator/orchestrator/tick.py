@@ -17,7 +17,7 @@ from migrator.backfill import catch_up, suspects
 from migrator.backfill.proof import plan_pass
 from migrator.generation import Side
 from migrator.lifecycle import UNATTENDED, MigrationStatus
-from migrator.orchestrator import brakes, progress
+from migrator.orchestrator import brakes, history, progress
 from migrator.state import (
     batches,
     budget,
@@ -107,7 +107,9 @@ async def tick(
             await dispositions.fold(connection, migration.id)
             now = await migrations.get_by_id(connection, migration.id)
             await _note_flow(connection, now)
-            made.lines.append(progress.line(await progress.read(connection, now)))
+            seen = await progress.read(connection, now)
+            await history.note(connection, seen)
+            made.lines.append(progress.line(seen))
     return made
 
 

@@ -70,3 +70,11 @@ async def newest(connection: AsyncConnection, migration_id: int, spec: Spec) -> 
     )
     row = (await connection.execute(query)).one_or_none()
     return None if row is None else Finding(row.outcome, row.seed, row.page)
+
+
+async def last(connection: AsyncConnection, migration_id: int) -> dict[str, Any] | None:
+    """Return outcome, actor, waiver and moment of the last check, however old it is; None where there was none."""
+    query = select(*(provenances.c[name] for name in ("outcome", "actor", "waiver", "at")))
+    query = query.where(provenances.c.migration_id == migration_id).order_by(provenances.c.id.desc()).limit(1)
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it

@@ -111,6 +111,8 @@ verdicts = Table(
     Column("at", Time, nullable=False, server_default=text("clock_timestamp()")),
     #: What was written until then, as far as it tells (`verdicts.Watermark`); null where that could not be read.
     Column("watermark", JSONB(none_as_null=True)),
+    #: What the figure was worked out from, for the report's plots: numbers only, never a text or a key of a row.
+    Column("evidence", JSONB(none_as_null=True)),
     #: Taken back: somebody asked for a new measurement, whatever its age.
     Column("retired", Boolean, nullable=False, server_default=text("false")),
     CheckConstraint("(waived_by IS NULL) = (waiver IS NULL)", name="waiver_signed"),

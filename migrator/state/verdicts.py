@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from sqlalchemy import Row, case, func, insert, select, update
+from sqlalchemy import Row, case, func, insert, null, select, update
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -55,6 +55,8 @@ class Verdict:
     seconds: float
     #: It failed only for rows without a vector: the backfill finds and embeds them by itself.
     mendable: bool = False
+    #: What the figure was worked out from, as the report draws it: numbers only (P11).
+    evidence: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,12 @@ class Watermark:
 async def record(
     connection: AsyncConnection, migration_id: int, epoch: int, verdict: Verdict, watermark: Watermark | None = None
 ) -> None:
-    """Store a verdict; `watermark`: what had been written before it was measured."""
+    """Store a verdict; `watermark`: what had been written before it was measured.
+
+    The newest of a gate alone keeps its evidence, so that verdicts renewed for weeks stay small.
+    """
+    of_gate = (verdicts.c.migration_id == migration_id) & (verdicts.c.gate == verdict.gate)
+    await connection.execute(update(verdicts).where(of_gate, verdicts.c.evidence.is_not(None)).values(evidence=null()))
     await connection.execute(
         insert(verdicts).values(
             migration_id=migration_id,
@@ -94,15 +101,17 @@ async def record(
             detail=verdict.detail,
             seconds=verdict.seconds,
             watermark=asdict(watermark) if watermark is not None else None,
+            evidence=verdict.evidence,
         )
     )
 
 
 async def newest(connection: AsyncConnection, migration_id: int) -> Sequence[Row[Any]]:
-    """Return each gate's newest verdict in the gates' order, with its age in seconds beside it."""
+    """Return each gate's newest verdict in the gates' order, with its age in seconds beside it, without evidence."""
+    told = [column for column in verdicts.c if column.name != "evidence"]
     age = func.extract("epoch", func.clock_timestamp() - verdicts.c.at).label("age_seconds")
     found = (
-        select(verdicts, age)
+        select(*told, age)
         .where(verdicts.c.migration_id == migration_id, verdicts.c.gate.in_(GATES))
         .ext(distinct_on(verdicts.c.gate))
         .order_by(verdicts.c.gate, verdicts.c.id.desc())
@@ -110,6 +119,13 @@ async def newest(connection: AsyncConnection, migration_id: int) -> Sequence[Row
     )
     place = case({gate: number for number, gate in enumerate(GATES)}, value=found.c.gate)
     return (await connection.execute(select(found).order_by(place))).all()
+
+
+async def evidence(connection: AsyncConnection, migration_id: int) -> dict[str, dict[str, Any]]:
+    """Return what each gate's newest verdict was worked out from, where that was kept."""
+    query = select(verdicts.c.gate, verdicts.c.evidence)
+    query = query.where(verdicts.c.migration_id == migration_id, verdicts.c.evidence.is_not(None))
+    return {row.gate: row.evidence for row in await connection.execute(query.order_by(verdicts.c.id))}
 
 
 def why_stale(row: Row[Any], migration: Migration, now: Watermark | None, *, share: float = 1.0) -> str | None:

@@ -54,7 +54,8 @@ async def measure(worker: Worker, migration: Migration, lease: Lease, seed: int)
     if searching.few(done, drawn.keys):
         passed, detail = False, f"{detail}; too few to tell, raise search_seconds"
     threshold = old - gates.ann_recall_tolerance
-    return [Verdict(ANN_RECALL, passed, new, threshold, done, seed, detail, time.monotonic() - began)]
+    took, evidence = time.monotonic() - began, {"old": old, "new": new}
+    return [Verdict(ANN_RECALL, passed, new, threshold, done, seed, detail, took, evidence=evidence)]
 
 
 async def _recalls(searcher: Searcher, drawn: Pairs) -> _Recalls:

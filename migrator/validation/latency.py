@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -40,8 +41,8 @@ async def measure(worker: Worker, migration: Migration, lease: Lease, seed: int)
     detail += searching.cut(len(new), len(drawn.keys), gates.search_seconds)
     if searching.few(len(new), drawn.keys):
         passed, detail = False, f"{detail}; too few to tell, raise search_seconds"
-    sample, took = len(new), time.monotonic() - began
-    return [Verdict(LATENCY, passed, ratio, gates.max_latency_ratio, sample, seed, detail, took)]
+    limit, took = gates.max_latency_ratio, time.monotonic() - began
+    return [Verdict(LATENCY, passed, ratio, limit, len(new), seed, detail, took, evidence=_evidence(old, new))]
 
 
 def decide(old: Sequence[float], new: Sequence[float], *, limit: float, slack_ms: float) -> tuple[float, bool]:
@@ -58,6 +59,14 @@ def _summary(old: Sequence[float], new: Sequence[float]) -> dict[str, tuple[floa
     return {
         name: (float(np.percentile(each, 50)), float(np.percentile(each, 95))) for name, each in both.items() if each
     }
+
+
+def _evidence(old: Sequence[float], new: Sequence[float]) -> dict[str, Any]:
+    """Return each column's milliseconds at every fifth percentile."""
+    steps = np.arange(0, 101, 5)
+    both = {"old": old, "new": new}
+    told = {name: np.round(np.percentile(each, steps), 4).tolist() for name, each in both.items() if each}
+    return {"percentiles": steps.tolist(), "milliseconds": told}
 
 
 async def _times(searcher: Searcher, drawn: Pairs) -> tuple[list[float], list[float]]:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,10 +90,15 @@ async def measure(worker: Worker, migration: Migration, lease: Lease, seed: int)
     first, second = [_scores(each, searched, done, asked) for each in (before, after)]
     found = bootstrap.paired(second.ndcg, first.ndcg, seed=seed)
     detail = _detail(asked, first, second, found)
-    detail += _falls([asked.texts[place] for place in done], first, second, seed)
+    sliced = _sliced([asked.texts[place] for place in done], first, second, seed)
+    detail += "".join(
+        f"; {name} queries fall: {each} of {each.count}" for name, each in sliced.items() if each.high < 0
+    )
     detail += searching.cut(len(searched), len(both), migration.spec.gates.search_seconds)
     passed = found.low >= -tolerance and not searching.few(len(searched), asked.texts)
-    return [Verdict(QUALITY, passed, found.low, -tolerance, len(done), seed, detail, time.monotonic() - began)]
+    evidence = _evidence(asked.kind, first, second, {"all": found, **sliced})
+    took = time.monotonic() - began
+    return [Verdict(QUALITY, passed, found.low, -tolerance, len(done), seed, detail, took, evidence=evidence)]
 
 
 async def _asked(worker: Worker, search: Search, seed: int) -> _Asked:
@@ -150,13 +156,19 @@ def _detail(asked: _Asked, old: _Scores, new: _Scores, found: Interval) -> str:
     return f"{mean}; {told}; {found.count} {asked.kind}"
 
 
-def _falls(texts: Sequence[str], old: _Scores, new: _Scores, seed: int) -> str:
-    """Name the slices that fall for certain: the whole of their interval lies below zero."""
-    found = []
+def _sliced(texts: Sequence[str], old: _Scores, new: _Scores, seed: int) -> dict[str, Interval]:
+    """Return by how much each slice of the queries changed, where it says something: it is some of them, not all."""
+    found = {}
     for name, places in slices.positions(texts).items():
-        if len(places) < max(_FEWEST_IN_SLICE, 1) or len(places) == len(texts):
-            continue
-        interval = bootstrap.paired(new.ndcg[places], old.ndcg[places], seed=seed)
-        if interval.high < 0:
-            found.append(f"; {name} queries fall: {interval} of {len(places)}")
-    return "".join(found)
+        if _FEWEST_IN_SLICE <= len(places) < len(texts):
+            found[name] = bootstrap.paired(new.ndcg[places], old.ndcg[places], seed=seed)
+    return found
+
+
+def _evidence(kind: str, old: _Scores, new: _Scores, changes: dict[str, Interval]) -> dict[str, Any]:
+    """Return the means of every measure, and how nDCG@10 changed in all and by slice."""
+    if not changes["all"].count:
+        return {"kind": kind, "means": {}, "changes": {}}
+    names = {"nDCG@10": "ndcg", "recall@10": "recall", "MRR": "mrr"}
+    means = {told: [float(getattr(each, name).mean()) for each in (old, new)] for told, name in names.items()}
+    return {"kind": kind, "means": means, "changes": {name: asdict(each) for name, each in changes.items()}}

@@ -71,6 +71,10 @@ class Pairs:
     texts: list[str]
     vectors: dict[Side, NDArray[np.float32]]
 
+    def first(self, count: int) -> Pairs:
+        """Return the first of them: they come in random order."""
+        return Pairs(self.keys[:count], self.texts[:count], {side: each[:count] for side, each in self.vectors.items()})
+
 
 @dataclass(frozen=True, slots=True)
 class Search:

@@ -172,10 +172,12 @@ class Suspects:
         )
         if self.copies:
             detail += f"; {self.copies:,} are the row's own old vector"
+        summary = detail
         if self.keys:
             shown = "; ".join(", ".join(key) for key in self.keys)
             detail += f"; keys: {shown}{' ...' if self.count > len(self.keys) else ''}"
-        return Verdict(SENTINEL, passed, self.count, allowed, learnt.pairs, learnt.seed, detail, took)
+        told = {"summary": summary}
+        return Verdict(SENTINEL, passed, self.count, allowed, learnt.pairs, learnt.seed, detail, took, evidence=told)
 
 
 async def suspects(connection: AsyncConnection, migration: Migration, keys: Sequence[Key]) -> list[Key] | None:

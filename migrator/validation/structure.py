@@ -153,12 +153,15 @@ def _verdict(migration: Migration, covered: dict[str, int], faults: Faults, shar
     keys = {**faults.keys, "shared": shared.keys}
     told = [f"{count:,} {fault}{_named(keys.get(fault, []))}" for fault, count in counts.items()]
     detail = "rows at fault: " + ", ".join(told)
+    summary = "rows at fault: " + ", ".join(f"{count:,} {fault}" for fault, count in counts.items())
     if shared.rows:
-        detail += f" (another text has the same vector: {shared.share:.3%} of {shared.of:,} looked at"
-        detail += f", {'more than' if over else 'no fault up to'} {allowed:.3%})"
+        more = f" (another text has the same vector: {shared.share:.3%} of {shared.of:,} looked at"
+        more += f", {'more than' if over else 'no fault up to'} {allowed:.3%})"
+        detail, summary = detail + more, summary + more
     bad = sum(counts.values()) - (0 if over else counts["shared"])
     mendable = bad == covered["uncovered"]
-    return Verdict(STRUCTURE, bad == 0, bad, 0, covered["rows"], 0, detail, took, mendable=mendable)
+    rows, evidence = covered["rows"], {"summary": summary}
+    return Verdict(STRUCTURE, bad == 0, bad, 0, rows, 0, detail, took, mendable=mendable, evidence=evidence)
 
 
 def _named(keys: list[Key]) -> str:

@@ -49,8 +49,8 @@ def gone(processes: list[psutil.Process]) -> bool:
 
 @pytest.mark.timeout(240)
 def test_the_whole_story_is_true_and_leaves_nothing_behind(stage: Path, tmp_path: Path) -> None:
-    summary = tmp_path / "summary.json"
-    with demo(stage, "--rows", "800", "--summary", str(summary)) as process:
+    summary, page = tmp_path / "summary.json", tmp_path / "report.html"
+    with demo(stage, "--rows", "800", "--summary", str(summary), "--report", str(page)) as process:
         said, _ = process.communicate(timeout=220)
     assert process.returncode == 0, said
     found = json.loads(summary.read_text())
@@ -61,11 +61,15 @@ def test_the_whole_story_is_true_and_leaves_nothing_behind(stage: Path, tmp_path
     assert found["in_flight_at_kill_tokens"] > 0
     assert found["tokens_billed"] <= found["tokens_needed"] + found["in_flight_at_kill_tokens"]
     assert found["quality_after"]["fr>en"] > found["quality_before"]["fr>en"] + 0.1
-    for word in ("init", "doctor", "plan", "start", "status", "cutover", "rollback", "cleanup"):
+    for word in ("init", "doctor", "plan", "start", "status", "cutover", "rollback", "cleanup", "report"):
         assert f"$ migrator {word}" in said
     assert "SIGKILL: worker" in said
     assert first_untrue(said) is None, "the README's session is not what was printed"
     assert "key-of-the-migrator" not in said
+    assert said.rstrip().endswith(str(page)), "it ends with the path of what there is to look at"
+    shown = page.read_text()
+    assert shown.count("<svg") >= 7, "also after the cleanup: what was measured outlives the shadow column"
+    assert "key-of-the-migrator" not in shown
 
 
 @pytest.mark.timeout(120)

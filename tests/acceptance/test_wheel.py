@@ -81,5 +81,9 @@ def test_init_help_and_a_worker_from_the_wheel(
         # Everything that a plan needs is carried: named statements, profiles, prices.
         deployment.make_table(20)
         assert "0 batches" not in migrator("plan", str(deployment.spec_file))
+        # The report's page is carried with its style; what needs no plots needs no extra.
+        carried = {path.name for path in (installed / "lib").glob("python*/site-packages/migrator/report/page.*")}
+        assert carried == {"page.py", "page.html", "page.css"}
+        assert migrator("report", "docs", "--markdown", "-o", "-").startswith("# docs: ")
     finally:
         processes.stop(worker)

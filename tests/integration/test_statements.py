@@ -18,6 +18,7 @@ from migrator.cutover.rehearsal import Rehearsal
 from migrator.demo.servers import Postgres
 from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
+from migrator.report import drawing
 from migrator.state import migrations
 from migrator.state.connection import make_engine, transaction
 from migrator.state.migrations import Migration
@@ -156,6 +157,7 @@ def own(made: Capture, migration: Migration, found: dict[str, str], view_oid: in
             for name in statements.load("validation/every_vector.sql")
         },
         "validation/gates.sql:sample": gates._parts(migration),
+        "report/drawing.sql:pairs": drawing.parts(migration),
         **{f"validation/searching.sql:{name}": search.parts(Side.TO) for name in ("search", "pairs", "still")},
     }
 
