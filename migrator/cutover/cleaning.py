@@ -150,7 +150,7 @@ async def prepare(engine: AsyncEngine, migration: Migration, *, actor: str) -> t
         compose(_FILE, "check", parts),
         *capture.removal(made),
         compose(_FILE, "drop_column", parts),
-        compose(_FILE, "forget", parts),
+        *(compose(_FILE, name, parts) for name in ("forget", "forget_written", "forget_suspects")),
         migrations.move_in_message(migration, S.CLEANED, actor=actor),
     ]
     locks = [message.lock_table(made.target.table_id)]

@@ -44,3 +44,11 @@ ALTER TABLE {table} DROP COLUMN IF EXISTS {shadow}
 -- name: forget
 -- idempotent: yes.
 DELETE FROM migrator.dirty WHERE migration_id = {migration_id}
+
+-- name: forget_written
+-- idempotent: yes.
+DELETE FROM migrator.written WHERE migration_id = {migration_id}
+
+-- name: forget_suspects
+-- idempotent: yes.
+DELETE FROM migrator.suspects WHERE migration_id = {migration_id}

@@ -74,16 +74,28 @@ class Discriminant:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A discriminant with its places on both scales: beyond `gate` a vector is looked at, above `cut` accused."""
+    """A discriminant with its places on both scales: beyond `gate` a vector is looked at, above `cut` accused.
+
+    The other way round, a vector that stands among the old generation's is accused below `old_cut`: None where none
+    could be found that seldom accuses one of theirs.
+    """
 
     discriminant: Discriminant
     gate: float
     cut: float
+    old_cut: float | None = None
 
     def accuses(self, vectors: Vectors) -> NDArray[np.bool_]:
         """Say of each vector whether it looks like the old generation's."""
         beyond: NDArray[np.bool_] = self.discriminant.along(vectors) > self.gate
         return beyond & (self.discriminant.score(vectors) > self.cut)
+
+    def accuses_old(self, vectors: Vectors) -> NDArray[np.bool_] | None:
+        """Say of each vector whether it looks like the new generation's; None where nobody can say."""
+        if self.old_cut is None:
+            return None
+        accused: NDArray[np.bool_] = self.discriminant.score(vectors) < self.old_cut
+        return accused
 
 
 def learn(old: Vectors, new: Vectors) -> Discriminant | None:

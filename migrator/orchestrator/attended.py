@@ -20,7 +20,7 @@ from migrator.cutover.swapping import CUTOVER, ROLLBACK, Direction
 from migrator.errors import MigratorError, OperatorError, StatusConflict, TransientError
 from migrator.generation import Side
 from migrator.lifecycle import UNATTENDED, MigrationStatus
-from migrator.orchestrator import trust
+from migrator.orchestrator import suspicious, trust
 from migrator.spending.renewal import renewed
 from migrator.spending.worker import Worker
 from migrator.state import dirty, leases, migrations, verdicts
@@ -126,6 +126,7 @@ async def cut_over(worker: Worker, name: str, *, max_dirty_rows: int, actor: str
         await trust.refuse_moved(connection, migration)
     async with _attending(worker, migration, "cutover"):
         await readiness.gates(worker.engine, migration)
+        await suspicious.refuse(worker, migration, CUTOVER)
         await readiness.look(worker.engine, migration, verb="cutover")
         await _old_snapshots_gone(worker, migration, tell)
         return await _swap(worker, migration, CUTOVER, max_dirty_rows=max_dirty_rows, actor=actor, tell=tell)
@@ -144,10 +145,11 @@ async def rehearse(worker: Worker, name: str, *, max_dirty_rows: int, actor: str
 async def roll_back(worker: Worker, name: str, *, max_dirty_rows: int, actor: str, tell: Tell) -> Swapped:
     """Make the old generation live again, after settling what it lacks.
 
-    Raises: StatusConflict, Attended, NotSwappable, NotConverging, CapReached, LockNotObtained.
+    Raises: StatusConflict, Attended, SuspectsWritten, NotSwappable, NotConverging, CapReached, LockNotObtained.
     """
     migration = await swappable(worker, name, ROLLBACK)
     async with _attending(worker, migration, "rollback"):
+        await suspicious.refuse(worker, migration, ROLLBACK)
         return await _swap(worker, migration, ROLLBACK, max_dirty_rows=max_dirty_rows, actor=actor, tell=tell)
 
 

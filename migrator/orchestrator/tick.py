@@ -18,7 +18,19 @@ from migrator.backfill.proof import plan_pass
 from migrator.generation import Side
 from migrator.lifecycle import UNATTENDED, MigrationStatus
 from migrator.orchestrator import brakes, progress
-from migrator.state import batches, budget, dirty, flows, leases, migrations, tallies, timeline, verdicts, workers
+from migrator.state import (
+    batches,
+    budget,
+    dirty,
+    flows,
+    leases,
+    migrations,
+    tallies,
+    timeline,
+    verdicts,
+    workers,
+    written,
+)
 from migrator.state.batches import Trust
 from migrator.state.connection import transaction
 from migrator.state.leases import TICKET_SECONDS, Duty, Ticket
@@ -116,6 +128,9 @@ async def _hand_out(
     if binding is not None:
         await migrations.set_binding(connection, migration.id, binding)
     tickets = await _catch_up(connection, migration, shift, resting=resting)
+    # It asks nobody and pays nothing, so no window and no throttle keeps it: readers may be searching those vectors.
+    if await written.any_to_do(connection, migration.id):
+        tickets += await _offer(connection, migration, Duty.WATCH, shift)
     if resting:
         return tickets
     if migration.status is S.BACKFILLING:

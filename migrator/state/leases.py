@@ -41,6 +41,7 @@ class Duty(StrEnum):
     PROVE = "prove"  #: One statement over the table: is any row left?
     INDEX = "index"  #: Build the shadow column's indexes.
     VALIDATE = "validate"  #: Measure the gates.
+    WATCH = "watch"  #: Look at the vectors that writers brought.
     SETTLE = "settle"  #: Fill the old generation's vectors before a rollback, in somebody's terminal.
     CANARY = "canary"  #: Ask the canary's texts again, beside the work that waits for it.
     PROVENANCE = "provenance"  #: Embed stored rows again with the old model, in somebody's terminal.

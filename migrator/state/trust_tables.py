@@ -16,12 +16,14 @@ from sqlalchemy import (
     Identity,
     Integer,
     LargeBinary,
+    String,
     Table,
     Text,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from migrator.generation import Side
 from migrator.state.columns import BUSY, Time, metadata, one_of
 from migrator.state.tables import migrations
 
@@ -83,12 +85,44 @@ discriminants = Table(
     Column("weights", ARRAY(Float), nullable=False),
     Column("gate", Float, nullable=False),
     Column("cut", Float, nullable=False),
+    #: Below it a vector of the old generation's column looks like the new one's; null where nobody can vouch for that.
+    Column("old_cut", Float),
     Column("held_out", Integer, nullable=False),
     #: Shares at 95 %: of the old generation's vectors that are missed, of the new one's that are accused.
     Column("miss_bound", Float, nullable=False),
     Column("alarm_bound", Float, nullable=False),
     Column("seed", BigInteger, nullable=False),
     Column("at", Time, nullable=False, server_default=text("clock_timestamp()")),
+)
+
+#: Vectors that the application brought itself, and that nobody has looked at yet: append-only like `dirty`.
+written = Table(
+    "written",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("migration_id", BigInteger, nullable=False),
+    #: Which generation's column it went to.
+    Column("side", String(4), nullable=False),
+    Column("key", ARRAY(Text), nullable=False),
+    Column("application", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("at", Time, nullable=False, server_default=text("clock_timestamp()")),
+    postgresql_with={"autovacuum_vacuum_scale_factor": 0.01, "autovacuum_vacuum_threshold": 1000},
+)
+
+#: Those of them that look like the other generation's, until they are written anew, taken back or accepted.
+suspects = Table(
+    "suspects",
+    metadata,
+    Column("migration_id", ForeignKey(migrations.c.id), primary_key=True),
+    Column("side", String(4), primary_key=True),
+    Column("key", ARRAY(Text), primary_key=True),
+    Column("application", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("at", Time, nullable=False, server_default=text("clock_timestamp()")),
+    #: When it was looked at last: it may have been mended since.
+    Column("looked_at", Time, nullable=False, server_default=text("clock_timestamp()")),
+    CheckConstraint(one_of("side", Side), name="side_known"),
 )
 
 verdicts = Table(

@@ -62,6 +62,12 @@ def parts(migration: Migration) -> Mapping[str, sql.Composable]:
     }
 
 
+def parts_of(migration: Migration, side: Side) -> Mapping[str, sql.Composable]:
+    """Return the same with `column` and `whole` meaning one side's column."""
+    names = parts(migration)
+    return {**names, "column": names["old_column"], "whole": names["whole_old"]} if side is Side.FROM else names
+
+
 def along(migration: Migration, *, sized: bool) -> sql.Composable:
     """Return the product of a vector with a direction; NaN at other dimensions, where the type lets them in.
 
@@ -237,13 +243,18 @@ async def folded(
     return {row["place"]: (tuple(row["key"]), int(row["text"])) for row in rows}
 
 
-async def of_keys(connection: AsyncConnection, migration: Migration, keys: Sequence[Key]) -> tuple[list[Key], Vectors]:
-    """Return those of the keys that have a vector of the new generation's dimensions, and the vectors."""
-    dims = migration.to_generation.dims
+async def of_keys(
+    connection: AsyncConnection, migration: Migration, keys: Sequence[Key], side: Side = Side.TO, name: str = "by_keys"
+) -> tuple[list[Key], Vectors]:
+    """Return those of the keys that have a vector of a generation's dimensions in its column, and the vectors.
+
+    `name`: the statement that reads them, `take` where their rows are to be locked.
+    """
+    dims = migration.generation(side).dims
     values = Target.of(migration).key_values(list(keys))
     raw = await driver(connection)
     async with raw.cursor(row_factory=dict_row, binary=True) as cursor:
-        await cursor.execute(compose(_FILE, "by_keys", parts(migration)), values)
+        await cursor.execute(compose(_FILE, name, parts_of(migration, side)), values)
         rows = [row for row in await cursor.fetchall() if vectors.kind_of(row["vector"], dims) == "vector"]
     return [tuple(row["key"]) for row in rows], vectors.decode_all([row["vector"] for row in rows], "vector", dims)
 

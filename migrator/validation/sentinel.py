@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from migrator.generation import Side
 from migrator.measures import discriminant, judgement
 from migrator.measures.discriminant import Rule
 from migrator.measures.judgement import Judgement
@@ -111,8 +113,12 @@ async def _learn(
             scores.append((learnt.score(old), learnt.score(new)))
     if not scores:
         return 0, None, None
-    judged = judgement.judge(*(np.concatenate([each[side] for each in scores]) for side in (0, 1)), rows=rows)
-    rule = Rule(learnt, discriminant.gate(np.concatenate(along)), judged.cut)
+    old_scores, new_scores = (np.concatenate([each[side] for each in scores]) for side in (0, 1))
+    judged = judgement.judge(old_scores, new_scores, rows=rows)
+    # The same with the places changed: what the old column may hold is looked for after the cutover.
+    mirrored = judgement.judge(-new_scores, -old_scores, rows=rows)
+    old_cut = -mirrored.cut if mirrored.tells_apart else None
+    rule = Rule(learnt, discriminant.gate(np.concatenate(along)), judged.cut, old_cut)
     return count + judged.held_out, rule, judged
 
 
@@ -178,8 +184,10 @@ class Suspects:
         return Verdict(SENTINEL, passed, self.count, allowed, learnt.pairs, learnt.seed, detail, took)
 
 
-async def suspects(connection: AsyncConnection, migration: Migration, keys: Sequence[Key]) -> list[Key] | None:
-    """Return those of some rows whose vector in the new generation's column looks like the old one's.
+async def suspects(
+    connection: AsyncConnection, migration: Migration, keys: Sequence[Key], side: Side = Side.TO
+) -> list[Key] | None:
+    """Return those of some rows whose vector in a generation's column looks like the other one's.
 
     None where the two were never told apart: then nobody can say.
     Cost: a look-up by key each, 4 kB at 1,024 dimensions; call it with some thousands at most.
@@ -187,6 +195,14 @@ async def suspects(connection: AsyncConnection, migration: Migration, keys: Sequ
     rule = await discriminants.read(connection, migration.id)
     if rule is None:
         return None
-    found, vectors = await every_vector.of_keys(connection, migration, keys)
-    accused = {found[row] for row in np.flatnonzero(rule.accuses(vectors))}
+    found, vectors = await every_vector.of_keys(connection, migration, keys, side)
+    said = accuses(rule, side, vectors)
+    if said is None:
+        return None
+    accused = {found[row] for row in np.flatnonzero(said)}
     return [key for key in keys if key in accused]
+
+
+def accuses(rule: Rule, side: Side, vectors: every_vector.Vectors) -> NDArray[np.bool_] | None:
+    """Say of each vector of a generation's column whether it looks like the other one's; None where nobody can say."""
+    return rule.accuses(vectors) if side is Side.TO else rule.accuses_old(vectors)
