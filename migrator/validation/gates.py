@@ -9,7 +9,7 @@ measured first, so that a provider that is not steady fails no table.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.generation import Side
 from migrator.measures import cosine
-from migrator.provider.embedder import Answer, Embedder
+from migrator.provider.embedder import Embedder
 from migrator.spending.asking import make_embedder
 from migrator.spending.worker import Worker
 from migrator.state.budget import Purpose
@@ -32,6 +32,7 @@ from migrator.state.verdicts import Verdict
 from migrator.statements import compose
 from migrator.target import vectors
 from migrator.target.relation import Target
+from migrator.validation import asking
 
 _FILE = "validation/gates.sql"
 ASSIGNMENT = "assignment"
@@ -104,9 +105,9 @@ async def assignment(
     Raises: what the provider and the purse raise.
     """
     began = time.monotonic()
-    again = await _embed(embedder, sampled.texts, sampled.stored.shape[1])
+    again = await asking.embed(embedder, sampled.texts, sampled.stored.shape[1])
     # Backwards: neither in the same places of a request nor beside the same texts.
-    twice = (await _embed(embedder, sampled.texts[:_CALIBRATED][::-1], sampled.stored.shape[1]))[::-1]
+    twice = (await asking.embed(embedder, sampled.texts[:_CALIBRATED][::-1], sampled.stored.shape[1]))[::-1]
     steady = Steadiness.of(again[:_CALIBRATED], twice)
     threshold = steady.threshold(migration.spec.gates.assignment_min_cosine)
     cosines = cosine.paired(again, sampled.stored)
@@ -148,14 +149,3 @@ class Steadiness:
         """
         allowed = 1 - _FARTHER * (1 - self.lowest)
         return min(wanted, max(allowed, SAME_COSINE))
-
-
-async def _embed(embedder: Embedder, texts: Sequence[str], dims: int) -> np.ndarray[Any, Any]:
-    """Embed texts and book what that costs; a text that is refused gets a row of zeros."""
-    made = np.zeros((len(texts), dims), dtype=np.float32)
-    for run in embedder.plan(texts):
-        async for outcome in embedder.embed(texts, run):
-            if isinstance(outcome, Answer):
-                made[list(outcome.positions)] = outcome.vectors
-                await embedder.purse.spend(outcome.request_id, outcome.used_tokens)
-    return made
