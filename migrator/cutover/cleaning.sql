@@ -49,6 +49,14 @@ DELETE FROM migrator.dirty WHERE migration_id = {migration_id}
 -- idempotent: yes.
 DELETE FROM migrator.written WHERE migration_id = {migration_id}
 
+-- name: forget_look_rows
+-- idempotent: yes.
+DELETE FROM migrator.look_rows WHERE migration_id = {migration_id}
+
+-- name: forget_looks
+-- idempotent: yes.
+DELETE FROM migrator.looks WHERE migration_id = {migration_id}
+
 -- name: forget_suspects
 -- idempotent: yes.
 DELETE FROM migrator.suspects WHERE migration_id = {migration_id}

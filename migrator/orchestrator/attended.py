@@ -23,7 +23,7 @@ from migrator.lifecycle import UNATTENDED, MigrationStatus
 from migrator.orchestrator import suspicious, trust
 from migrator.spending.renewal import renewed
 from migrator.spending.worker import Worker
-from migrator.state import dirty, leases, migrations, verdicts
+from migrator.state import dirty, leases, looks, migrations, verdicts
 from migrator.state.budget import Purpose
 from migrator.state.connection import TooDirty, transaction
 from migrator.state.leases import Duty, Lease, LeaseLost
@@ -167,6 +167,7 @@ async def validate(
         if migration.status is S.READY or migration.paused_from is S.VALIDATING:
             await migrations.move(connection, migration, S.VALIDATING, actor=actor)
             await verdicts.retire(connection, migration.id)
+            await looks.forget(connection, migration.id)
         elif migration.status is not S.VALIDATING:
             raise StatusConflict(name, "validate", "ready, or paused by a gate", migration.status)
         migration = await migrations.get(connection, name)

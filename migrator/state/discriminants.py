@@ -44,9 +44,11 @@ async def forget(connection: AsyncConnection, migration_id: int) -> None:
     await connection.execute(delete(discriminants).where(discriminants.c.migration_id == migration_id))
 
 
-async def read(connection: AsyncConnection, migration_id: int) -> Rule | None:
-    """Return the rule, or None where none was learnt."""
+async def read(connection: AsyncConnection, migration_id: int, *, seed: int | None = None) -> Rule | None:
+    """Return the rule, or None where none was learnt; with a seed, only the one that was drawn by it."""
     query = select(discriminants).where(discriminants.c.migration_id == migration_id)
+    if seed is not None:
+        query = query.where(discriminants.c.seed == seed)
     row = (await connection.execute(query)).one_or_none()
     if row is None:
         return None

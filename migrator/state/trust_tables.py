@@ -95,6 +95,33 @@ discriminants = Table(
     Column("at", Time, nullable=False, server_default=text("clock_timestamp()")),
 )
 
+#: A look at every vector that is under way: how far it is, and what it found until there.
+looks = Table(
+    "looks",
+    metadata,
+    Column("migration_id", ForeignKey(migrations.c.id), primary_key=True),
+    #: The swap count it began under; under another one it is begun anew.
+    Column("epoch", Integer, nullable=False),
+    #: What is looked at: heaps with their pages, the windows' width, the transaction that it began in.
+    Column("frame", JSONB, nullable=False),
+    #: The rule by which it looks, without the rule itself.
+    Column("learnt", JSONB, nullable=False),
+    Column("found", JSONB, nullable=False),
+    #: Windows that are done.
+    Column("done", Integer, nullable=False),
+    Column("at", Time, nullable=False, server_default=text("clock_timestamp()")),
+    **BUSY,
+)
+
+#: What such a look keeps of rows, piece by piece: fingerprint, text's hash and place, 8 bytes each.
+look_rows = Table(
+    "look_rows",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("migration_id", ForeignKey(migrations.c.id), nullable=False, index=True),
+    Column("rows", LargeBinary, nullable=False),
+)
+
 #: Vectors that the application brought itself, and that nobody has looked at yet: append-only like `dirty`.
 written = Table(
     "written",

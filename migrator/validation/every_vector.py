@@ -8,9 +8,9 @@ at and then moved is looked at twice, never not at all.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,6 +110,47 @@ class Span:
     since: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What a look goes over: heaps (oid, file, schema, table, pages) in windows of so many pages, as it began.
+
+    `since`: the oldest transaction that was at work then; the last window is what it and later ones wrote.
+    """
+
+    heaps: tuple[tuple[int, int | None, str, str, int], ...]
+    table: tuple[str, str]
+    width: int
+    sized: bool
+    since: str
+
+    @property
+    def files(self) -> tuple[tuple[int, int | None], ...]:
+        """Which heaps there are, each with its file: a rewrite gives it another."""
+        return tuple((oid, file) for oid, file, *_ in self.heaps)
+
+    @property
+    def spans(self) -> list[Span]:
+        """Its windows, and last the one of what was written meanwhile."""
+        found = [
+            Span(sql.Identifier(schema, table), number, self.sized, first, first + self.width)
+            for number, (_, _, schema, table, pages) in enumerate(self.heaps)
+            for first in range(0, pages, self.width)
+        ]
+        written = Span(sql.Identifier(*self.table), len(self.heaps), self.sized, 0, _BEYOND, self.since)
+        return [*found, written]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for `looks`."""
+        return asdict(self)
+
+    @classmethod
+    def restore(cls, data: Mapping[str, Any]) -> Self:
+        """Read it back."""
+        heaps = tuple((oid, file, schema, table, pages) for oid, file, schema, table, pages in data["heaps"])
+        schema, table = data["table"]
+        return cls(heaps, (schema, table), data["width"], data["sized"], data["since"])
+
+
 def by_chance(dims: int, seed: int) -> Vectors:
     """Return a direction for fingerprints, where none was learnt."""
     drawn: Vectors = np.random.default_rng(seed).standard_normal(dims).astype(np.float32) / np.float32(math.sqrt(dims))
@@ -165,8 +206,8 @@ def _vector(data: bytes | None, dims: int, nothing: Vectors) -> Vectors:
     return vectors.decode(data, "vector")[np.newaxis]
 
 
-async def begin(worker: Worker, migration: Migration) -> list[Span]:
-    """Return the windows of the table as it is, and last the one of what is written meanwhile."""
+async def frame(worker: Worker, migration: Migration) -> Frame:
+    """Return what is to be looked at, as the table is."""
     async with transaction(worker.engine, read_only=True) as connection:
         since = str((await fetch(connection, compose(_FILE, "since")))[0]["xid"])
         relation = await facts.relation(connection, migration.target_schema, migration.target_table)
@@ -178,12 +219,8 @@ async def begin(worker: Worker, migration: Migration) -> list[Span]:
     per_page = max(relation.estimated_rows, 1) / max(relation.pages, 1)
     # A table that was never analysed says that it has no rows: 20 to a page, at vectors out of line, is the most.
     width = max(1, math.floor(WINDOW_ROWS / (per_page if relation.estimated_rows > 0 else 20)))
-    spans = [
-        Span(sql.Identifier(heap.schema, heap.table), number, sized, first, first + width)
-        for number, heap in enumerate(heaps)
-        for first in range(0, heap.pages, width)
-    ]
-    return [*spans, Span(Target.of(migration).table_id, len(heaps), sized, 0, _BEYOND, since)]
+    found = tuple((heap.oid, heap.file, heap.schema, heap.table, heap.pages) for heap in heaps)
+    return Frame(found, (migration.target_schema, migration.target_table), width, sized, since)
 
 
 async def read(connection: AsyncConnection, migration: Migration, span: Span, direction: Vectors) -> Window:
@@ -223,10 +260,22 @@ class Looking(Protocol):
 
 
 async def look(
-    worker: Worker, migration: Migration, spans: Sequence[Span], direction: Vectors, looking: Sequence[Looking]
+    worker: Worker,
+    migration: Migration,
+    spans: Sequence[Span],
+    direction: Vectors,
+    looking: Sequence[Looking],
+    *,
+    first: int = 0,
+    between: Callable[[int], Awaitable[None]] | None = None,
 ) -> None:
-    """Read windows, each in a transaction of its own, and have all look at each."""
-    for span in spans:
+    """Read windows from `first` on, each in a transaction of its own, and have all look at each.
+
+    `between` is told before each window how many are done.
+    """
+    for number, span in enumerate(spans[first:], start=first):
+        if between is not None:
+            await between(number)
         async with transaction(worker.engine, read_only=True) as connection:
             window = await read(connection, migration, span, direction)
             for each in looking:

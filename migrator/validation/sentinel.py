@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -160,6 +160,15 @@ class Suspects:
                 self.copies += int((accused & discriminant.echoes(old, new) & old.any(axis=1)).sum())
                 self.keys += [keys[row] for row in np.flatnonzero(accused)[: MAX_KEYS - len(self.keys)]]
         self.seconds += time.monotonic() - began
+
+    def state(self) -> dict[str, Any]:
+        """Return what was found, as JSON has it."""
+        return {name: getattr(self, name) for name in ("rows", "count", "copies", "keys", "seconds")}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what was found."""
+        self.rows, self.count, self.copies = state["rows"], state["count"], state["copies"]
+        self.keys, self.seconds = [tuple(key) for key in state["keys"]], state["seconds"]
 
     def verdict(self, migration: Migration) -> Verdict:
         """Return the gate's verdict; its figure counts vectors."""
