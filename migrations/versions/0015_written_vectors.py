@@ -13,7 +13,8 @@ depends_on = None
 def upgrade() -> None:
     """Create the tables, and give the rule a cut for the old generation's column."""
     _create_looks()
-    op.add_column("discriminants", sa.Column("old_cut", sa.Float()), schema="migrator")
+    for name in ("old_cut", "old_gate"):
+        op.add_column("discriminants", sa.Column(name, sa.Float()), schema="migrator")
     op.create_table(
         "written",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
@@ -80,4 +81,5 @@ def downgrade() -> None:
     op.drop_table("looks", schema="migrator")
     op.drop_table("suspects", schema="migrator")
     op.drop_table("written", schema="migrator")
-    op.drop_column("discriminants", "old_cut", schema="migrator")
+    for name in ("old_cut", "old_gate"):
+        op.drop_column("discriminants", name, schema="migrator")

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from migrator.queries import Query
     from migrator.spending.worker import Worker
     from migrator.state.migrations import Migration
-    from migrator.validation.comparing import Comparison, Key, Pair
+    from migrator.validation.comparing import Comparison, Pair
+    from migrator.validation.searching import Key
 
 #: Characters of a query on a terminal.
 _SHOWN = 60
@@ -58,32 +59,39 @@ def command(
         migrator compare docs --from-table public.searches.text --sample 50 --yes --json
     """
     from migrator.cli import session
+    from migrator.orchestrator import compare
 
     if (queries is None) is (from_table is None):
         raise typer.BadParameter("give either --queries FILE or --from-table SCHEMA.TABLE.COLUMN", param_hint="compare")
+    source = queries if queries is not None else from_table or ""
 
-    async def step(worker: Worker) -> tuple[Sequence[Query], Comparison] | None:
-        from migrator.orchestrator import compare
-
-        migration = await compare.comparable(worker, name)
-        if queries is not None:
-            wanted = compare.from_file(migration, queries)
-        else:
-            wanted = await compare.from_table(worker, from_table or "", sample=sample)
-        price = compare.price(migration, wanted)
+    async def step(worker: Worker) -> None:
+        migration, wanted, price = await _wanted(worker, name, source, sample)
         if dry_run:
             _foretell(migration, price, json=json)
-            return None
+            return
         console.ask(f"{_price(price)} Ask both models?", verb="compare", yes=yes)
         found = await compare.run(worker, migration, wanted)
         if json:
             console.as_json(_as_json(migration, found))
-            return None
-        return wanted, found
+        else:
+            _tell(found, wanted if sys.stdout.isatty() else (), show)
 
-    done = session.run(step)
-    if done is not None:
-        _tell(done[1], done[0] if sys.stdout.isatty() else (), show)
+    session.run(step)
+
+
+async def _wanted(
+    worker: Worker, name: str, source: Path | str, sample: int
+) -> tuple[Migration, Sequence[Query], Price]:
+    """Return what is to be asked, from a file or a table, and its price."""
+    from migrator.orchestrator import compare
+
+    migration = await compare.comparable(worker, name)
+    if isinstance(source, Path):
+        wanted = compare.from_file(migration, source)
+    else:
+        wanted = await compare.from_table(worker, source, sample=sample)
+    return migration, wanted, compare.price(migration, wanted)
 
 
 def _price(price: Price) -> str:

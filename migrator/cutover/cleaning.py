@@ -25,8 +25,6 @@ from migrator.target.message import Blocker, Timing
 
 _FILE = "cutover/cleaning.sql"
 S = MigrationStatus
-#: What our tables hold for a migration and is worth nothing without it.
-_FORGET = ("forget", "forget_written", "forget_suspects", "forget_looks", "forget_look_rows")
 
 
 @dataclass(eq=False)
@@ -152,7 +150,11 @@ async def prepare(engine: AsyncEngine, migration: Migration, *, actor: str) -> t
         compose(_FILE, "check", parts),
         *capture.removal(made),
         compose(_FILE, "drop_column", parts),
-        *(compose(_FILE, name, parts) for name in _FORGET),
+        compose(_FILE, "forget", parts),
+        compose(_FILE, "forget_written", parts),
+        compose(_FILE, "forget_suspects", parts),
+        compose(_FILE, "forget_looks", parts),
+        compose(_FILE, "forget_look_rows", parts),
         migrations.move_in_message(migration, S.CLEANED, actor=actor),
     ]
     locks = [message.lock_table(made.target.table_id)]

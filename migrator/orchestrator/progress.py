@@ -150,7 +150,7 @@ class Progress:
         if failed:
             return f"`migrator validate {self.migration.name}`, since cutover is refused: {', '.join(failed)}"
         if self.suspects:
-            return f"`migrator rows {self.migration.name} --suspects`, since a swap to them is refused"
+            return f"`migrator rows {self.migration.name} --suspects`: see runbooks/suspect-vectors.md"
         return NEXT_STEP[self.migration.status].format(name=self.migration.name)
 
 

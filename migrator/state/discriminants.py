@@ -26,6 +26,7 @@ async def keep(connection: AsyncConnection, migration_id: int, rule: Rule, judge
         "gate": rule.gate,
         "cut": rule.cut,
         "old_cut": rule.old_cut,
+        "old_gate": rule.old_gate,
         "held_out": judged.held_out,
         "miss_bound": judged.miss_bound,
         "alarm_bound": judged.alarm_bound,
@@ -57,4 +58,4 @@ async def read(connection: AsyncConnection, migration_id: int, *, seed: int | No
     spreads = numbers[3 * row.dims :].reshape(2, row.dims, -1)
     weights = np.array(row.weights, dtype=np.float64)
     learnt = Discriminant(direction, Space(old_mean, spreads[0]), Space(new_mean, spreads[1]), weights)
-    return Rule(learnt, row.gate, row.cut, row.old_cut)
+    return Rule(learnt, row.gate, row.cut, row.old_cut, row.old_gate)

@@ -87,6 +87,7 @@ discriminants = Table(
     Column("cut", Float, nullable=False),
     #: Below it a vector of the old generation's column looks like the new one's; null where nobody can vouch for that.
     Column("old_cut", Float),
+    Column("old_gate", Float),
     Column("held_out", Integer, nullable=False),
     #: Shares at 95 %: of the old generation's vectors that are missed, of the new one's that are accused.
     Column("miss_bound", Float, nullable=False),

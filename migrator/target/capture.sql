@@ -55,7 +55,7 @@ BEGIN
   -- Whatever a session says of itself, its vector may be of the other space: somebody looks at it later (H3).
   IF {watched} AND wrote AND (said IS NOT NULL OR NOT native)
      AND coalesce(current_setting('migrator.internal', true), '') <> 'landing'
-     AND CASE WHEN native THEN NEW.{live} ELSE NEW.{shadow} END IS NOT NULL THEN
+     AND (CASE WHEN native THEN NEW.{live} ELSE NEW.{shadow} END) IS NOT NULL THEN
     INSERT INTO migrator.written (migration_id, side, key, application, role)
     VALUES ({migration_id}, CASE WHEN native THEN {live_side} ELSE {shadow_side} END, {new_key},
             coalesce(current_setting('application_name', true), ''), session_user);

@@ -293,17 +293,23 @@ async def folded(
 
 
 async def of_keys(
-    connection: AsyncConnection, migration: Migration, keys: Sequence[Key], side: Side = Side.TO, name: str = "by_keys"
+    connection: AsyncConnection,
+    migration: Migration,
+    keys: Sequence[Key],
+    side: Side = Side.TO,
+    *,
+    taking: bool = False,
 ) -> tuple[list[Key], Vectors]:
     """Return those of the keys that have a vector of a generation's dimensions in its column, and the vectors.
 
-    `name`: the statement that reads them, `take` where their rows are to be locked.
+    Locks: none, or with `taking` the rows, until commit; those that somebody else holds are left out.
     """
-    dims = migration.generation(side).dims
+    dims, names = migration.generation(side).dims, parts_of(migration, side)
+    statement = compose(_FILE, "take", names) if taking else compose(_FILE, "by_keys", names)
     values = Target.of(migration).key_values(list(keys))
     raw = await driver(connection)
     async with raw.cursor(row_factory=dict_row, binary=True) as cursor:
-        await cursor.execute(compose(_FILE, name, parts_of(migration, side)), values)
+        await cursor.execute(statement, values)
         rows = [row for row in await cursor.fetchall() if vectors.kind_of(row["vector"], dims) == "vector"]
     return [tuple(row["key"]) for row in rows], vectors.decode_all([row["vector"] for row in rows], "vector", dims)
 

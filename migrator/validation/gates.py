@@ -41,8 +41,9 @@ _OVERSAMPLE = 3.0
 #: Texts that are asked twice, to learn how steady the provider is: two requests more.
 _CALIBRATED = 20
 #: How much farther than the farthest of those any of the sample may lie: the tail of 300 reaches about twice as far as
-#: that of 20, where it falls off exponentially (ln 300 / ln 20 = 1.9).
-_FARTHER = 2.0
+#: that of 20, where it falls off exponentially (ln 300 / ln 20 = 1.9), and half as much again since the twenty may have
+#: stood well: where jitter grows along a request, backwards is never the end beside the end.
+_FARTHER = 3.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,11 +105,12 @@ async def _learn(
     if learnt is None:
         return count, None, None
     taught.clear()
-    along, scores = [], []
+    along, turned, scores = [], [], []
     async with transaction(worker.engine, read_only=True) as connection:
         judges = every_vector.pairs(connection, migration, **drawn, teaching=False, wanted=2 * pairs)
         async for old, new in judges:
             along.append(learnt.along(old))
+            turned.append(-learnt.along(new))
             scores.append((learnt.score(old), learnt.score(new)))
     if not scores:
         return 0, None, None
@@ -117,8 +118,8 @@ async def _learn(
     judged = judgement.judge(old_scores, new_scores, rows=rows)
     # The same with the places changed: what the old column may hold is looked for after the cutover.
     mirrored = judgement.judge(-new_scores, -old_scores, rows=rows)
-    old_cut = -mirrored.cut if mirrored.tells_apart else None
-    rule = Rule(learnt, discriminant.gate(np.concatenate(along)), judged.cut, old_cut)
+    reverse = (-mirrored.cut, discriminant.gate(np.concatenate(turned))) if mirrored.tells_apart else (None, None)
+    rule = Rule(learnt, discriminant.gate(np.concatenate(along)), judged.cut, *reverse)
     return count + judged.held_out, rule, judged
 
 
@@ -169,6 +170,17 @@ class Suspects:
         """Take up what was found."""
         self.rows, self.count, self.copies = state["rows"], state["count"], state["copies"]
         self.keys, self.seconds = [tuple(key) for key in state["keys"]], state["seconds"]
+
+    def of_part(self, migration: Migration, allowed: float, took: float) -> Verdict | None:
+        """Return the failed verdict on rows written since the last whole look; None where no more than allowed are."""
+        if self.count <= allowed and not self.copies:
+            return None
+        shown = "; ".join(", ".join(key) for key in self.keys)
+        detail = (
+            f"{self.count:,} of {self.rows:,} vectors written since the last look at all look like"
+            f" {migration.from_generation}; keys: {shown}{' ...' if self.count > len(self.keys) else ''}"
+        )
+        return Verdict(SENTINEL, False, self.count, allowed, 0, 0, detail, took)  # noqa: FBT003 - it failed
 
     def verdict(self, migration: Migration) -> Verdict:
         """Return the gate's verdict; its figure counts vectors."""

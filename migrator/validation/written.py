@@ -47,7 +47,7 @@ class Looked:
 
 
 async def shift(worker: Worker, migration: Migration, lease: Lease) -> Looked:
-    """Look at what was written, and once more at what was suspect, until nothing is left or the shift is over.
+    """Look at what was written until now, and once more at what was suspect, unless the shift is over before.
 
     Raises: LeaseLost.
     """
@@ -60,6 +60,8 @@ async def shift(worker: Worker, migration: Migration, lease: Lease) -> Looked:
         if found is None:
             break
         vectors, suspects = vectors + found.vectors, suspects + found.suspects
+        if found.vectors < HANDFUL:
+            break  # the rest came meanwhile: writers may go on for ever, and the slot is others' too
     async with transaction(worker.engine) as connection:
         await leases.finish(connection, lease)
     return Looked(vectors, suspects)
@@ -97,7 +99,7 @@ async def _judged(connection: AsyncConnection, migration: Migration, side: Side,
         return []
     known = {who for at, who, _ in await notes.writers(connection, migration.id) if at is side}
     accused = [latest[key] for key in bad]
-    await notes.clear(connection, migration.id, side, [key for key in latest if key not in set(bad)])
+    await notes.clear(connection, migration.id, side, sorted(latest.keys() - set(bad)))
     await notes.suspect(connection, migration.id, accused)
     strangers = {who: each for each in accused if (who := f"{each.application} (role {each.role})") not in known}
     for who in sorted(strangers):
@@ -173,7 +175,7 @@ async def _handful(engine: AsyncEngine, migration: Migration, side: Side) -> int
         listed = await notes.listed(connection, migration.id, side, limit=HANDFUL)
         keys = sorted(tuple(row["key"]) for row in listed)
         there, _ = await every_vector.of_keys(connection, migration, keys, side)
-        taken, vectors = await every_vector.of_keys(connection, migration, keys, side, "take")
+        taken, vectors = await every_vector.of_keys(connection, migration, keys, side, taking=True)
         rule = await discriminants.read(connection, migration.id)
         accused = sentinel.accuses(rule, side, vectors) if rule is not None else None
         bad = taken if accused is None else [key for key, wrong in zip(taken, accused, strict=True) if wrong]

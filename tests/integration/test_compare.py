@@ -69,7 +69,7 @@ async def test_compare_tells_the_same_before_the_swap_and_after_it_and_back(
     await roll_back(worker)
     assert compared(deployment, path)["queries"] == found["queries"]
     assert deployment.status == "rolled_back"
-    assert deployment.query("SELECT 1 FROM migrator.duties WHERE status = 'leased'") == []
+    assert deployment.query("SELECT 1 FROM migrator.duties WHERE duty = 'compare' AND status = 'leased'") == []
 
 
 async def test_compare_shows_texts_on_a_terminal_only_and_shortened(

@@ -157,7 +157,8 @@ async def test_p12_a_binding_signal_holds_the_look_and_it_goes_on_from_there(
     monkeypatch.setattr(every_vector, "WINDOW_ROWS", 20)
     monkeypatch.setattr(resuming, "HEED_SECONDS", 0.0)
     deployment.spec_data["throttle"] = {"sql": "SELECT load FROM public.health", "sql_max": 5}
-    deployment.query("CREATE TABLE health AS SELECT 0.0 AS load; SELECT 1")
+    with deployment.connect() as connection:
+        connection.execute("CREATE TABLE health AS SELECT 0.0 AS load")
     await begin(deployment, worker, 120)
     await to(worker, S.VALIDATING)
     migration = await stored(worker)
