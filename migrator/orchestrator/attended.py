@@ -31,6 +31,7 @@ from migrator.state.migrations import Migration
 from migrator.state.verdicts import Verdict
 from migrator.target.message import Blocker, Timing
 from migrator.target.swap import Bounds
+from migrator.validation import recent
 from migrator.validation import validate as validation
 
 S = MigrationStatus
@@ -125,6 +126,7 @@ async def cut_over(worker: Worker, name: str, *, max_dirty_rows: int, actor: str
     async with transaction(worker.engine) as connection:
         await trust.refuse_moved(connection, migration)
     async with _attending(worker, migration, "cutover"):
+        await recent.look(worker, migration)
         await readiness.gates(worker.engine, migration)
         await suspicious.refuse(worker, migration, CUTOVER)
         await readiness.look(worker.engine, migration, verb="cutover")

@@ -38,6 +38,7 @@ from migrator.state.migrations import Migration
 from migrator.state.tallies import Counts
 from migrator.target import watermark
 from migrator.throttle import weigh
+from migrator.validation import recent
 from migrator.windows import Window, is_open
 
 S = MigrationStatus
@@ -139,6 +140,8 @@ async def _hand_out(
     if duty is not None or await _verdicts_fade(connection, migration):
         duty = duty or Duty.VALIDATE
         tickets += await _offer(connection, migration, duty, shift)
+    elif await recent.is_due(connection, migration):
+        tickets += await _offer(connection, migration, Duty.RECENT, shift)
     return tickets
 
 

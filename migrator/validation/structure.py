@@ -211,6 +211,14 @@ def _verdict(migration: Migration, covered: dict[str, int], faults: Faults, shar
     return Verdict(STRUCTURE, bad == 0, bad, 0, covered["rows"], 0, detail, took, mendable=mendable)
 
 
+def of_part(faults: Faults, rows: int, took: float) -> Verdict | None:
+    """Return the failed verdict on rows written since the last whole look; None where each is sound by itself."""
+    told = [f"{count:,} {fault}{_named(faults.keys.get(fault, []))}" for fault, count in faults.counts.items()]
+    bad = sum(faults.counts.values())
+    detail = f"of {rows:,} rows written since the last look at all: {', '.join(told)}"
+    return Verdict(STRUCTURE, False, bad, 0, rows, 0, detail, took) if bad else None  # noqa: FBT003 - it failed
+
+
 def _named(keys: list[Key]) -> str:
     return f" [{'; '.join(', '.join(key) for key in keys)}]" if keys else ""
 
