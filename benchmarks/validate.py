@@ -170,7 +170,7 @@ async def _measure(url: str) -> list[Figure]:
         taught, clock = _processor_seconds() - used, time.perf_counter() - began
         assert learnt.rule is not None  # noqa: S101 - known spaces
         direction = learnt.rule.discriminant.direction
-        spans = await every_vector.begin(worker, migration)
+        spans = (await every_vector.frame(worker, migration)).spans
         # Windows a tenth as wide for memory: it is looked at after each, and there are to be many.
         narrow = [
             replace(span, first_page=first, beyond_page=min(first + 25, span.beyond_page))

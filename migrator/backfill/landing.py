@@ -35,11 +35,13 @@ LOCK_TIMEOUT_SECONDS = 5.0
 #: Rows of an answer whose old vector is read beside it: look-ups by key of 4 kB each, against a request of half a
 #: second; with one row in ten edited, all four of them are in one answer of ten thousand.
 COMPARED_ROWS = 4
-#: What a writing session says of itself, by whether the users' own triggers are kept from firing.
+#: What a writing session says of itself, by whether the users' own triggers are kept from firing. What lands was
+#: compared with the provider's answer: the sentinel need not look at it again (H3).
 _DECLARE = {
-    False: "SELECT set_config('migrator.generation', :generation, true)",
+    False: "SELECT set_config('migrator.generation', :generation, true),"
+    " set_config('migrator.internal', 'landing', true)",
     True: "SELECT set_config('migrator.generation', :generation, true),"
-    " set_config('session_replication_role', 'replica', true)",
+    " set_config('migrator.internal', 'landing', true), set_config('session_replication_role', 'replica', true)",
 }
 
 

@@ -102,7 +102,7 @@ def _row(found: Progress) -> tuple[str, ...]:
 
 def show(found: Progress) -> None:
     """Print a migration for people."""
-    from migrator.orchestrator import judgement, progress
+    from migrator.orchestrator import judgement, progress, suspicious
 
     migration, counts, account = found.migration, found.counts, found.account
     console.heading(
@@ -143,6 +143,7 @@ def show(found: Progress) -> None:
     if found.window_open:
         rows.append(("rollback", f"window open; debt {found.dirty_from:,} rows, about {found.debt_tokens:,} tokens"))
     rows += [("diverted", f"{who}: {count:,} writes in 24 h") for who, count in found.strays]
+    rows += [("suspects", each) for each in suspicious.lines(migration, found.suspects)]
     rows += [("canary", progress.canary_line(found.canary))] if found.canary is not None else []
     rows += [("gate", judgement.line(each)) for each in found.verdicts]
     rows.append(("workers", str(found.workers_alive) if found.workers_alive else _nobody(found)))

@@ -151,6 +151,10 @@ async def prepare(engine: AsyncEngine, migration: Migration, *, actor: str) -> t
         *capture.removal(made),
         compose(_FILE, "drop_column", parts),
         compose(_FILE, "forget", parts),
+        compose(_FILE, "forget_written", parts),
+        compose(_FILE, "forget_suspects", parts),
+        compose(_FILE, "forget_looks", parts),
+        compose(_FILE, "forget_look_rows", parts),
         migrations.move_in_message(migration, S.CLEANED, actor=actor),
     ]
     locks = [message.lock_table(made.target.table_id)]

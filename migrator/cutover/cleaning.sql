@@ -44,3 +44,19 @@ ALTER TABLE {table} DROP COLUMN IF EXISTS {shadow}
 -- name: forget
 -- idempotent: yes.
 DELETE FROM migrator.dirty WHERE migration_id = {migration_id}
+
+-- name: forget_written
+-- idempotent: yes.
+DELETE FROM migrator.written WHERE migration_id = {migration_id}
+
+-- name: forget_look_rows
+-- idempotent: yes.
+DELETE FROM migrator.look_rows WHERE migration_id = {migration_id}
+
+-- name: forget_looks
+-- idempotent: yes.
+DELETE FROM migrator.looks WHERE migration_id = {migration_id}
+
+-- name: forget_suspects
+-- idempotent: yes.
+DELETE FROM migrator.suspects WHERE migration_id = {migration_id}

@@ -74,16 +74,30 @@ class Discriminant:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A discriminant with its places on both scales: beyond `gate` a vector is looked at, above `cut` accused."""
+    """A discriminant with its places on both scales: beyond `gate` a vector is looked at, above `cut` accused.
+
+    The other way round, a vector that stands among the old generation's is accused below `old_cut`, if it lies as far
+    along the first direction as the new one's do (`old_gate`, on the turned scale): a text of a kind that nobody taught
+    lies near neither. Both None where no cut could be found that seldom accuses one of theirs.
+    """
 
     discriminant: Discriminant
     gate: float
     cut: float
+    old_cut: float | None = None
+    old_gate: float | None = None
 
     def accuses(self, vectors: Vectors) -> NDArray[np.bool_]:
         """Say of each vector whether it looks like the old generation's."""
         beyond: NDArray[np.bool_] = self.discriminant.along(vectors) > self.gate
         return beyond & (self.discriminant.score(vectors) > self.cut)
+
+    def accuses_old(self, vectors: Vectors) -> NDArray[np.bool_] | None:
+        """Say of each vector whether it looks like the new generation's; None where nobody can say."""
+        if self.old_cut is None or self.old_gate is None:
+            return None
+        beyond: NDArray[np.bool_] = -self.discriminant.along(vectors) > self.old_gate
+        return beyond & (self.discriminant.score(vectors) < self.old_cut)
 
 
 def learn(old: Vectors, new: Vectors) -> Discriminant | None:

@@ -58,8 +58,12 @@ class Sharing:
 
     def add(self, prints: Numbers, texts: Numbers, places: Numbers) -> None:
         """Take in some rows."""
-        self.seen += len(prints)
-        self._keep(np.stack([prints, texts, places]))
+        self.take(np.stack([prints, texts, places]), len(prints))
+
+    def take(self, rows: NDArray[np.uint64], seen: int) -> None:
+        """Take in rows as `rows` returns them, of so many that were seen."""
+        self.seen += seen
+        self._keep(rows)
         while self._count > self.max_rows:
             self.slices *= 2
             rows, self._kept, self._count = self.rows, [], 0

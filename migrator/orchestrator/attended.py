@@ -20,10 +20,10 @@ from migrator.cutover.swapping import CUTOVER, ROLLBACK, Direction
 from migrator.errors import MigratorError, OperatorError, StatusConflict, TransientError
 from migrator.generation import Side
 from migrator.lifecycle import UNATTENDED, MigrationStatus
-from migrator.orchestrator import trust
+from migrator.orchestrator import suspicious, trust
 from migrator.spending.renewal import renewed
 from migrator.spending.worker import Worker
-from migrator.state import dirty, leases, migrations, verdicts
+from migrator.state import dirty, leases, looks, migrations, verdicts
 from migrator.state.budget import Purpose
 from migrator.state.connection import TooDirty, transaction
 from migrator.state.leases import Duty, Lease, LeaseLost
@@ -31,6 +31,7 @@ from migrator.state.migrations import Migration
 from migrator.state.verdicts import Verdict
 from migrator.target.message import Blocker, Timing
 from migrator.target.swap import Bounds
+from migrator.validation import recent
 from migrator.validation import validate as validation
 
 S = MigrationStatus
@@ -125,7 +126,9 @@ async def cut_over(worker: Worker, name: str, *, max_dirty_rows: int, actor: str
     async with transaction(worker.engine) as connection:
         await trust.refuse_moved(connection, migration)
     async with _attending(worker, migration, "cutover"):
+        await recent.look(worker, migration)
         await readiness.gates(worker.engine, migration)
+        await suspicious.refuse(worker, migration, CUTOVER)
         await readiness.look(worker.engine, migration, verb="cutover")
         await _old_snapshots_gone(worker, migration, tell)
         return await _swap(worker, migration, CUTOVER, max_dirty_rows=max_dirty_rows, actor=actor, tell=tell)
@@ -144,10 +147,11 @@ async def rehearse(worker: Worker, name: str, *, max_dirty_rows: int, actor: str
 async def roll_back(worker: Worker, name: str, *, max_dirty_rows: int, actor: str, tell: Tell) -> Swapped:
     """Make the old generation live again, after settling what it lacks.
 
-    Raises: StatusConflict, Attended, NotSwappable, NotConverging, CapReached, LockNotObtained.
+    Raises: StatusConflict, Attended, SuspectsWritten, NotSwappable, NotConverging, CapReached, LockNotObtained.
     """
     migration = await swappable(worker, name, ROLLBACK)
     async with _attending(worker, migration, "rollback"):
+        await suspicious.refuse(worker, migration, ROLLBACK)
         return await _swap(worker, migration, ROLLBACK, max_dirty_rows=max_dirty_rows, actor=actor, tell=tell)
 
 
@@ -165,6 +169,7 @@ async def validate(
         if migration.status is S.READY or migration.paused_from is S.VALIDATING:
             await migrations.move(connection, migration, S.VALIDATING, actor=actor)
             await verdicts.retire(connection, migration.id)
+            await looks.forget(connection, migration.id)
         elif migration.status is not S.VALIDATING:
             raise StatusConflict(name, "validate", "ready, or paused by a gate", migration.status)
         migration = await migrations.get(connection, name)

@@ -27,7 +27,7 @@ from migrator.state.connection import transaction
 from migrator.state.leases import Duty, Kind, Lease, LeaseLost, Ticket
 from migrator.state.migrations import Migration
 from migrator.throttle.weigh import Throttled
-from migrator.validation import indexing, validate
+from migrator.validation import indexing, recent, validate, written
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +89,11 @@ async def _work(worker: Worker, migration: Migration, lease: Lease, duty: Duty |
         await watch.keep(worker, migration, must=True)
         measured = await validate.run(worker, migration, lease)
         return f"{migration.name}: {sum(each.passed for each in measured)} of {len(measured)} gates passed"
+    if duty is Duty.RECENT:
+        return await recent.run(worker, migration, lease)
+    if duty is Duty.WATCH:
+        looked = await written.shift(worker, migration, lease)
+        return f"{looked.vectors} written vectors looked at, {looked.suspects} suspect"
     if duty is Duty.CATCH_UP:
         await _watch_catch_up(worker, migration)
         progress = await catch_up.shift(worker, migration, lease)

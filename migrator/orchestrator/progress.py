@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.generation import Side
 from migrator.lifecycle import NEXT_STEP, MigrationStatus
-from migrator.orchestrator import judgement
+from migrator.orchestrator import judgement, suspicious
 from migrator.state import (
     batches,
     budget,
@@ -27,6 +27,7 @@ from migrator.state import (
     signals,
     tallies,
     workers,
+    written,
 )
 from migrator.state.budget import Account
 from migrator.state.canary import STEADY_COSINE, Canary
@@ -73,6 +74,7 @@ class Progress:
     built: list[str]
     workers_alive: int
     strays: list[tuple[str, int]]
+    suspects: suspicious.Writers
     canary: Canary | None
     #: Catch-up's rates; None where too little is known to tell.
     flow: Flow | None = None
@@ -149,6 +151,8 @@ class Progress:
         failed = judgement.unsigned(self.verdicts) if self.migration.status is S.READY else []
         if failed:
             return f"`migrator validate {self.migration.name}`, since cutover is refused: {', '.join(failed)}"
+        if self.suspects:
+            return f"`migrator rows {self.migration.name} --suspects`: see runbooks/suspect-vectors.md"
         return NEXT_STEP[self.migration.status].format(name=self.migration.name)
 
 
@@ -199,6 +203,7 @@ async def read(connection: AsyncConnection, migration: Migration) -> Progress:
         ],
         workers_alive=len(await workers.alive(connection)),
         strays=await migrations.strays(connection, migration),
+        suspects=await written.writers(connection, migration.id),
         canary=await canary.find(connection, migration.id),
         flow=await flows.read(connection, migration.id),
     )
@@ -290,7 +295,7 @@ def exit_code(found: Progress) -> int:
     migration = found.migration
     if migration.status is S.PAUSED:
         return 3 if (migration.reason or "").startswith("a gate failed") else 4
-    if migration.status is S.READY and judgement.unsigned(found.verdicts):
+    if found.suspects or (migration.status is S.READY and judgement.unsigned(found.verdicts)):
         return 3
     moving = {S.PLANNED, S.BACKFILLING, S.INDEXING, S.VALIDATING, S.CLEANING}
     return 75 if migration.status in moving or found.not_converging else 0
@@ -339,6 +344,7 @@ def as_json(found: Progress) -> dict[str, Any]:
         "index": {"building": found.building, "built": found.built},
         "verdicts": judgement.as_json(found.verdicts),
         "diverted": dict(found.strays),
+        "suspects": suspicious.as_json(migration, found.suspects),
         "workers": found.workers_alive,
         "canary": _canary(found.canary),
     }

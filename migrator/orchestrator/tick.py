@@ -30,6 +30,7 @@ from migrator.state import (
     timeline,
     verdicts,
     workers,
+    written,
 )
 from migrator.state.batches import Trust
 from migrator.state.connection import transaction
@@ -38,6 +39,7 @@ from migrator.state.migrations import Migration
 from migrator.state.tallies import Counts
 from migrator.target import watermark
 from migrator.throttle import weigh
+from migrator.validation import recent
 from migrator.windows import Window, is_open
 
 S = MigrationStatus
@@ -131,6 +133,9 @@ async def _hand_out(
     if binding is not None:
         await migrations.set_binding(connection, migration.id, binding)
     tickets = await _catch_up(connection, migration, shift, resting=resting)
+    # It asks nobody and pays nothing, so no window and no throttle keeps it: readers may be searching those vectors.
+    if await written.any_to_do(connection, migration.id):
+        tickets += await _offer(connection, migration, Duty.WATCH, shift)
     if resting:
         return tickets
     if migration.status is S.BACKFILLING:
@@ -139,6 +144,8 @@ async def _hand_out(
     if duty is not None or await _verdicts_fade(connection, migration):
         duty = duty or Duty.VALIDATE
         tickets += await _offer(connection, migration, duty, shift)
+    elif await recent.is_due(connection, migration):
+        tickets += await _offer(connection, migration, Duty.RECENT, shift)
     return tickets
 
 

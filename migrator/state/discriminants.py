@@ -25,6 +25,8 @@ async def keep(connection: AsyncConnection, migration_id: int, rule: Rule, judge
         "weights": learnt.weights.tolist(),
         "gate": rule.gate,
         "cut": rule.cut,
+        "old_cut": rule.old_cut,
+        "old_gate": rule.old_gate,
         "held_out": judged.held_out,
         "miss_bound": judged.miss_bound,
         "alarm_bound": judged.alarm_bound,
@@ -43,9 +45,11 @@ async def forget(connection: AsyncConnection, migration_id: int) -> None:
     await connection.execute(delete(discriminants).where(discriminants.c.migration_id == migration_id))
 
 
-async def read(connection: AsyncConnection, migration_id: int) -> Rule | None:
-    """Return the rule, or None where none was learnt."""
+async def read(connection: AsyncConnection, migration_id: int, *, seed: int | None = None) -> Rule | None:
+    """Return the rule, or None where none was learnt; with a seed, only the one that was drawn by it."""
     query = select(discriminants).where(discriminants.c.migration_id == migration_id)
+    if seed is not None:
+        query = query.where(discriminants.c.seed == seed)
     row = (await connection.execute(query)).one_or_none()
     if row is None:
         return None
@@ -54,4 +58,4 @@ async def read(connection: AsyncConnection, migration_id: int) -> Rule | None:
     spreads = numbers[3 * row.dims :].reshape(2, row.dims, -1)
     weights = np.array(row.weights, dtype=np.float64)
     learnt = Discriminant(direction, Space(old_mean, spreads[0]), Space(new_mean, spreads[1]), weights)
-    return Rule(learnt, row.gate, row.cut)
+    return Rule(learnt, row.gate, row.cut, row.old_cut, row.old_gate)

@@ -41,9 +41,12 @@ class Duty(StrEnum):
     PROVE = "prove"  #: One statement over the table: is any row left?
     INDEX = "index"  #: Build the shadow column's indexes.
     VALIDATE = "validate"  #: Measure the gates.
+    WATCH = "watch"  #: Look at the vectors that writers brought.
+    RECENT = "recent"  #: Look at what was written since the look at every vector.
     SETTLE = "settle"  #: Fill the old generation's vectors before a rollback, in somebody's terminal.
     CANARY = "canary"  #: Ask the canary's texts again, beside the work that waits for it.
     PROVENANCE = "provenance"  #: Embed stored rows again with the old model, in somebody's terminal.
+    COMPARE = "compare"  #: Ask both models the same queries, in somebody's terminal.
     ATTEND = "attend"  #: An attended step (start, cutover, rollback, cleanup) in somebody's terminal.
 
 
@@ -297,6 +300,14 @@ async def duty_row(connection: AsyncConnection, migration_id: int, duty: Duty) -
     """Return a duty's row, or None where it was never offered."""
     query = select(tables.duties).where(tables.duties.c.migration_id == migration_id, tables.duties.c.duty == duty)
     return (await connection.execute(query)).one_or_none()
+
+
+async def seconds_since_taken(connection: AsyncConnection, migration_id: int, duty: Duty) -> float | None:
+    """Return how long ago somebody took a duty last, or None where nobody ever did."""
+    age = func.extract("epoch", func.clock_timestamp() - tables.duties.c.leased_at)
+    query = select(age).where(tables.duties.c.migration_id == migration_id, tables.duties.c.duty == duty)
+    found = (await connection.execute(query)).scalar_one_or_none()
+    return None if found is None else float(found)
 
 
 async def duty_of(connection: AsyncConnection, lease: Lease) -> Duty:

@@ -16,12 +16,14 @@ from sqlalchemy import (
     Identity,
     Integer,
     LargeBinary,
+    String,
     Table,
     Text,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from migrator.generation import Side
 from migrator.state.columns import BUSY, Time, metadata, one_of
 from migrator.state.tables import migrations
 
@@ -83,12 +85,72 @@ discriminants = Table(
     Column("weights", ARRAY(Float), nullable=False),
     Column("gate", Float, nullable=False),
     Column("cut", Float, nullable=False),
+    #: Below it a vector of the old generation's column looks like the new one's; null where nobody can vouch for that.
+    Column("old_cut", Float),
+    Column("old_gate", Float),
     Column("held_out", Integer, nullable=False),
     #: Shares at 95 %: of the old generation's vectors that are missed, of the new one's that are accused.
     Column("miss_bound", Float, nullable=False),
     Column("alarm_bound", Float, nullable=False),
     Column("seed", BigInteger, nullable=False),
     Column("at", Time, nullable=False, server_default=text("clock_timestamp()")),
+)
+
+#: A look at every vector that is under way: how far it is, and what it found until there.
+looks = Table(
+    "looks",
+    metadata,
+    Column("migration_id", ForeignKey(migrations.c.id), primary_key=True),
+    #: The swap count it began under; under another one it is begun anew.
+    Column("epoch", Integer, nullable=False),
+    #: What is looked at: heaps with their pages, the windows' width, the transaction that it began in.
+    Column("frame", JSONB, nullable=False),
+    #: The rule by which it looks, without the rule itself.
+    Column("learnt", JSONB, nullable=False),
+    Column("found", JSONB, nullable=False),
+    #: Windows that are done.
+    Column("done", Integer, nullable=False),
+    Column("at", Time, nullable=False, server_default=text("clock_timestamp()")),
+    **BUSY,
+)
+
+#: What such a look keeps of rows, piece by piece: fingerprint, text's hash and place, 8 bytes each.
+look_rows = Table(
+    "look_rows",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("migration_id", ForeignKey(migrations.c.id), nullable=False, index=True),
+    Column("rows", LargeBinary, nullable=False),
+)
+
+#: Vectors that the application brought itself, and that nobody has looked at yet: append-only like `dirty`.
+written = Table(
+    "written",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("migration_id", BigInteger, nullable=False),
+    #: Which generation's column it went to.
+    Column("side", String(4), nullable=False),
+    Column("key", ARRAY(Text), nullable=False),
+    Column("application", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("at", Time, nullable=False, server_default=text("clock_timestamp()")),
+    postgresql_with={"autovacuum_vacuum_scale_factor": 0.01, "autovacuum_vacuum_threshold": 1000},
+)
+
+#: Those of them that look like the other generation's, until they are written anew, taken back or accepted.
+suspects = Table(
+    "suspects",
+    metadata,
+    Column("migration_id", ForeignKey(migrations.c.id), primary_key=True),
+    Column("side", String(4), primary_key=True),
+    Column("key", ARRAY(Text), primary_key=True),
+    Column("application", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("at", Time, nullable=False, server_default=text("clock_timestamp()")),
+    #: When it was looked at last: it may have been mended since.
+    Column("looked_at", Time, nullable=False, server_default=text("clock_timestamp()")),
+    CheckConstraint(one_of("side", Side), name="side_known"),
 )
 
 verdicts = Table(

@@ -66,6 +66,8 @@ class Watermark:
     inserts: int
     #: Rows that catch-up embedded, since the beginning.
     embedded: int
+    #: The oldest transaction at work: it and later ones write what is not counted here; None where it was not kept.
+    xid: str | None = None
 
     @classmethod
     def restore(cls, data: dict[str, Any] | None) -> Self | None:

@@ -94,6 +94,7 @@ class Capture:
             "live_side": sql.Literal(live_side.value),
             "shadow_side": sql.Literal(live_side.other.value),
             "migration_id": sql.Literal(self.migration_id),
+            "watched": sql.Literal(self.from_generation.dims == self.to_generation.dims),
             "vector_schema": sql.Identifier(self.vector_schema),
             "old_text": target.text_of("OLD"),
             "new_text": target.text_of("NEW"),

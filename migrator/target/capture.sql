@@ -3,7 +3,9 @@
 -- Words: the live column has the target's own name; the other column is the shadow. A session's generation is what it
 -- declared (SET migrator.generation), the old one where it declared nothing. A session is native when its generation
 -- is the live column's, foreign otherwise. What a native session does to the live column is its own business, as it was
--- before the migration. All else is ours: a vector that a new text makes stale becomes NULL and dirty.
+-- before the migration. All else is ours: a vector that a new text makes stale becomes NULL and dirty. A vector that was
+-- diverted, or written by a session that declared a generation, is noted in `written`: the sentinel looks at it (H3).
+-- Not where the generations' dimensions differ: PostgreSQL itself keeps the one out of the other's column.
 
 -- name: on_update
 -- BEFORE UPDATE. Source of the rules: hazards H1-H3, H6, H7, H20, H21.
@@ -12,7 +14,8 @@ CREATE OR REPLACE FUNCTION {function}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $capture$
 DECLARE
   live_generation CONSTANT text := {live_generation};
-  declared text := coalesce(nullif(current_setting('migrator.generation', true), ''), {from_generation});
+  said text := nullif(current_setting('migrator.generation', true), '');
+  declared text := coalesce(said, {from_generation});
   native boolean := declared = live_generation;
   wrote boolean := coalesce(NEW.{live} OPERATOR({vector_schema}.<>) OLD.{live},
                             (NEW.{live} IS NULL) <> (OLD.{live} IS NULL));
@@ -48,6 +51,14 @@ BEGIN
     VALUES ({migration_id}, declared, coalesce(current_setting('application_name', true), ''), session_user);
   ELSIF text_differs THEN
     NEW.{shadow} := NULL;
+  END IF;
+  -- Whatever a session says of itself, its vector may be of the other space: somebody looks at it later (H3).
+  IF {watched} AND wrote AND (said IS NOT NULL OR NOT native)
+     AND coalesce(current_setting('migrator.internal', true), '') <> 'landing'
+     AND (CASE WHEN native THEN NEW.{live} ELSE NEW.{shadow} END) IS NOT NULL THEN
+    INSERT INTO migrator.written (migration_id, side, key, application, role)
+    VALUES ({migration_id}, CASE WHEN native THEN {live_side} ELSE {shadow_side} END, {new_key},
+            coalesce(current_setting('application_name', true), ''), session_user);
   END IF;
   IF text_differs AND NOT native THEN
     NEW.{live} := NULL;
@@ -110,19 +121,27 @@ CREATE OR REPLACE FUNCTION {function}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $capture$
 DECLARE
   live_generation CONSTANT text := {live_generation};
-  declared text := coalesce(nullif(current_setting('migrator.generation', true), ''), {from_generation});
+  said text := nullif(current_setting('migrator.generation', true), '');
+  declared text := coalesce(said, {from_generation});
   native boolean := declared = live_generation;
+  diverted boolean := false;
 BEGIN
   IF NOT native AND NEW.{live} OPERATOR({vector_schema}.=) NEW.{shadow} THEN
     PERFORM set_config('migrator.internal', 'divert', true);
     UPDATE {table} AS t SET {live} = NULL WHERE {key_is_new};
     PERFORM set_config('migrator.internal', '', true);
     NEW.{live} := NULL;
+    diverted := true;
     INSERT INTO migrator.strays (migration_id, generation, application, role)
     VALUES ({migration_id}, declared, coalesce(current_setting('application_name', true), ''), session_user);
   END IF;
   IF NEW.{shadow} IS NOT NULL AND NEW.{live} IS NOT NULL THEN
     RETURN NULL;
+  END IF;
+  IF {watched} AND (diverted OR (native AND said IS NOT NULL AND NEW.{live} IS NOT NULL)) THEN
+    INSERT INTO migrator.written (migration_id, side, key, application, role)
+    VALUES ({migration_id}, CASE WHEN native THEN {live_side} ELSE {shadow_side} END, {new_key},
+            coalesce(current_setting('application_name', true), ''), session_user);
   END IF;
   IF {new_in_scope} THEN
     IF native AND NEW.{shadow} IS NULL THEN

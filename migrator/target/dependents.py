@@ -63,6 +63,8 @@ class LiveIndex:
     bytes: int
     #: Everything behind USING, in PostgreSQL's own words.
     definition: str
+    #: What its first part is made of, where that is no plain column.
+    expression: str | None = None
 
 
 async def find(connection: AsyncConnection, oid: int, column: Column) -> list[Dependent]:

@@ -104,7 +104,8 @@ SELECT i.indrelid::bigint AS heap_oid, nsh.nspname::text AS schema, h.relname::t
                 pg_relation_size(c.oid)) AS bytes,
        substr(pg_get_indexdef(c.oid), length(format('CREATE %%sINDEX %%I ON %%s%%s USING ',
          CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END, c.relname, CASE WHEN c.relkind = 'I' THEN 'ONLY ' ELSE '' END,
-         i.indrelid::regclass)) + 1) AS definition
+         i.indrelid::regclass)) + 1) AS definition,
+       CASE WHEN (i.indkey::int2[])[0] = 0 THEN pg_get_indexdef(c.oid, 1, false) END AS expression
   FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid AND NOT c.relispartition JOIN pg_am am ON am.oid = c.relam
   JOIN pg_class h ON h.oid = i.indrelid JOIN pg_namespace nsh ON nsh.oid = h.relnamespace
   JOIN pg_opclass o ON o.oid = i.indclass[0] JOIN pg_namespace nso ON nso.oid = o.opcnamespace

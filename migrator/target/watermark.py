@@ -1,4 +1,4 @@
-"""What has been written to the table so far, from counters that cost nothing to read.
+"""What has been written to the table so far, from counters that cost nothing to read, and until which transaction.
 
 Floor 1. Promise: no scan and no lock on the table. The counters are PostgreSQL's own, up to a second late, and our own
 count of what catch-up embedded.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from migrator.state import flows
+from migrator.state import canary, flows
 from migrator.state.migrations import Migration
 from migrator.state.verdicts import Watermark
 from migrator.target import lanes
@@ -21,4 +21,6 @@ async def read(connection: AsyncConnection, migration: Migration) -> Watermark |
     if oid is None:
         return None
     counters = await lanes.write_counters(connection, oid)
-    return Watermark(counters["inserts"], await flows.embedded(connection, migration.id))
+    # Without its epoch, as rows carry it.
+    xid = str(await canary.horizon(connection) % 2**32)
+    return Watermark(counters["inserts"], await flows.embedded(connection, migration.id), xid)

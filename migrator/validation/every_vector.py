@@ -8,9 +8,9 @@ at and then moved is looked at twice, never not at all.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,12 @@ def parts(migration: Migration) -> Mapping[str, sql.Composable]:
     }
 
 
+def parts_of(migration: Migration, side: Side) -> Mapping[str, sql.Composable]:
+    """Return the same with `column` and `whole` meaning one side's column."""
+    names = parts(migration)
+    return {**names, "column": names["old_column"], "whole": names["whole_old"]} if side is Side.FROM else names
+
+
 def along(migration: Migration, *, sized: bool) -> sql.Composable:
     """Return the product of a vector with a direction; NaN at other dimensions, where the type lets them in.
 
@@ -102,6 +108,47 @@ class Span:
     first_page: int
     beyond_page: int
     since: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What a look goes over: heaps (oid, file, schema, table, pages) in windows of so many pages, as it began.
+
+    `since`: the oldest transaction that was at work then; the last window is what it and later ones wrote.
+    """
+
+    heaps: tuple[tuple[int, int | None, str, str, int], ...]
+    table: tuple[str, str]
+    width: int
+    sized: bool
+    since: str
+
+    @property
+    def files(self) -> tuple[tuple[int, int | None], ...]:
+        """Which heaps there are, each with its file: a rewrite gives it another."""
+        return tuple((oid, file) for oid, file, *_ in self.heaps)
+
+    @property
+    def spans(self) -> list[Span]:
+        """Its windows, and last the one of what was written meanwhile."""
+        found = [
+            Span(sql.Identifier(schema, table), number, self.sized, first, first + self.width)
+            for number, (_, _, schema, table, pages) in enumerate(self.heaps)
+            for first in range(0, pages, self.width)
+        ]
+        written = Span(sql.Identifier(*self.table), len(self.heaps), self.sized, 0, _BEYOND, self.since)
+        return [*found, written]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for `looks`."""
+        return asdict(self)
+
+    @classmethod
+    def restore(cls, data: Mapping[str, Any]) -> Self:
+        """Read it back."""
+        heaps = tuple((oid, file, schema, table, pages) for oid, file, schema, table, pages in data["heaps"])
+        schema, table = data["table"]
+        return cls(heaps, (schema, table), data["width"], data["sized"], data["since"])
 
 
 def by_chance(dims: int, seed: int) -> Vectors:
@@ -159,8 +206,8 @@ def _vector(data: bytes | None, dims: int, nothing: Vectors) -> Vectors:
     return vectors.decode(data, "vector")[np.newaxis]
 
 
-async def begin(worker: Worker, migration: Migration) -> list[Span]:
-    """Return the windows of the table as it is, and last the one of what is written meanwhile."""
+async def frame(worker: Worker, migration: Migration) -> Frame:
+    """Return what is to be looked at, as the table is."""
     async with transaction(worker.engine, read_only=True) as connection:
         since = str((await fetch(connection, compose(_FILE, "since")))[0]["xid"])
         relation = await facts.relation(connection, migration.target_schema, migration.target_table)
@@ -172,12 +219,8 @@ async def begin(worker: Worker, migration: Migration) -> list[Span]:
     per_page = max(relation.estimated_rows, 1) / max(relation.pages, 1)
     # A table that was never analysed says that it has no rows: 20 to a page, at vectors out of line, is the most.
     width = max(1, math.floor(WINDOW_ROWS / (per_page if relation.estimated_rows > 0 else 20)))
-    spans = [
-        Span(sql.Identifier(heap.schema, heap.table), number, sized, first, first + width)
-        for number, heap in enumerate(heaps)
-        for first in range(0, heap.pages, width)
-    ]
-    return [*spans, Span(Target.of(migration).table_id, len(heaps), sized, 0, _BEYOND, since)]
+    found = tuple((heap.oid, heap.file, heap.schema, heap.table, heap.pages) for heap in heaps)
+    return Frame(found, (migration.target_schema, migration.target_table), width, sized, since)
 
 
 async def read(connection: AsyncConnection, migration: Migration, span: Span, direction: Vectors) -> Window:
@@ -217,10 +260,22 @@ class Looking(Protocol):
 
 
 async def look(
-    worker: Worker, migration: Migration, spans: Sequence[Span], direction: Vectors, looking: Sequence[Looking]
+    worker: Worker,
+    migration: Migration,
+    spans: Sequence[Span],
+    direction: Vectors,
+    looking: Sequence[Looking],
+    *,
+    first: int = 0,
+    between: Callable[[int], Awaitable[None]] | None = None,
 ) -> None:
-    """Read windows, each in a transaction of its own, and have all look at each."""
-    for span in spans:
+    """Read windows from `first` on, each in a transaction of its own, and have all look at each.
+
+    `between` is told before each window how many are done.
+    """
+    for number, span in enumerate(spans[first:], start=first):
+        if between is not None:
+            await between(number)
         async with transaction(worker.engine, read_only=True) as connection:
             window = await read(connection, migration, span, direction)
             for each in looking:
@@ -237,13 +292,24 @@ async def folded(
     return {row["place"]: (tuple(row["key"]), int(row["text"])) for row in rows}
 
 
-async def of_keys(connection: AsyncConnection, migration: Migration, keys: Sequence[Key]) -> tuple[list[Key], Vectors]:
-    """Return those of the keys that have a vector of the new generation's dimensions, and the vectors."""
-    dims = migration.to_generation.dims
+async def of_keys(
+    connection: AsyncConnection,
+    migration: Migration,
+    keys: Sequence[Key],
+    side: Side = Side.TO,
+    *,
+    taking: bool = False,
+) -> tuple[list[Key], Vectors]:
+    """Return those of the keys that have a vector of a generation's dimensions in its column, and the vectors.
+
+    Locks: none, or with `taking` the rows, until commit; those that somebody else holds are left out.
+    """
+    dims, names = migration.generation(side).dims, parts_of(migration, side)
+    statement = compose(_FILE, "take", names) if taking else compose(_FILE, "by_keys", names)
     values = Target.of(migration).key_values(list(keys))
     raw = await driver(connection)
     async with raw.cursor(row_factory=dict_row, binary=True) as cursor:
-        await cursor.execute(compose(_FILE, "by_keys", parts(migration)), values)
+        await cursor.execute(statement, values)
         rows = [row for row in await cursor.fetchall() if vectors.kind_of(row["vector"], dims) == "vector"]
     return [tuple(row["key"]) for row in rows], vectors.decode_all([row["vector"] for row in rows], "vector", dims)
 

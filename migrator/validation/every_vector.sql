@@ -1,4 +1,4 @@
--- Every vector of the column, looked at once, window by window. All of it only reads.
+-- Every vector of the column, looked at once, window by window; and those of some keys. All but `forget` only reads.
 
 -- name: window
 -- What the gates ask of each vector of a window, as one row of arrays. The vectors stay in the server: what they cost
@@ -61,3 +61,16 @@ SELECT s.old, s.new
 SELECT {key} AS key, {whole} AS vector
   FROM {table} AS t JOIN unnest({key_arrays}) AS v ({key_names}) ON {key_equals}
  WHERE t.{column} IS NOT NULL
+
+-- name: take
+-- The same, of rows that nobody else holds: they are looked at, and what is suspect is taken back.
+-- locks: the rows, until commit; a row that somebody else holds is passed over (H17).   idempotent: yes.
+SELECT {key} AS key, {whole} AS vector
+  FROM {table} AS t JOIN unnest({key_arrays}) AS v ({key_names}) ON {key_equals}
+ WHERE t.{column} IS NOT NULL
+   FOR NO KEY UPDATE OF t SKIP LOCKED
+
+-- name: forget
+-- Take back vectors of rows that are held.
+-- locks: the rows, held already.   idempotent: yes.
+UPDATE {table} AS t SET {column} = NULL FROM unnest({key_arrays}) AS v ({key_names}) WHERE {key_equals}

@@ -2,7 +2,8 @@
 
 Floor 2. Promise: a gate reads the table and writes only its verdict; what it measured, against which threshold, on
 which sample and with which seed is stored. The assignment gate catches what no count can: vectors that are whole, of
-the right dimensions, and in the wrong rows.
+the right dimensions, and in the wrong rows. How far one text's vectors lie apart where the same model is asked twice is
+measured first, so that a provider that is not steady fails no table.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from psycopg import sql
@@ -18,10 +20,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.generation import Side
 from migrator.measures import cosine
-from migrator.provider.embedder import Answer, Embedder
+from migrator.provider.embedder import Embedder
 from migrator.spending.asking import make_embedder
 from migrator.spending.worker import Worker
 from migrator.state.budget import Purpose
+from migrator.state.canary import SAME_COSINE
 from migrator.state.connection import driver, transaction
 from migrator.state.leases import Lease
 from migrator.state.migrations import Migration
@@ -29,11 +32,18 @@ from migrator.state.verdicts import Verdict
 from migrator.statements import compose
 from migrator.target import vectors
 from migrator.target.relation import Target
+from migrator.validation import asking
 
 _FILE = "validation/gates.sql"
 ASSIGNMENT = "assignment"
 #: Sample more than is wanted: some of the rows drawn have no vector, or were truncated.
 _OVERSAMPLE = 3.0
+#: Texts that are asked twice, to learn how steady the provider is: two requests more.
+_CALIBRATED = 20
+#: How much farther than the farthest of those any of the sample may lie: the tail of 300 reaches about twice as far as
+#: that of 20, where it falls off exponentially (ln 300 / ln 20 = 1.9), and half as much again since the twenty may have
+#: stood well: where jitter grows along a request, backwards is never the end beside the end.
+_FARTHER = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +102,15 @@ async def assignment(
 ) -> Verdict:
     """Embed the sample's texts again and compare with what is stored, on a table with that many vectors.
 
-    Cost: one embedding per sampled row, booked as validation.
+    Cost: one embedding per sampled row, and a second one of the first _CALIBRATED of them, booked as validation.
     Raises: what the provider and the purse raise.
     """
     began = time.monotonic()
-    threshold = migration.spec.gates.assignment_min_cosine
-    again = np.zeros_like(sampled.stored)
-    for run in embedder.plan(sampled.texts):
-        async for outcome in embedder.embed(sampled.texts, run):
-            if isinstance(outcome, Answer):
-                again[list(outcome.positions)] = outcome.vectors
-                await embedder.purse.spend(outcome.request_id, outcome.used_tokens)
+    again = await asking.embed(embedder, sampled.texts, sampled.stored.shape[1])
+    # Backwards: neither in the same places of a request nor beside the same texts.
+    twice = (await asking.embed(embedder, sampled.texts[:_CALIBRATED][::-1], sampled.stored.shape[1]))[::-1]
+    steady = Steadiness.of(again[:_CALIBRATED], twice)
+    threshold = steady.threshold(migration.spec.gates.assignment_min_cosine)
     cosines = cosine.paired(again, sampled.stored)
     count, bad = len(cosines), int((cosines < threshold).sum())
     lowest = float(cosines.min()) if count else 1.0
@@ -113,5 +121,32 @@ async def assignment(
         detail += f"; so fewer than {min(100.0, 300 / count):.1f} % of all rows do, at 95 %"
     elif not enough:
         detail += f"; too few of {embedded:,} were drawn"
+    if steady.texts:
+        detail += f"; {steady.texts} texts asked twice: cosine {steady.lowest:.5f} at the lowest"
+    if threshold < migration.spec.gates.assignment_min_cosine:
+        detail += f", so {threshold:.5f} is asked for and not {migration.spec.gates.assignment_min_cosine:g}"
     passed = enough and bad == 0
     return Verdict(ASSIGNMENT, passed, lowest, threshold, count, seed, detail, time.monotonic() - began)
+
+
+@dataclass(frozen=True, slots=True)
+class Steadiness:
+    """How near to each other two answers for one text lie, at the least of so many texts."""
+
+    texts: int
+    lowest: float
+
+    @classmethod
+    def of(cls, first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> Steadiness:
+        """Compare two answers for the same texts; one that was refused is a row of zeros, and says nothing."""
+        answered = np.any(first != 0, axis=1) & np.any(second != 0, axis=1)
+        cosines = cosine.paired(first[answered], second[answered])
+        return cls(len(cosines), float(cosines.min()) if len(cosines) else 1.0)
+
+    def threshold(self, wanted: float) -> float:
+        """Return the cosine that can be asked for: what is wanted, or as much as a provider so unsteady allows.
+
+        Never below that of another text's vector: however unsteady it is, a wrong row is none of that.
+        """
+        allowed = 1 - _FARTHER * (1 - self.lowest)
+        return min(wanted, max(allowed, SAME_COSINE))

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from migrator.generation import Side
 from migrator.measures import bootstrap, retrieval, slices
 from migrator.measures.bootstrap import Interval
-from migrator.provider.embedder import Answer, ProviderStopped
+from migrator.provider.embedder import ProviderStopped
 from migrator.spending.asking import make_embedder
 from migrator.spending.worker import KeyMissing, Worker
 from migrator.state import queries
@@ -32,7 +32,7 @@ from migrator.state.connection import transaction
 from migrator.state.leases import Lease
 from migrator.state.migrations import Migration
 from migrator.state.verdicts import Verdict
-from migrator.validation import searching
+from migrator.validation import asking, searching
 from migrator.validation.searching import DEPTH, Found, Key, Search, Searcher
 
 QUALITY = "quality"
@@ -128,13 +128,7 @@ async def _embed(
 ) -> NDArray[np.float32]:
     """Embed the texts; a text that is refused stays zero."""
     embedder = await make_embedder(worker, migration, side, lease, Purpose.VALIDATION)
-    made = np.zeros((len(texts), migration.generation(side).dims), dtype=np.float32)
-    for run in embedder.plan(texts):
-        async for outcome in embedder.embed(texts, run):
-            if isinstance(outcome, Answer):
-                made[list(outcome.positions)] = outcome.vectors
-                await embedder.purse.spend(outcome.request_id, outcome.used_tokens)
-    return made
+    return await asking.embed(embedder, texts, migration.generation(side).dims)
 
 
 def _scores(found: Sequence[Found], searched: list[int], kept: list[int], asked: _Asked) -> _Scores:

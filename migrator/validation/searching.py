@@ -24,7 +24,7 @@ from migrator.spending.worker import Worker
 from migrator.state.connection import LockBusy, driver, fetch, run, transaction
 from migrator.state.migrations import Migration
 from migrator.statements import compose
-from migrator.target import dependents, facts, vectors
+from migrator.target import dependents, facts, twins, vectors
 from migrator.target.dependents import LiveIndex
 from migrator.target.relation import SUFFIX, Target
 from migrator.throttle import weigh
@@ -46,6 +46,8 @@ _OPERATORS = frozenset({"<->", "<#>", "<=>", "<+>", "<~>", "<%>"})
 EXACT = {"enable_indexscan": "off", "enable_indexonlyscan": "off", "enable_bitmapscan": "off"}
 #: For what an index itself is worth, on a table so small that the planner would do without.
 BY_INDEX = {"enable_seqscan": "off"}
+#: Stands for the column in an index's expression until it is known what is put there; a plain name that nobody uses.
+_OPERAND = "operand__migrator"
 Key = tuple[str, ...]
 
 
@@ -92,6 +94,7 @@ class Search:
         # Both come from the catalog, the operator is one of pgvector's; neither is input.
         name: Any = self.operator[1]
         arrays, names = target.key_arrays()
+        vector = sql.SQL("%(query)b::{}").format(sql.Identifier(schema, kind))
         predicate: Any = ((self.index.predicate if self.index is not None else None) or "true").replace("%", "%%")
         return {
             "table": target.table_id,
@@ -106,9 +109,22 @@ class Search:
             "new": sql.Identifier(migration.column_of(Side.TO)),
             "schema": sql.Identifier(self.operator[0]),
             "operator": sql.SQL(name),
-            "type": sql.Identifier(schema, kind),
+            "searched": self._over(sql.SQL("t.{}").format(sql.Identifier(migration.column_of(side)))),
+            "asked": self._over(vector),
             "predicate": sql.SQL(predicate),
         }
+
+    def _over(self, operand: sql.Composable) -> sql.Composable:
+        """Return a column or a vector as the index has it: itself, or what the index's expression makes of it.
+
+        Both sides' indexes say the same but for the column's name, so an expression of the live one serves either.
+        """
+        if self.index is None or self.index.expression is None:
+            return operand
+        # PostgreSQL's own words (pg_get_indexdef), not input.
+        told: Any = twins.renamed(self.index.expression, self.migration.target_column, _OPERAND).replace("%", "%%")
+        words: list[Any] = told.split(_OPERAND)
+        return sql.Composed([sql.SQL(words[0]), *(each for word in words[1:] for each in (operand, sql.SQL(word)))])
 
     @property
     def by(self) -> str:
@@ -133,7 +149,11 @@ async def prepare(worker: Worker, migration: Migration) -> Search:
         columns = await facts.columns(connection, relation.oid) if relation is not None else {}
         live = columns.get(migration.target_column)
         found = await dependents.indexes(connection, relation.oid, live) if relation is not None and live else []
-        mine = [each for each in found if _serves_the_column(each) and not each.name.endswith(SUFFIX)]
+        mine = [
+            each
+            for each in found
+            if _serves_the_column(each, migration.target_column) and not each.name.endswith(SUFFIX)
+        ]
         mine.sort(key=lambda each: (each.predicate is not None, -each.bytes))
         for each in mine:
             operator = await _operator(connection, each)
@@ -142,9 +162,14 @@ async def prepare(worker: Worker, migration: Migration) -> Search:
     return Search(migration, (migration.plan["vector_schema"], "<=>"), None, 0)
 
 
-def _serves_the_column(index: LiveIndex) -> bool:
-    """Say whether a search by the column alone, over the whole table, can use an index."""
-    return index.valid and index.on_column and index.columns == 1 and not index.has_expressions
+def _serves_the_column(index: LiveIndex, column: str) -> bool:
+    """Say whether a search by the column, or by an expression over it, can use an index."""
+    if not index.valid or index.columns != 1:
+        return False
+    if index.expression is None:
+        return index.on_column and not index.has_expressions
+    # Of the column and of nothing else that this could not write: an index may only be partial by it.
+    return twins.renamed(index.expression, column, _OPERAND) != index.expression
 
 
 async def _operator(connection: AsyncConnection, index: LiveIndex) -> tuple[str, str] | None:

@@ -19,13 +19,14 @@ SELECT set_config(name, value, true) FROM unnest(%(names)s::text[], %(values)s::
 SELECT current_setting('hnsw.ef_search', true) AS ef_search, current_setting('ivfflat.probes', true) AS probes
 
 -- name: search
--- The rows nearest to a vector, nearest first. `predicate`: the index's own, where it is partial. Rows out of scope have
+-- The rows nearest to a vector, nearest first. `predicate`: the index's own, where it is partial. `searched` is the
+-- column, or the index's expression over it; `asked` the same of the vector that is searched for. Rows out of scope have
 -- no new vector, and an application that leaves them alone does not search them either.
 -- locks: none.
-SELECT {key} AS key, (t.{column} OPERATOR({schema}.{operator}) %(query)b::{type})::float8 AS distance
+SELECT {key} AS key, ({searched} OPERATOR({schema}.{operator}) {asked})::float8 AS distance
   FROM {table} AS t
  WHERE t.{column} IS NOT NULL AND {in_scope} AND {predicate}
- ORDER BY t.{column} OPERATOR({schema}.{operator}) %(query)b::{type} LIMIT %(depth)s
+ ORDER BY {searched} OPERATOR({schema}.{operator}) {asked} LIMIT %(depth)s
 
 -- name: still
 -- Which of these rows have both vectors now, with their text: what was edited since it was drawn is nobody's fault.

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from migrator.generation import Side
 from migrator.measures import discriminant, judgement
 from migrator.measures.discriminant import Rule
 from migrator.measures.judgement import Judgement
@@ -103,16 +105,21 @@ async def _learn(
     if learnt is None:
         return count, None, None
     taught.clear()
-    along, scores = [], []
+    along, turned, scores = [], [], []
     async with transaction(worker.engine, read_only=True) as connection:
         judges = every_vector.pairs(connection, migration, **drawn, teaching=False, wanted=2 * pairs)
         async for old, new in judges:
             along.append(learnt.along(old))
+            turned.append(-learnt.along(new))
             scores.append((learnt.score(old), learnt.score(new)))
     if not scores:
         return 0, None, None
-    judged = judgement.judge(*(np.concatenate([each[side] for each in scores]) for side in (0, 1)), rows=rows)
-    rule = Rule(learnt, discriminant.gate(np.concatenate(along)), judged.cut)
+    old_scores, new_scores = (np.concatenate([each[side] for each in scores]) for side in (0, 1))
+    judged = judgement.judge(old_scores, new_scores, rows=rows)
+    # The same with the places changed: what the old column may hold is looked for after the cutover.
+    mirrored = judgement.judge(-new_scores, -old_scores, rows=rows)
+    reverse = (-mirrored.cut, discriminant.gate(np.concatenate(turned))) if mirrored.tells_apart else (None, None)
+    rule = Rule(learnt, discriminant.gate(np.concatenate(along)), judged.cut, *reverse)
     return count + judged.held_out, rule, judged
 
 
@@ -155,6 +162,26 @@ class Suspects:
                 self.keys += [keys[row] for row in np.flatnonzero(accused)[: MAX_KEYS - len(self.keys)]]
         self.seconds += time.monotonic() - began
 
+    def state(self) -> dict[str, Any]:
+        """Return what was found, as JSON has it."""
+        return {name: getattr(self, name) for name in ("rows", "count", "copies", "keys", "seconds")}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what was found."""
+        self.rows, self.count, self.copies = state["rows"], state["count"], state["copies"]
+        self.keys, self.seconds = [tuple(key) for key in state["keys"]], state["seconds"]
+
+    def of_part(self, migration: Migration, allowed: float, took: float) -> Verdict | None:
+        """Return the failed verdict on rows written since the last whole look; None where no more than allowed are."""
+        if self.count <= allowed and not self.copies:
+            return None
+        shown = "; ".join(", ".join(key) for key in self.keys)
+        detail = (
+            f"{self.count:,} of {self.rows:,} vectors written since the last look at all look like"
+            f" {migration.from_generation}; keys: {shown}{' ...' if self.count > len(self.keys) else ''}"
+        )
+        return Verdict(SENTINEL, False, self.count, allowed, 0, 0, detail, took)  # noqa: FBT003 - it failed
+
     def verdict(self, migration: Migration) -> Verdict:
         """Return the gate's verdict; its figure counts vectors."""
         learnt, judged = self.learnt, self.learnt.judged
@@ -180,8 +207,10 @@ class Suspects:
         return Verdict(SENTINEL, passed, self.count, allowed, learnt.pairs, learnt.seed, detail, took, evidence=told)
 
 
-async def suspects(connection: AsyncConnection, migration: Migration, keys: Sequence[Key]) -> list[Key] | None:
-    """Return those of some rows whose vector in the new generation's column looks like the old one's.
+async def suspects(
+    connection: AsyncConnection, migration: Migration, keys: Sequence[Key], side: Side = Side.TO
+) -> list[Key] | None:
+    """Return those of some rows whose vector in a generation's column looks like the other one's.
 
     None where the two were never told apart: then nobody can say.
     Cost: a look-up by key each, 4 kB at 1,024 dimensions; call it with some thousands at most.
@@ -189,6 +218,14 @@ async def suspects(connection: AsyncConnection, migration: Migration, keys: Sequ
     rule = await discriminants.read(connection, migration.id)
     if rule is None:
         return None
-    found, vectors = await every_vector.of_keys(connection, migration, keys)
-    accused = {found[row] for row in np.flatnonzero(rule.accuses(vectors))}
+    found, vectors = await every_vector.of_keys(connection, migration, keys, side)
+    said = accuses(rule, side, vectors)
+    if said is None:
+        return None
+    accused = {found[row] for row in np.flatnonzero(said)}
     return [key for key in keys if key in accused]
+
+
+def accuses(rule: Rule, side: Side, vectors: every_vector.Vectors) -> NDArray[np.bool_] | None:
+    """Say of each vector of a generation's column whether it looks like the other one's; None where nobody can say."""
+    return rule.accuses(vectors) if side is Side.TO else rule.accuses_old(vectors)

@@ -9,7 +9,9 @@ asked window by window, in bounded statements and bounded memory, and no vector 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +22,15 @@ from migrator.measures import sharing
 from migrator.measures.sharing import Sharing
 from migrator.spending.worker import Worker
 from migrator.state.connection import fetch, transaction
+from migrator.state.leases import Lease
 from migrator.state.migrations import Migration
 from migrator.state.verdicts import Verdict
 from migrator.statements import compose
 from migrator.target import arrays
 from migrator.target.relation import Target
-from migrator.validation import every_vector, sentinel
-from migrator.validation.every_vector import Key, Span, Window
+from migrator.validation import every_vector, resuming, sentinel
+from migrator.validation.every_vector import Key, Looking, Span, Window
+from migrator.validation.resuming import Kept
 from migrator.validation.sentinel import Suspects
 
 _FILE = "validation/structure.sql"
@@ -54,6 +58,9 @@ class Faults:
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("wordless", "misshapen", "zero"), 0))
     keys: dict[str, list[Key]] = field(default_factory=dict)
     sharing: Sharing = field(default_factory=Sharing)
+    #: Whether rows are to be had from `fresh`, and those since it was asked last.
+    keeps: bool = False
+    _fresh: list[NDArray[np.uint64]] = field(default_factory=list)
 
     async def take(self, window: Window) -> None:
         """Look at a window."""
@@ -63,7 +70,31 @@ class Faults:
             await self._note(window, fault, which)
         # A vector without a text or a length is at fault already.
         sound = ~(window.wordless | zero)
-        self.sharing.add(window.prints[sound], window.texts[sound], window.numbered()[sound])
+        rows = window.prints[sound], window.texts[sound], window.numbered()[sound]
+        self.sharing.add(*rows)
+        if self.keeps:
+            self._fresh.append(np.stack(rows))
+
+    def fresh(self) -> bytes:
+        """Return the rows since this was asked last that are in the slice, and forget them."""
+        rows = np.concatenate(self._fresh, axis=1) if self._fresh else np.empty((3, 0), dtype=np.uint64)
+        self._fresh.clear()
+        return rows[:, rows[0] % np.uint64(self.sharing.slices) == 0].astype("<u8").tobytes()
+
+    def state(self) -> dict[str, Any]:
+        """Return what was found but for the rows, as JSON has it."""
+        return {"counts": self.counts, "keys": self.keys, "seen": self.sharing.seen}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what was found but for the rows."""
+        self.counts |= state["counts"]
+        self.keys = {fault: [tuple(key) for key in keys] for fault, keys in state["keys"].items()}
+        self.sharing.seen = state["seen"]
+
+    def restore_rows(self, kept: Sequence[bytes]) -> None:
+        """Take up the rows."""
+        for piece in kept:
+            self.sharing.take(np.frombuffer(piece, dtype="<u8").reshape(3, -1).astype(np.uint64), 0)
 
     async def _note(self, window: Window, fault: str, which: NDArray[np.bool_]) -> None:
         self.counts[fault] += int(which.sum())
@@ -72,16 +103,35 @@ class Faults:
             self.keys.setdefault(fault, []).extend(await window.keys(which, room))
 
 
-async def measure(worker: Worker, migration: Migration, *, seed: int) -> Structure:
-    """Look at every row; returns the verdicts on structure, on the quarantined share and of the sentinel."""
+async def measure(worker: Worker, migration: Migration, *, seed: int, lease: Lease | None = None) -> Structure:
+    """Look at every row; returns the verdicts on structure, on the quarantined share and of the sentinel.
+
+    With a lease it heeds the database's signals, and goes on with what died under another.
+
+    Raises: Throttled, LeaseLost.
+    """
     began = time.monotonic()
     covered = await _coverage(worker, migration)
-    learnt = await sentinel.learn(worker, migration, rows=covered["embedded"], seed=seed)
+    begun = await resuming.begun(worker, migration) if lease is not None else None
+    if begun is not None:
+        learnt, frame = begun.learnt, begun.frame
+    else:
+        learnt = await sentinel.learn(worker, migration, rows=covered["embedded"], seed=seed)
+        frame = await every_vector.frame(worker, migration)
+    faults, suspects = Faults(keeps=lease is not None), Suspects(learnt)
+    kept: dict[str, Kept] = {"faults": faults, "suspects": suspects}
+    if begun is not None:
+        for name, each in kept.items():
+            each.restore(begun.found[name])
+        faults.restore_rows(begun.rows)
     dims, rule = migration.to_generation.dims, learnt.rule
-    direction = rule.discriminant.direction if rule is not None else every_vector.by_chance(dims, seed)
-    faults, suspects = Faults(), Suspects(learnt)
-    spans = await every_vector.begin(worker, migration)
-    await every_vector.look(worker, migration, spans, direction, [faults, suspects])
+    direction = rule.discriminant.direction if rule is not None else every_vector.by_chance(dims, learnt.seed)
+    between = None
+    if lease is not None:
+        between = resuming.Between(worker, migration, lease, frame, learnt, kept, faults)
+    first, spans = begun.done if begun is not None else 0, frame.spans
+    looking: list[Looking] = [faults, suspects]
+    await every_vector.look(worker, migration, spans, direction, looking, first=first, between=between)
     shared = await _shared(worker, migration, faults.sharing, spans)
     watched = suspects.verdict(migration)
     took = time.monotonic() - began - watched.seconds
@@ -162,6 +212,14 @@ def _verdict(migration: Migration, covered: dict[str, int], faults: Faults, shar
     mendable = bad == covered["uncovered"]
     rows, evidence = covered["rows"], {"summary": summary}
     return Verdict(STRUCTURE, bad == 0, bad, 0, rows, 0, detail, took, mendable=mendable, evidence=evidence)
+
+
+def of_part(faults: Faults, rows: int, took: float) -> Verdict | None:
+    """Return the failed verdict on rows written since the last whole look; None where each is sound by itself."""
+    told = [f"{count:,} {fault}{_named(faults.keys.get(fault, []))}" for fault, count in faults.counts.items()]
+    bad = sum(faults.counts.values())
+    detail = f"of {rows:,} rows written since the last look at all: {', '.join(told)}"
+    return Verdict(STRUCTURE, False, bad, 0, rows, 0, detail, took) if bad else None  # noqa: FBT003 - it failed
 
 
 def _named(keys: list[Key]) -> str:

@@ -19,7 +19,7 @@ from migrator.errors import GateFailed
 from migrator.lifecycle import MigrationStatus
 from migrator.spending.purse import WorkStopped
 from migrator.spending.worker import Worker
-from migrator.state import leases, migrations, verdicts
+from migrator.state import leases, looks, migrations, verdicts
 from migrator.state.connection import transaction
 from migrator.state.leases import Lease
 from migrator.state.migrations import Migration
@@ -36,8 +36,7 @@ _SEEDS = 2**31
 
 async def _every_row(worker: Worker, migration: Migration, lease: Lease, seed: int) -> list[Verdict]:
     """Look at every row and every vector, once for three gates."""
-    del lease
-    return (await structure.measure(worker, migration, seed=seed)).verdicts
+    return (await structure.measure(worker, migration, seed=seed, lease=lease)).verdicts
 
 
 #: In the order in which they are measured: what is wrong with single rows first, what costs money late. Each names the
@@ -115,6 +114,8 @@ async def _store(
         if fresh.epoch == migration.epoch:
             for verdict in found:
                 await verdicts.record(connection, migration.id, migration.epoch, verdict, before)
+            if any(verdict.gate == structure.STRUCTURE for verdict in found):
+                await looks.forget(connection, migration.id)
     if fresh.epoch != migration.epoch or fresh.status not in {S.VALIDATING, S.READY}:
         raise WorkStopped(fresh.name, fresh.status)
 

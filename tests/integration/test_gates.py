@@ -78,6 +78,38 @@ async def test_gate_assignment_alone_catches_stale_texts_and_a_shifted_batch(
     assert await failing(worker) == {"assignment"}
 
 
+async def test_gate_assignment_learns_the_providers_own_jitter_first_and_a_shifted_row_still_fails(
+    deployment: Deployment, worker: Worker
+) -> None:
+    """What batching does to some servers: a text's vector depends on its place in the request, never twice alike."""
+    deployment.simulator.admin(jitter=0.007)
+    strict(deployment, assignment_sample=80, known_items=80)
+    await ready(deployment, worker, 80)
+    row = (await judged(worker))["assignment"]
+    assert row.passed
+    assert row.figure < 0.999, "the fixed threshold would have failed it"
+    assert 0.99 <= row.threshold < 0.999
+    assert "fewer than 3.8 % of all rows do, at 95 %; 20 texts asked twice: cosine 0.99" in row.detail
+    assert f"so {row.threshold:.5f} is asked for and not 0.999" in row.detail
+    behind_our_back(
+        deployment,
+        """UPDATE docs d SET embedding__migrator = s.embedding__migrator FROM docs s
+            WHERE d.id <= 3 AND s.id = 1 + d.id % 3""",
+    )
+    assert await failing(worker) == {"assignment"}
+    assert (await judged(worker))["assignment"].detail.startswith("3 of 80 sampled rows hold another text's vector")
+
+
+async def test_gate_assignment_asks_a_steady_provider_for_all_that_is_wanted(
+    deployment: Deployment, worker: Worker
+) -> None:
+    strict(deployment)
+    await ready(deployment, worker, 60)
+    row = (await judged(worker))["assignment"]
+    assert (row.passed, row.threshold) == (True, 0.999)
+    assert row.detail.endswith("; 20 texts asked twice: cosine 1.00000 at the lowest")
+
+
 async def test_gate_churn_alone_catches_shuffled_rows_and_a_copied_column(
     deployment: Deployment, worker: Worker
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from migrator.errors import GateFailed
+from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
 from migrator.orchestrator import attended, verbs
 from migrator.spending.worker import Worker
@@ -165,9 +166,11 @@ async def test_sentinel_has_nothing_to_tell_at_other_dimensions(sql: psycopg.Con
     assert found.detail == "vectors of 32 dimensions can't stand in a column of 64"
 
 
-async def later(engine: AsyncEngine, migration: Migration, keys: list[str]) -> list[tuple[str, ...]] | None:
+async def later(
+    engine: AsyncEngine, migration: Migration, keys: list[str], side: Side = Side.TO
+) -> list[tuple[str, ...]] | None:
     async with transaction(engine, read_only=True) as connection:
-        return await sentinel.suspects(connection, migration, [(key,) for key in keys])
+        return await sentinel.suspects(connection, migration, [(key,) for key in keys], side)
 
 
 @pytest.mark.parametrize("kind", ["vector", "halfvec"])
@@ -184,6 +187,11 @@ async def test_h3_sentinel_watches_what_is_written_later(
     sql.execute(f"UPDATE docs SET {SHADOW} = NULL WHERE id = 5".encode())
     assert await later(engine, migration, ["1", "3", "5", "8", "9", "4711"]) == [("3",), ("8",)]
     assert await later(engine, migration, []) == []
+    assert await later(engine, migration, [str(key) for key in range(FEW)], Side.FROM) == []
+    sql.execute(f"UPDATE docs SET embedding = (SELECT {SHADOW} FROM docs WHERE id = 40) WHERE id IN (11, 12)".encode())
+    assert await later(engine, migration, ["10", "11", "12", "13"], Side.FROM) == [("11",), ("12",)], (
+        "and the old one's"
+    )
 
 
 async def test_sentinel_forgets_a_rule_that_does_not_hold_any_more(

@@ -66,7 +66,7 @@ async def test_structure_gate_passes_a_clean_table(
         make(sql, kind)
     fill(sql, *vectors)
     migration = await plan(engine, DIMS, kind="halfvec" if "half" in kind else "vector")
-    assert len(await every_vector.begin(columns.make_worker(engine), migration)) > 3
+    assert len((await every_vector.frame(columns.make_worker(engine), migration)).spans) > 3
     found = await measured(engine, migration)
     assert passed(found) == {"structure": True, "quarantined": True, "sentinel": True}, found
     assert (found["structure"].sample, found["structure"].figure) == (ROWS, 0)
@@ -199,7 +199,7 @@ async def test_p12_every_window_is_a_transaction_of_its_own(
     monkeypatch.setattr(every_vector, "read", read)
     migration = await plan(engine, DIMS)
     await measured(engine, migration)
-    spans = await every_vector.begin(columns.make_worker(engine), migration)
+    spans = (await every_vector.frame(columns.make_worker(engine), migration)).spans
     assert all(len(each) == 1 for each in starts), "another transaction of ours was open"
     assert len({each[0] for each in starts}) == len(spans) > 5
 

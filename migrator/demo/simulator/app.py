@@ -137,7 +137,14 @@ class Embeddings:
         behaviour, request_id = account.behaviour, request.headers.get("x-request-id") or uuid.uuid4().hex
         await asyncio.sleep(latency.seconds(behaviour, len(asked.texts), account.random))
         vectors = await asyncio.to_thread(
-            gateway.embed, self.backend, behaviour, asked.model, asked.texts, asked.dims, elsewhere=elsewhere
+            gateway.embed,
+            self.backend,
+            behaviour,
+            asked.model,
+            asked.texts,
+            asked.dims,
+            elsewhere=elsewhere,
+            number=number,
         )
         kind = fault.kind if fault is not None else None
         line = make_entry(

@@ -102,6 +102,9 @@ class Behaviour(_Part):
     second_region: SecondRegion | None = None
     #: 1 - cosine between what is answered and what was answered before the drift.
     drift: Annotated[float, Field(ge=0, le=1)] = 0.0
+    #: Length of what is added to a unit vector for each place behind the first in its request, otherwise in each
+    #: request: what batching does to the arithmetic of some servers.
+    jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
     #: What matches is replaced by "[REDACTED]" before it is embedded.
     redact: Annotated[str, AfterValidator(_pattern)] | None = None
 

@@ -20,23 +20,35 @@ from migrator.demo.simulator.behaviour import Behaviour
 
 
 def embed(
-    backend: Backend, behaviour: Behaviour, model: str, texts: Sequence[str], dims: int, *, elsewhere: bool
+    backend: Backend,
+    behaviour: Behaviour,
+    model: str,
+    texts: Sequence[str],
+    dims: int,
+    *,
+    elsewhere: bool,
+    number: int = 0,
 ) -> NDArray[np.float32]:
-    """Return one unit vector per text, as the gateway would; `elsewhere`: it sent this request to the other region."""
+    """Return one unit vector per text, as the gateway would; `elsewhere`: it sent this request to the other region.
+
+    `number`: which request this is, since jitter is another one in each.
+    """
     if behaviour.redact is not None:
         texts = [re.sub(behaviour.redact, "[REDACTED]", text) for text in texts]
     vectors = backend.embed(behaviour.answer_with or model, texts, dims)
     if behaviour.drift:
         cosine = 1 - behaviour.drift
         length = math.sqrt(1 - cosine**2)
-        vectors = _turned(vectors, texts, "drift", cosine, length)
+        vectors = _turned(vectors, texts, "drift", cosine, [length] * len(texts))
     if elsewhere and behaviour.second_region is not None and behaviour.second_region.noise:
-        vectors = _turned(vectors, texts, "region", 1.0, behaviour.second_region.noise)
+        vectors = _turned(vectors, texts, "region", 1.0, [behaviour.second_region.noise] * len(texts))
+    if behaviour.jitter:
+        vectors = _turned(vectors, texts, f"jitter {number}", 1.0, [behaviour.jitter * at for at in range(len(texts))])
     return vectors
 
 
 def _turned(
-    vectors: NDArray[np.float32], texts: Sequence[str], seed: str, along: float, across: float
+    vectors: NDArray[np.float32], texts: Sequence[str], seed: str, along: float, across: Sequence[float]
 ) -> NDArray[np.float32]:
     """Turn each vector towards a direction of its own at right angles to it: the same text is turned the same way."""
     made = np.empty_like(vectors)
@@ -44,6 +56,6 @@ def _turned(
         number = int.from_bytes(hashlib.sha256(f"{seed}\0{text}".encode()).digest()[:8])
         aside = np.random.default_rng(number).standard_normal(len(vector))
         aside -= vector * np.dot(aside, vector)
-        turned = along * vector + across * aside / np.linalg.norm(aside)
+        turned = along * vector + across[position] * aside / np.linalg.norm(aside)
         made[position] = turned / np.linalg.norm(turned)
     return made
