@@ -168,11 +168,10 @@ async def read(connection: AsyncConnection, migration: Migration) -> Progress:
     dirty_from, _ = await dirty.count(connection, migration.id, Side.FROM)
     oid = await table_oid(connection, *names[:2])
     counters = await lanes.write_counters(connection, oid) if oid is not None else {}
-    proved = migration.proved_at is not None and migration.proved_rows is not None
     total = int(migration.plan["rows"])
     done = min(counts.rows_done, total)
-    if proved and migration.status is not S.BACKFILLING:
-        total = migration.proved_rows or 0
+    if migration.proved_at and migration.proved_rows is not None and migration.status is not S.BACKFILLING:
+        total = migration.proved_rows
         # Rows that were dirty at the proof have their vector by now, unless they are dirty still.
         absent = sum(count for (kind, _), count in found.items() if kind != "truncated")
         without = absent + (migration.proved_filtered or 0) + dirty_to
@@ -387,12 +386,8 @@ def _canary(found: Canary | None) -> dict[str, Any] | None:
 
 
 def _catch_up(found: Progress) -> dict[str, Any]:
-    flow = found.flow
-    return {
-        "converging": flow.converging if flow is not None else None,
-        "arrivals_per_second": flow.arrivals_per_second if flow is not None else None,
-        "embeddings_per_second": flow.embeddings_per_second if flow is not None else None,
-    }
+    names = ("converging", "arrivals_per_second", "embeddings_per_second")
+    return {name: getattr(found.flow, name, None) for name in names}
 
 
 def _debt(found: Progress) -> dict[str, Any]:
