@@ -25,6 +25,9 @@ from migrator.demo.simulator.control import Simulator
 #: A lease of five seconds: a killed worker's batch is taken up again while somebody watches.
 LEASE_SECONDS = 5
 KEY_VARIABLE = "DEMO_PROVIDER_KEY"
+#: What servers on solid-state disks are set to. With the default of 4, whether a few thousand rows are searched through
+#: their index hangs by a thread: it may be so for one column and not for the other.
+_SETTINGS = {"random_page_cost": "1.1"}
 
 
 @dataclass
@@ -38,7 +41,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         self.home.chmod(0o711)
-        self.postgres = Postgres(self.home / "postgres")
+        self.postgres = Postgres(self.home / "postgres", settings=_SETTINGS)
         self.valkey = Valkey(self.home / "valkey")
         self.simulator = Simulator(self.home / "provider", backend="models")
 

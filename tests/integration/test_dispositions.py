@@ -26,18 +26,17 @@ async def test_p6_counts_are_exact_whoever_writes_and_adds_up_at_once(
         await dispositions.record(connection, other.id, [Disposition(("1",), "skipped", "null")])
     dice = random.Random(7)  # noqa: S311 - dice
 
-    def some() -> list[tuple[str, ...]]:
-        return [(str(number),) for number in dice.sample(range(60), 12)]
+    def some(first: int) -> list[tuple[str, ...]]:
+        return [(str(first + number),) for number in dice.sample(range(60), 12)]
 
-    async def write() -> None:
+    async def write(first: int) -> None:
+        # Each its own rows, as batches have.
         for _ in range(15):
-            found = [Disposition(key, *dice.choice(_KINDS)) for key in some()]  # type: ignore[arg-type]
+            found = [Disposition(key, *dice.choice(_KINDS)) for key in some(first)]  # type: ignore[arg-type]
             async with transaction(engine) as connection:
                 await dispositions.record(connection, migration.id, found)
-                if dice.random() < 0.2:
-                    await dispositions.take_quarantined(connection, migration.id)
             async with transaction(engine) as connection:
-                await dispositions.withdraw(connection, migration.id, sorted(some()))
+                await dispositions.withdraw(connection, migration.id, sorted(some(first)))
 
     async def add_up() -> None:
         for _ in range(20):
@@ -45,7 +44,10 @@ async def test_p6_counts_are_exact_whoever_writes_and_adds_up_at_once(
                 await dispositions.fold(connection, migration.id)
             await asyncio.sleep(0)
 
-    await asyncio.gather(write(), write(), add_up(), add_up())
+    async with transaction(engine) as connection:
+        await dispositions.record(connection, migration.id, [Disposition(("x",), "quarantined", "content")])
+        assert await dispositions.take_quarantined(connection, migration.id) == [("x",)]
+    await asyncio.gather(write(0), write(60), add_up(), add_up())
     for _ in range(2):
         rows = sql.execute(
             "SELECT kind, reason FROM migrator.dispositions WHERE migration_id = %s", [migration.id]
