@@ -51,16 +51,14 @@ def _accounted(deployment: Deployment, rows: int) -> None:
 
 def _bill(deployment: Deployment, most_unwritten: int) -> None:
     """P2 and P3: a text is billed again only where its first answer was in flight at a kill."""
-    # In this order, since somebody may be asking now (a gate, the canary): what is billed was reserved before it was
-    # sent, and is settled afterwards, so each entry is found in one of the three.
-    entries = deployment.entries()
-    lost = {name for (name,) in deployment.query("SELECT id FROM migrator.reservations")}
     validation = deployment.value(
         "SELECT coalesce(sum(spent_tokens), 0) FROM migrator.ledger WHERE purpose = 'validation'"
     )
     # Sent before the kill, answered after it: in flight as well, and settled.
     unwritten = deployment.value("SELECT coalesce(sum(unwritten_tokens), 0) FROM migrator.ledger")
     assert unwritten <= most_unwritten, "what is called lost is more than can have been in flight"
+    lost = {name for (name,) in deployment.query("SELECT id FROM migrator.reservations WHERE possibly_billed")}
+    entries = deployment.entries()
     in_flight = sum(entry["tokens"] for entry in entries if entry["request_id"] in lost)
     times: Counter[str] = Counter()
     again = 0
@@ -94,5 +92,5 @@ def _cap(deployment: Deployment) -> None:
     billed = deployment.simulator.ledger()["tokens"]  # first: it is reserved before it is sent
     committed, cap = deployment.query("SELECT committed_usd, max_usd FROM migrator.budgets")[0]
     price = deployment.spec_data["to"]["price_usd_per_mtok"][1]
-    assert billed * price / 1_000_000 <= float(committed) + 1e-9
+    assert billed * price / 1_000_000 <= float(committed) + 1e-9, _how_it_went(deployment)
     assert committed <= cap

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import email.utils
+import threading
 import time
 from typing import Any
 
@@ -131,6 +132,18 @@ def test_7_5_usage_and_its_modes(http: httpx.Client, simulator: Simulator) -> No
     assert simulator.ledger()["tokens"] == 5 * total, "billed all the same"
     simulator.admin(reset=True, v3_token_ratio=1.13)
     assert ask(http, *texts, model=V3).json()["usage"]["prompt_tokens"] > total
+
+
+def test_7_5_what_is_in_flight_at_a_reset_is_not_on_the_new_bill(http: httpx.Client, simulator: Simulator) -> None:
+    """A killed client's requests go on: they must not appear on the bill of whoever resets the account next."""
+    simulator.admin(latency_seconds=0.5)
+    late = threading.Thread(target=lambda: ask(http, "a"))
+    late.start()
+    while not simulator.ledger()["in_flight"]:
+        time.sleep(0.01)
+    simulator.admin(reset=True)
+    late.join()
+    assert (simulator.ledger()["requests"], simulator.ledger()["tokens"]) == (0, 0)
 
 
 # 6. Limits of the account

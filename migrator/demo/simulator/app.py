@@ -132,6 +132,9 @@ class Embeddings:
 
     async def _work(self, request: Request, body: Any, key: str, dialect: Dialect, fault: Fault | None) -> Response:
         account, elsewhere, number = self.account, self.account.elsewhere(), self.account.arrived
+        bill = (
+            account.entries
+        )  # as it is now: who resets the account meanwhile does not want this request on the new one
         asked = reading.read(body, account, self.backend, dialect, elsewhere=elsewhere)
         account.limits.admit(account.behaviour, sum(asked.counts))
         behaviour, request_id = account.behaviour, request.headers.get("x-request-id") or uuid.uuid4().hex
@@ -156,7 +159,7 @@ class Embeddings:
             number=number,
             lost=kind in faults.WASTED,
         )
-        account.entries.append(line)
+        bill.append(line)
         made = replies.compose(asked, vectors, behaviour, request_id, kind, honest=dialect.any_model)
         whole, headers = replies.encoded(replies.native(made) if self.native else made, compressed=kind == "gzip")
         headers |= account.limits.headers(behaviour)
