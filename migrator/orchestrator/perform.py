@@ -44,12 +44,27 @@ async def perform(worker: Worker, ticket: Ticket) -> str:
 
     Raises: Defect, after the work was given back.
     """
+    claiming = asyncio.create_task(_claim(worker, ticket))
+    try:
+        claimed = await asyncio.shield(claiming)
+    except asyncio.CancelledError:
+        # The claim may be committed already, and a lease that nobody knows of holds everybody up until it runs out.
+        claimed = await claiming
+        if claimed is not None:
+            await asyncio.shield(_give_back(worker, claimed[1], failure="shut down", counts=False))
+        raise
+    return "stale ticket" if claimed is None else await perform_leased(worker, *claimed)
+
+
+async def _claim(worker: Worker, ticket: Ticket) -> tuple[Migration, Lease, Duty | None] | None:
+    """Claim a ticket's row; None where the ticket is stale."""
     async with transaction(worker.engine) as connection:
         lease = await leases.claim(connection, ticket, holder=worker.holder, seconds=worker.lease_seconds)
         if lease is None:
-            return "stale ticket"
+            return None
         migration = await migrations.get_by_id(connection, ticket.migration_id)
-    return await perform_leased(worker, migration, lease, await _duty(worker, lease))
+        duty = None if lease.kind is Kind.BATCH else await leases.duty_of(connection, lease)
+        return migration, lease, duty
 
 
 async def perform_leased(worker: Worker, migration: Migration, lease: Lease, duty: Duty | None) -> str:
@@ -73,20 +88,14 @@ async def perform_leased(worker: Worker, migration: Migration, lease: Lease, dut
         raise defect from None
 
 
-async def _duty(worker: Worker, lease: Lease) -> Duty | None:
-    if lease.kind is Kind.BATCH:
-        return None
-    async with transaction(worker.engine) as connection:
-        return await leases.duty_of(connection, lease)
-
-
 async def _work(worker: Worker, migration: Migration, lease: Lease, duty: Duty | None) -> str:
     if duty is Duty.PROVE:
         return await proof.run(worker, migration, lease)
     if duty is Duty.INDEX:
         return await indexing.run(worker, migration, lease)
     if duty is Duty.VALIDATE:
-        await watch.keep(worker, migration, must=True)
+        if await validate.is_due(worker, migration):
+            await watch.keep(worker, migration, must=True)
         measured = await validate.run(worker, migration, lease)
         return f"{migration.name}: {sum(each.passed for each in measured)} of {len(measured)} gates passed"
     if duty is Duty.RECENT:

@@ -140,9 +140,14 @@ async def _hand_out(
         return tickets
     if migration.status is S.BACKFILLING:
         return tickets + await _backfill(connection, migration, shift)
-    duty = _DUTIES.get(migration.status)
-    if duty is not None or await _verdicts_fade(connection, migration):
-        duty = duty or Duty.VALIDATE
+    if migration.status is not S.READY and migration.status not in _DUTIES:
+        return tickets
+    duty = _DUTIES.get(migration.status, Duty.VALIDATE)
+    # Whoever does it may be done this moment: with its row locked it is done, and seen here, or not.
+    await leases.lock_duty(connection, migration.id, duty)
+    if (await migrations.get_by_id(connection, migration.id)).status is not migration.status:
+        return tickets
+    if migration.status in _DUTIES or await _verdicts_fade(connection, migration):
         tickets += await _offer(connection, migration, duty, shift)
     elif await recent.is_due(connection, migration):
         tickets += await _offer(connection, migration, Duty.RECENT, shift)
@@ -151,8 +156,6 @@ async def _hand_out(
 
 async def _verdicts_fade(connection: AsyncConnection, migration: Migration) -> bool:
     """Say whether a migration that is `ready` has verdicts that are, or soon will be, no licence to cut over."""
-    if migration.status is not S.READY:
-        return False
     newest = await verdicts.newest(connection, migration.id)
     now = await watermark.read(connection, migration)
     missing = set(verdicts.GATES) - {row.gate for row in newest}

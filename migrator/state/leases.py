@@ -265,6 +265,12 @@ async def offer_duty(connection: AsyncConnection, migration_id: int, duty: Duty)
     return int((await connection.execute(query)).scalar_one())
 
 
+async def lock_duty(connection: AsyncConnection, migration_id: int, duty: Duty) -> None:
+    """Let nobody take, renew or end a duty until this transaction ends."""
+    query = select(tables.duties.c.id).where(tables.duties.c.migration_id == migration_id, tables.duties.c.duty == duty)
+    await connection.execute(query.with_for_update())
+
+
 async def take(
     connection: AsyncConnection, migration_id: int, duty: Duty, *, holder: str, seconds: float
 ) -> Lease | None:

@@ -84,6 +84,12 @@ async def run(worker: Worker, migration: Migration, lease: Lease, *, tell: Tell 
     return measured
 
 
+async def is_due(worker: Worker, migration: Migration) -> bool:
+    """Say whether there is anything to measure: a ticket may come late, when somebody else has measured it all."""
+    settled = await _settled(worker, migration)
+    return any(not settled.issuperset(names) for names, _ in GATES)
+
+
 async def _settled(worker: Worker, migration: Migration) -> set[str]:
     """Return the gates whose verdict stands: fresh, and where the migration is not `ready` also passed or waived.
 

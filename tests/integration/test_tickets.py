@@ -1,0 +1,87 @@
+"""P3: a ticket that comes late, when somebody else has done what it says, does nothing and pays nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from migrator.lifecycle import MigrationStatus
+from migrator.orchestrator import tick as ticking
+from migrator.orchestrator.perform import perform
+from migrator.orchestrator.tick import tick
+from migrator.spending.worker import Worker
+from migrator.state import batches, leases, migrations
+from migrator.state.batches import Trust
+from migrator.state.connection import transaction
+from migrator.state.leases import Duty, Lease
+from migrator.state.migrations import Migration
+from tests.deployment import Deployment
+from tests.integration.steps import begin, first_tickets, ready, stored, to
+
+S = MigrationStatus
+
+
+def duty_status(deployment: Deployment) -> str:
+    return str(deployment.value("SELECT status FROM migrator.duties WHERE duty = 'validate'"))
+
+
+async def test_p3_a_validation_that_comes_late_asks_nobody(deployment: Deployment, worker: Worker) -> None:
+    """Its lease was lost to somebody who has measured everything: the canary is not asked for nothing's sake."""
+    await ready(deployment, worker, 10)
+    billed = deployment.simulator.ledger()["tokens"]
+    async with transaction(worker.engine) as connection:
+        migration = await stored(worker)
+        await leases.offer_duty(connection, migration.id, Duty.VALIDATE)
+        (ticket,) = await batches.offer_duty(connection, migration, Duty.VALIDATE, Trust())
+    assert "0 of 0 gates" in await perform(worker, ticket)
+    assert deployment.simulator.ledger()["tokens"] == billed
+    assert (deployment.status, duty_status(deployment)) == ("ready", "done")
+
+
+async def test_p3_no_ticket_for_what_was_done_while_the_tick_looked(
+    deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await begin(deployment, worker, 10)
+    await to(worker, S.VALIDATING)
+    original = ticking._catch_up  # the moment between the tick's first look and its offer
+
+    async def somebody_concludes(
+        connection: AsyncConnection, migration: Migration, *args: Any, **options: Any
+    ) -> list[Any]:
+        async with transaction(worker.engine) as another:
+            await leases.offer_duty(another, migration.id, Duty.VALIDATE)
+            lease = await leases.take(another, migration.id, Duty.VALIDATE, holder="another", seconds=60)
+            assert lease is not None
+            await leases.finish(another, lease)
+            await migrations.move(another, migration, S.READY, actor="another")
+        return await original(connection, migration, *args, **options)
+
+    monkeypatch.setattr(ticking, "_catch_up", somebody_concludes)
+    tickets = (await tick(worker.engine, actor="test")).tickets
+    assert [each.label for each in tickets if ".validate." in each.label] == []
+    assert duty_status(deployment) == "done"
+
+
+async def test_r25_whoever_is_shut_down_just_after_claiming_gives_it_back(
+    deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lease that nobody knows of would hold the migration up until it ran out."""
+    await begin(deployment, worker, 10)
+    await to(worker, S.VALIDATING)
+    (ticket,) = [each for each in await first_tickets(worker) if ".validate." in each.label]
+    original = leases.duty_of
+    shut_down: list[asyncio.Task[str]] = []
+
+    async def duty_of(connection: AsyncConnection, lease: Lease) -> Duty:
+        shut_down[0].cancel()
+        return await original(connection, lease)
+
+    monkeypatch.setattr(leases, "duty_of", duty_of)
+    shut_down.append(asyncio.create_task(perform(worker, ticket)))
+    with pytest.raises(asyncio.CancelledError):
+        await shut_down[0]
+    (row,) = deployment.query("SELECT status, attempts, failure FROM migrator.duties WHERE duty = 'validate'")
+    assert row == ("pending", 0, "shut down")
