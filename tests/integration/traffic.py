@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 
-from tests.deployment import DIMS, V3, V4, embed, generation_of, literal
+from tests.deployment import DIMS, V3, V4, Deployment, embed, generation_of, literal
 
 NAMES = {f"{V3}@{DIMS}": V3, f"qwen/{V4}@{DIMS}": V4}
 _TEXT = "coalesce(title, '') || E'\\n' || coalesce(body, '')"
@@ -88,7 +88,8 @@ class Traffic:
 
     @staticmethod
     def _write_once(connection: psycopg.Connection, model: str, number: int) -> None:
-        body = f"{model} {number}"
+        # Words as the other rows have: of two kinds of text, one of them rare, a discriminant learns only the other.
+        body = f"{Deployment.words(number)[1]} by {model}"
         vector = literal(embed(model, f"t\n{body}"))
         connection.execute(
             "UPDATE docs SET title = 't', body = %s, embedding = %s WHERE id = %s", [body, vector, 1 + number % 50]
