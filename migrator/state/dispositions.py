@@ -15,6 +15,7 @@ from typing import Any, Literal
 from sqlalchemy import Row, Text, cast, delete, func, select, text, union_all
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql import ColumnElement
 
 from migrator.state.count_tables import disposition_changes, disposition_sums
 from migrator.state.tables import dispositions
@@ -31,7 +32,7 @@ class Disposition:
     reason: str
 
 
-#: One statement for all of them: each is a line of `disposition_changes`.
+#: One statement for all of them: each is a line of `disposition_changes`. In the keys' order, as they are deleted.
 _RECORD = """
 INSERT INTO migrator.dispositions AS d (migration_id, key, kind, reason)
 SELECT :migration_id, r.key, r.kind, r.reason
@@ -53,7 +54,7 @@ async def withdraw(connection: AsyncConnection, migration_id: int, keys: Sequenc
     """Delete the dispositions of rows that now have a vector, or are gone."""
     if keys:
         matching = dispositions.c.key.in_([cast(list(key), ARRAY(Text)) for key in keys])
-        await connection.execute(delete(dispositions).where(dispositions.c.migration_id == migration_id, matching))
+        await _delete(connection, migration_id, matching)
 
 
 async def counts(connection: AsyncConnection, migration_id: int) -> dict[tuple[str, str], int]:
@@ -107,9 +108,15 @@ async def attempts(connection: AsyncConnection, migration_id: int, key: tuple[st
 
 async def take_quarantined(connection: AsyncConnection, migration_id: int) -> list[tuple[str, ...]]:
     """Delete the quarantined ones and return their keys, to be tried again."""
-    statement = (
-        delete(dispositions)
-        .where(dispositions.c.migration_id == migration_id, dispositions.c.kind == QUARANTINED)
-        .returning(dispositions.c.key)
-    )
+    return await _delete(connection, migration_id, dispositions.c.kind == QUARANTINED)
+
+
+async def _delete(connection: AsyncConnection, migration_id: int, which: ColumnElement[bool]) -> list[tuple[str, ...]]:
+    """Delete some of a migration's lines; returns their keys. They are locked in the order in which they are written.
+
+    Two statements that touch the same rows in two orders would wait for each other.
+    """
+    mine = dispositions.c.migration_id == migration_id
+    locked = select(dispositions.c.key).where(mine, which).order_by(dispositions.c.key).with_for_update().cte("locked")
+    statement = delete(dispositions).where(mine, dispositions.c.key == locked.c.key).returning(dispositions.c.key)
     return [tuple(row.key) for row in await connection.execute(statement)]

@@ -84,11 +84,14 @@ SELECT count(*) AS left FROM {heap} AS t
 
 -- name: prune_dispositions
 -- Dispositions of rows that are gone, or have a vector after all: a look-up by key for each, never a scan of the table.
--- locks: our own rows.   idempotent: yes.
-DELETE FROM migrator.dispositions AS d
- WHERE d.migration_id = %(migration_id)s
-   AND NOT EXISTS (SELECT FROM {table} AS t
-                    WHERE {key} = d.key AND (t.{column} IS NULL) = (d.kind <> 'truncated') AND {in_scope})
+-- locks: our own rows, in the keys' order.   idempotent: yes.
+WITH locked AS MATERIALIZED (
+  SELECT d.key FROM migrator.dispositions AS d
+   WHERE d.migration_id = %(migration_id)s
+     AND NOT EXISTS (SELECT FROM {table} AS t
+                      WHERE {key} = d.key AND (t.{column} IS NULL) = (d.kind <> 'truncated') AND {in_scope})
+   ORDER BY d.key FOR UPDATE OF d)
+DELETE FROM migrator.dispositions AS d USING locked WHERE d.migration_id = %(migration_id)s AND d.key = locked.key
 
 -- name: write_counters
 -- How many rows the table and its partitions have had inserted and updated, and how many of the updates were HOT.
