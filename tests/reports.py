@@ -120,6 +120,7 @@ def progress() -> dict[str, Any]:
         "rollback": {"window_open": True, "debt_rows": 1_204, "debt_usd": 0.0141},
         "index": {"building": None, "built": ["index docs_embedding_idx__migrator built in 41 min"]},
         "diverted": {"billing (role app)": 12},
+        "suspects": [{"writer": "billing (role app)", "generation": OLD, "rows": 2}],
         "workers": 2,
         "canary": {"moved": False, "steady": True, "lowest_cosine": 0.99998, "checks": 214, "good_at": "",
                    "old_model_answers_otherwise": True},
@@ -160,7 +161,13 @@ def unstarted() -> Report:
     told = progress()
     told["rows"] |= {"done": 0, "skipped": 0, "remaining": ROWS - 260, "quarantined": 0, "dirty": 0, "arrived": None}
     told["cost"] |= {"usd": 0.0, "tokens": 0, "unwritten_tokens": 0, "possibly_billed_usd": 0.0}
-    told |= {"canary": None, "diverted": {}, "writes": {"hot_ratio": None}, "live": {"generation": OLD, "since": None}}
+    told |= {
+        "canary": None,
+        "diverted": {},
+        "suspects": [],
+        "writes": {"hot_ratio": None},
+        "live": {"generation": OLD, "since": None},
+    }
     told["index"] = {"building": None, "built": []}
     told["rollback"] = {"window_open": False, "debt_rows": 0, "debt_usd": 0.0}
     return whole(

@@ -33,7 +33,8 @@ MAX_MOVES = 2_000
 _SECONDS = 10.0
 #: Where a verdict's words list keys of rows, which may be anything (structure's and the sentinel's forms).
 _KEYS = (re.compile(r"; keys: .*", re.DOTALL), re.compile(r" \[.*\]", re.DOTALL))
-_FAILED = "a gate failed"
+#: What else is told with keys: reasons of failed gates, and the sentinel's notes on what writers brought.
+_TELLS_KEYS = re.compile(r"a gate failed|^sentinel: ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +185,7 @@ _PLANNED = ("rows", "rows_to_embed", "skipped", "tokens", "cost_usd", "hours", "
             "pages_per_batch", "disk_bytes", "wal_bytes", "index_build", "vector_type")  # fmt: skip
 #: What of `status --json` is told as it is.
 _TOLD = ("rows", "batches", "cost", "rate", "catch_up", "throttle", "writes", "live", "rollback", "index",
-         "diverted", "workers", "canary")  # fmt: skip
+         "diverted", "suspects", "workers", "canary")  # fmt: skip
 
 
 def _progress(found: Progress) -> dict[str, Any]:
@@ -197,8 +198,8 @@ def _move(row: Row[Any]) -> Move:
 
 
 def _without_keys(reason: str | None) -> str | None:
-    """Return a reason without the keys that a failed gate's words list: a key may be anything."""
-    return _cut(reason) if reason is not None and _FAILED in reason else reason
+    """Return a reason without the keys that a failed gate's or the sentinel's words list: a key may be anything."""
+    return _cut(reason) if reason is not None and _TELLS_KEYS.search(reason) else reason
 
 
 def _cut(told: str) -> str:

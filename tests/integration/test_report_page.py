@@ -127,6 +127,7 @@ def hostile() -> Report:
     base = whole()
     told = reports.progress()
     told["diverted"] = {HOSTILE: 3}
+    told["suspects"] = [{"writer": HOSTILE, "generation": HOSTILE, "rows": 2}]
     told["index"]["built"] = [HOSTILE]
     told["live"]["generation"] = HOSTILE
     verdicts = [

@@ -110,6 +110,11 @@ async def test_h3_a_writer_of_the_wrong_space_is_named_after_the_swap(deployment
     assert f"{WHO} wrote 2 vectors into the column of {NEW} that look like {V3}@64" in deployment.must("status", "docs")
     notes = deployment.query("SELECT reason FROM migrator.transitions WHERE actor = 'sentinel'")
     assert notes == [(f"sentinel: {WHO} wrote 2 vectors into the column of {NEW} that look like {V3}@64; keys: 7; 8",)]
+    report = json.loads(deployment.must("report", "docs", "--json"))
+    assert [each["reason"] for each in report["moves"] if each["actor"] == "sentinel"] == [
+        f"sentinel: {WHO} wrote 2 vectors into the column of {NEW} that look like {V3}@64 [keys: `migrator status`]"
+    ], "P11: no key"
+    assert report["progress"]["suspects"] == found["suspects"]
     rows = json.loads(deployment.must("rows", "docs", "--suspects", "--json"))
     assert [(row["key"], row["generation"], row["role"]) for row in rows] == [
         (["7"], NEW, "postgres"),
