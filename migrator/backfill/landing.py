@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import func, text
+from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.backfill.classify import Work
@@ -27,6 +27,7 @@ from migrator.state.dirty import Hints
 from migrator.state.dispositions import Disposition
 from migrator.state.leases import Kind, Lease
 from migrator.state.migrations import Migration
+from migrator.target.declaration import declare
 from migrator.target.facts import Heap
 from migrator.target.lanes import Lanes
 
@@ -35,14 +36,6 @@ LOCK_TIMEOUT_SECONDS = 5.0
 #: Rows of an answer whose old vector is read beside it: look-ups by key of 4 kB each, against a request of half a
 #: second; with one row in ten edited, all four of them are in one answer of ten thousand.
 COMPARED_ROWS = 4
-#: What a writing session says of itself, by whether the users' own triggers are kept from firing. What lands was
-#: compared with the provider's answer: the sentinel need not look at it again (H3).
-_DECLARE = {
-    False: "SELECT set_config('migrator.generation', :generation, true),"
-    " set_config('migrator.internal', 'landing', true)",
-    True: "SELECT set_config('migrator.generation', :generation, true),"
-    " set_config('migrator.internal', 'landing', true), set_config('session_replication_role', 'replica', true)",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,13 +190,6 @@ class Landing:
 def lanes_of(migration: Migration, side: Side, heap: Heap | None = None) -> Lanes:
     """Return the column that holds a side's vectors under this migration's row, in one heap or in all of them."""
     return Lanes.of(migration, side, heap)
-
-
-async def declare(connection: AsyncConnection, migration: Migration, side: Side) -> None:
-    """Declare what we write (H4), and keep the users' own triggers from firing on it where the plan found we may."""
-    await connection.execute(
-        text(_DECLARE[bool(migration.plan.get("silence_triggers"))]), {"generation": str(migration.generation(side))}
-    )
 
 
 def refused(work: Sequence[Work], refusal: TextRefused) -> Disposition:

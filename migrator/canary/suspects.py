@@ -7,27 +7,25 @@ again where it was: what it took back is NULL.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from psycopg import sql
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from migrator.errors import OperatorError
 from migrator.generation import Side
-from migrator.state import migrations
-from migrator.state.connection import LockBusy, fetch, run, transaction
+from migrator.state import canary, migrations
+from migrator.state.connection import fetch, run, transaction
 from migrator.state.migrations import Migration
 from migrator.statements import compose
+from migrator.target import taking_back
+from migrator.target.declaration import declare
 from migrator.target.relation import Target
 
 _FILE = "canary/suspects.sql"
 #: Heap pages per transaction, each with one row at most: a few hundred updates are a few tens of milliseconds.
 _WINDOW_PAGES = 512
-#: Rounds over the table before rows that stay locked are given up, and seconds between two of them.
-_ROUNDS, _PAUSE_SECONDS = 20, 0.25
 
 
 @dataclass(eq=False)
@@ -70,15 +68,10 @@ def _parts(migration: Migration) -> Mapping[str, sql.Composable]:
     }
 
 
-def _xid(horizon: int) -> str:
-    """Return a transaction id without its epoch, as rows carry it."""
-    return str(horizon % 2**32)
-
-
 async def count(engine: AsyncEngine, migration: Migration, horizon: int) -> int:
     """Count the rows written at or after a transaction id: one pass over the table."""
     async with transaction(engine, read_only=True) as connection:
-        rows = await fetch(connection, compose(_FILE, "count", _parts(migration)), {"xid": _xid(horizon)})
+        rows = await fetch(connection, compose(_FILE, "count", _parts(migration)), {"xid": canary.row_xid(horizon)})
     return int(rows[0]["rows"])
 
 
@@ -86,15 +79,13 @@ async def forget(engine: AsyncEngine, migration: Migration, horizon: int) -> int
     """Take back every vector written at or after a transaction id; returns how many.
 
     Locks: a row of each page at a time, for milliseconds.
-    Raises: SuspectsLive, LockBusy (rows stay locked by somebody).
+    Raises: SuspectsLive, RowsHeld.
     """
-    total = 0
-    for _ in range(_ROUNDS):
-        total += await _once(engine, migration, horizon)
-        if await count(engine, migration, horizon) == 0:
-            return total
-        await asyncio.sleep(_PAUSE_SECONDS)
-    raise LockBusy("suspect rows are held by open transactions")
+    return await taking_back.rounds(
+        lambda: _once(engine, migration, horizon),
+        lambda: count(engine, migration, horizon),
+        name=migration.name,
+    )
 
 
 async def _once(engine: AsyncEngine, migration: Migration, horizon: int) -> int:
@@ -103,7 +94,7 @@ async def _once(engine: AsyncEngine, migration: Migration, horizon: int) -> int:
         pages = (await fetch(connection, compose(_FILE, "pages", _parts(migration))))[0]["pages"]
     total = 0
     for first in range(0, pages, _WINDOW_PAGES):
-        values = {"first": f"({first},0)", "beyond": f"({first + _WINDOW_PAGES},0)", "xid": _xid(horizon)}
+        values = {"first": f"({first},0)", "beyond": f"({first + _WINDOW_PAGES},0)", "xid": canary.row_xid(horizon)}
         while True:
             taken = await _window(engine, migration, values)
             total += taken
@@ -118,10 +109,5 @@ async def _window(engine: AsyncEngine, migration: Migration, values: Mapping[str
         now = await migrations.get_by_id(connection, migration.id)
         if now.live_side is Side.TO:
             raise SuspectsLive(now.name)
-        generation = str(now.to_generation)
-        await connection.execute(
-            text("SELECT set_config('migrator.generation', :generation, true)"), {"generation": generation}
-        )
-        if now.plan.get("silence_triggers"):
-            await connection.execute(text("SELECT set_config('session_replication_role', 'replica', true)"))
+        await declare(connection, now, Side.TO)
         return await run(connection, compose(_FILE, "forget", _parts(now)), values)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from migrator import queries as files
-from migrator.errors import OperatorError, StatusConflict
+from migrator.errors import OperatorError, StatusConflict, TransientError
 from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
 from migrator.orchestrator.attended import Attended, Overtaken
@@ -47,6 +47,18 @@ class QueriesUnusable(OperatorError):
         """Return the three sentences, the first with a line per problem."""
         lines = "".join(f"\n  - {problem}" for problem in self.problems)
         return f"The file of queries can't be used:{lines}\n", self.state, self.next
+
+
+@dataclass(eq=False)
+class SwappedMeanwhile(TransientError):
+    """A cutover or a rollback came between the searches of a comparison."""
+
+    name: str
+
+    runbook = "compare-refused"
+    happened = "The columns of {name} changed places while they were compared, so what was found is of no column."
+    state = "Nothing was changed; the queries that were asked stay paid for."
+    next = "Run `migrator compare {name}` again, with the same words."
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +120,7 @@ def price(migration: Migration, queries: Sequence[Query]) -> Price:
 async def run(worker: Worker, migration: Migration, queries: Sequence[Query]) -> Comparison:
     """Ask both models the same queries, and search both columns.
 
-    Raises: Attended, Overtaken, Throttled, KeyMissing, and what providers and the purse raise.
+    Raises: Attended, Overtaken, SwappedMeanwhile, Throttled, KeyMissing, and what providers and the purse raise.
     """
     async with transaction(worker.engine) as connection:
         lease = await leases.take(
@@ -126,5 +138,5 @@ async def run(worker: Worker, migration: Migration, queries: Sequence[Query]) ->
             await leases.give_back(connection, lease, counts_as_attempt=False)
     # A swap between exchanged the columns under the searches: what was found then is nobody's.
     if (await comparable(worker, migration.name)).epoch != migration.epoch:
-        raise Attended(migration.name, "compare")
+        raise SwappedMeanwhile(migration.name)
     return found

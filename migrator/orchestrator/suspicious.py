@@ -117,7 +117,7 @@ async def look(engine: AsyncEngine, name: str) -> Suspicion:
 async def take_back(engine: AsyncEngine, name: str, *, actor: str) -> int:
     """Take back every suspect vector; catch-up embeds the rows again. Returns how many.
 
-    Raises: MigrationUnknown, StatusConflict, LockBusy (rows stay locked by somebody).
+    Raises: MigrationUnknown, StatusConflict, RowsHeld.
     """
     migration = await _carried_on(engine, name, "retry --suspects")
     rows = sum([await written.take_back(engine, migration, side) for side in Side])

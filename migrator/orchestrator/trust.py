@@ -51,7 +51,7 @@ async def refuse_suspects(engine: AsyncEngine, migration: Migration) -> None:
     """Make sure that nothing was written since the canary was right last.
 
     Cost: one pass over the table, and only where the canary moved.
-    Raises: SuspectVectors, SuspectsLive, LockBusy.
+    Raises: SuspectVectors, SuspectsLive, RowsHeld.
     """
     found = await _moved(engine, migration)
     if found is None:
@@ -66,7 +66,7 @@ async def refuse_suspects(engine: AsyncEngine, migration: Migration) -> None:
 async def look(engine: AsyncEngine, name: str) -> Suspicion:
     """Return what `--reembed` would take back.
 
-    Raises: MigrationUnknown, StatusConflict (nothing is suspect), SuspectsLive, LockBusy.
+    Raises: MigrationUnknown, StatusConflict (nothing is suspect), SuspectsLive, RowsHeld.
     """
     migration = await _paused(engine, name, "resume --reembed")
     found = await _moved(engine, migration)

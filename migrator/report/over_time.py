@@ -19,6 +19,7 @@ from migrator.lifecycle import MigrationStatus
 from migrator.report import style, timeline
 from migrator.report.style import COLOURS, HALF, WHOLE
 from migrator.report.timeline import Point, Span
+from migrator.report.words import span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -154,7 +155,7 @@ def _burn_down(axes: Axes, report: Report, found: Sequence[Point], clock: _Clock
     planned = 3600 * hours / clock.unit_seconds
     if planned > 0:
         axes.plot([0, planned], [report.rows_in_scope, 0], color=COLOURS["muted"], linewidth=1.4,
-                  linestyle=(0, (4, 3)), label=f"as planned: {_duration(3600 * hours)}")  # fmt: skip
+                  linestyle=(0, (4, 3)), label=f"as planned: {span(3600 * hours)}")  # fmt: skip
     times = [0.0, *(clock.at(each.at) for each in found)]
     rows = [report.rows_in_scope, *(each.rows_left for each in found)]
     if found:
@@ -268,8 +269,3 @@ def hot_ceiling(report: Report) -> float | None:
 
 def _say(axes: Axes, words: str) -> None:
     axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=COLOURS["muted"])
-
-
-def _duration(seconds: float) -> str:
-    size, unit = next((size, unit) for least, size, unit in _UNITS if seconds >= least)
-    return f"{seconds / size:.3g} {unit}"

@@ -253,12 +253,6 @@ async def account(connection: AsyncConnection, migration_id: int) -> Account:
     )
 
 
-async def by_purpose(connection: AsyncConnection, migration_id: int) -> dict[str, Bill]:
-    """Return what was spent, by purpose."""
-    query = select(ledger).where(ledger.c.migration_id == migration_id).order_by(ledger.c.purpose)
-    return {row.purpose: Bill(int(row.spent_tokens), row.spent_usd) for row in await connection.execute(query)}
-
-
 async def purposes(connection: AsyncConnection, migration_id: int) -> list[tuple[str, int, int, float]]:
     """Return (purpose, requests, tokens, USD) of what was spent, the dearest first."""
     query = select(ledger).where(ledger.c.migration_id == migration_id).order_by(ledger.c.spent_usd.desc())

@@ -128,6 +128,11 @@ async def horizon(connection: AsyncConnection) -> int:
     return int((await connection.execute(query)).scalar_one())
 
 
+def row_xid(horizon: int) -> str:
+    """Return a transaction id without its epoch, as rows carry it."""
+    return str(horizon % 2**32)
+
+
 async def fingerprint(
     connection: AsyncConnection,
     migration_id: int,

@@ -21,6 +21,5 @@ async def read(connection: AsyncConnection, migration: Migration) -> Watermark |
     if oid is None:
         return None
     counters = await lanes.write_counters(connection, oid)
-    # Without its epoch, as rows carry it.
-    xid = str(await canary.horizon(connection) % 2**32)
+    xid = canary.row_xid(await canary.horizon(connection))
     return Watermark(counters["inserts"], await flows.embedded(connection, migration.id), xid)

@@ -11,18 +11,19 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from migrator.generation import Side
 from migrator.spending.worker import Worker
 from migrator.state import dirty, discriminants, leases, migrations
 from migrator.state import written as notes
-from migrator.state.connection import LockBusy, run, transaction
+from migrator.state.connection import run, transaction
 from migrator.state.leases import Lease
 from migrator.state.migrations import Migration
 from migrator.state.written import Note
 from migrator.statements import compose
+from migrator.target import taking_back
+from migrator.target.declaration import declare
 from migrator.target.lanes import Lanes
 from migrator.target.relation import Target
 from migrator.validation import every_vector, sentinel
@@ -34,8 +35,6 @@ HANDFUL = 500
 SHIFT_SECONDS = 10.0
 #: Keys that the history names, as a verdict does.
 _TOLD_KEYS = 5
-#: Rounds over what is to be taken back before rows that stay locked are given up, and seconds between two of them.
-_ROUNDS, _PAUSE_SECONDS = 20, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,25 +152,24 @@ async def take_back(engine: AsyncEngine, migration: Migration, side: Side) -> in
     """Take back the suspects of one column, and mark their rows for catch-up; returns how many.
 
     Locks: a handful of rows at a time, for milliseconds.
-    Raises: LockBusy (rows stay locked by somebody).
+    Raises: RowsHeld.
     """
-    total = 0
-    for _ in range(_ROUNDS):
+
+    async def left() -> int:
         async with transaction(engine, read_only=True) as connection:
-            suspects = sum(rows for _, _, rows in await notes.writers(connection, migration.id, side))
-        if not suspects:
-            return total
-        for _ in range(0, suspects, HANDFUL):
-            total += await _handful(engine, migration, side)
-        await asyncio.sleep(_PAUSE_SECONDS if suspects > total else 0)
-    raise LockBusy("suspect rows are held by open transactions")
+            return sum(rows for _, _, rows in await notes.writers(connection, migration.id, side))
+
+    async def take() -> int:
+        return sum([await _handful(engine, migration, side) for _ in range(0, await left(), HANDFUL)])
+
+    return await taking_back.rounds(take, left, name=migration.name)
 
 
 async def _handful(engine: AsyncEngine, migration: Migration, side: Side) -> int:
     async with transaction(engine) as connection:
         await Lanes.of(migration, side).lock_table(connection)
         migration = await migrations.get_by_id(connection, migration.id)
-        await _declare(connection, migration, side)
+        await declare(connection, migration, side)
         listed = await notes.listed(connection, migration.id, side, limit=HANDFUL)
         keys = sorted(tuple(row["key"]) for row in listed)
         there, _ = await every_vector.of_keys(connection, migration, keys, side)
@@ -185,14 +183,6 @@ async def _handful(engine: AsyncEngine, migration: Migration, side: Side) -> int
         await notes.clear(connection, migration.id, side, [key for key in keys if key not in held])
         await notes.touch(connection, migration.id, side, sorted(held))
     return len(bad)
-
-
-async def _declare(connection: AsyncConnection, migration: Migration, side: Side) -> None:
-    values = {"migrator.generation": str(migration.generation(side)), "migrator.internal": "landing"}
-    if migration.plan.get("silence_triggers"):
-        values["session_replication_role"] = "replica"
-    for name, value in values.items():
-        await connection.execute(text("SELECT set_config(:name, :value, true)"), {"name": name, "value": value})
 
 
 async def _null(connection: AsyncConnection, migration: Migration, side: Side, keys: list[Key]) -> None:

@@ -38,7 +38,8 @@ def words(number: int) -> str:
 
 def fill(sql: psycopg.Connection, old: Vectors, new: Vectors, texts: Sequence[str] | None = None) -> None:
     """Write both vectors of every row."""
-    half = "half" in str(sql.execute("SELECT format_type(atttypid, NULL) FROM pg_attribute WHERE attname = %s", [SHADOW]).fetchone())  # fmt: skip  # noqa: E501
+    named = "SELECT format_type(atttypid, NULL) FROM pg_attribute WHERE attname = %s"
+    half = "half" in str(sql.execute(named, [SHADOW]).fetchone())
     with sql.cursor().copy(f"COPY docs (id, title, embedding, {SHADOW}) FROM STDIN (FORMAT BINARY)".encode()) as copy:
         copy.set_types(["int8", "text", "bytea", "bytea"])
         for number, pair in enumerate(zip(old, new, strict=True)):

@@ -11,9 +11,11 @@ import pytest
 from migrator.cli import compare as verb
 from migrator.lifecycle import MigrationStatus
 from migrator.orchestrator import compare
+from migrator.orchestrator.compare import SwappedMeanwhile
 from migrator.queries import Query
 from migrator.spending.worker import Worker
 from migrator.state.budget import CapReached
+from migrator.validation import comparing
 from tests.deployment import Deployment
 from tests.integration.steps import begin, ready, stored, to
 from tests.integration.swaps import cut_over, roll_back
@@ -100,7 +102,8 @@ async def test_compare_lists_what_got_worse_and_what_got_better(
         connection.execute("SET session_replication_role = replica")
         connection.execute("ALTER TABLE docs DISABLE TRIGGER USER")
         for column, key in (("embedding", 17), ("embedding__migrator", 30)):
-            connection.execute(f"UPDATE docs SET {column} = (SELECT {column} FROM docs WHERE id = 1) WHERE id = {key}".encode())  # fmt: skip  # noqa: E501
+            another = f"(SELECT {column} FROM docs WHERE id = 1)"
+            connection.execute(f"UPDATE docs SET {column} = {another} WHERE id = {key}".encode())
     migration = await compare.comparable(worker, "docs")
     queries = compare.from_file(migration, write(deployment))
     found = await compare.run(worker, migration, queries)
@@ -155,6 +158,26 @@ async def test_compare_refuses_what_it_can_not_do_and_says_so(deployment: Deploy
     assert 'bicycle"\n' not in said
     deployment.must("limits", "docs", "--max-cost", "0")
     deployment.must("compare", "docs", "--queries", write(deployment), "--yes", code=4)
+
+
+async def test_p1_compare_tells_nothing_of_columns_that_changed_places(
+    deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it found would be told of the wrong column; the queries are paid for, and it says so."""
+    await ready(deployment, worker, 20)
+    original = comparing.compare
+
+    async def and_somebody_cuts_over(*args: Any, **options: Any) -> Any:
+        found = await original(*args, **options)
+        await cut_over(worker)
+        return found
+
+    monkeypatch.setattr(comparing, "compare", and_somebody_cuts_over)
+    migration, before = await stored(worker), spent(deployment)
+    with pytest.raises(SwappedMeanwhile, match="stay paid for"):
+        await compare.run(worker, migration, [Query("red bicycle", None)])
+    assert spent(deployment) > before
+    assert deployment.query("SELECT 1 FROM migrator.duties WHERE duty = 'compare' AND status = 'leased'") == []
 
 
 async def test_p7_compare_stops_at_the_cap(deployment: Deployment, worker: Worker) -> None:

@@ -33,7 +33,8 @@ def write(deployment: Deployment, *statements: str) -> None:
 def row(deployment: Deployment, number: int, model: str = V4) -> str:
     title, body = deployment.words(number)
     vectors = [literal(embed(each, f"{title}\n{body}")) for each in (V3, model)]
-    return f"INSERT INTO docs (title, body, embedding, {SHADOW}) VALUES ('{title}', '{body}', '{vectors[0]}', '{vectors[1]}')"  # fmt: skip  # noqa: E501
+    values = ", ".join(f"'{each}'" for each in (title, body, *vectors))
+    return f"INSERT INTO docs (title, body, embedding, {SHADOW}) VALUES ({values})"
 
 
 async def looked(worker: Worker) -> list[str]:

@@ -34,7 +34,7 @@ def plots() -> dict[str, str]:
 def test_report_plots_have_titles_units_and_legends(plots: dict[str, str]) -> None:
     assert list(plots) == list(page.ALTERNATIVES)
     wanted = {
-        "run": ["The run", "rows left", "rows embedded per second", "hours since the start", "as planned: 5.2 hours",
+        "run": ["The run", "rows left", "rows embedded per second", "hours since the start", "as planned: 5 h 12 min",
                 "backfilling", "paused", "throttled", "cutover"],
         "cost": ["Cost", "US dollars", "spent", "estimate 7.9 to 9.6", "cap 50.00 USD"],
         "health": ["HOT updates", "possible: 86 %", "rows waiting"],

@@ -42,7 +42,8 @@ async def explained(worker: Worker, migration: Migration, search: Search, side: 
     async with transaction(worker.engine, read_only=True) as connection:
         await vectors.register(await driver(connection), migration.plan["vector_schema"])
         for name, value in BY_INDEX.items():
-            await fetch(connection, psql.SQL("SELECT set_config(%(name)s, %(value)s, true)"), {"name": name, "value": value})  # fmt: skip  # noqa: E501
+            setting = psql.SQL("SELECT set_config(%(name)s, %(value)s, true)")
+            await fetch(connection, setting, {"name": name, "value": value})
         rows = await fetch(connection, statement, {"query": wire, "depth": 10})
     return "\n".join(row["QUERY PLAN"] for row in rows)
 

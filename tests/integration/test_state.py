@@ -321,7 +321,7 @@ async def test_p7_a_reservation_is_settled_refunded_or_stays_counted(engine: Asy
         assert account.possibly_billed_usd == Decimal("0.2")
         assert account.committed_usd == Decimal("0.24")
         assert (account.spent_tokens, account.possibly_billed_tokens) == (40_000, 200_000)
-        assert await budget.by_purpose(connection, made.id) == {"backfill": price(40_000, 1.0)}
+        assert await budget.purposes(connection, made.id) == [("backfill", 1, 40_000, 0.04)]
 
 
 async def test_a_learnt_limit_only_goes_down(engine: AsyncEngine) -> None:

@@ -17,6 +17,8 @@ from migrator.orchestrator.tick import tick
 from migrator.spending.worker import Worker
 from migrator.state import discriminants
 from migrator.state.connection import transaction
+from migrator.target import taking_back
+from migrator.target.taking_back import RowsHeld
 from migrator.validation import written
 from tests.deployment import V3, V4, Deployment, embed, literal
 from tests.integration.steps import ready, stored, to
@@ -150,6 +152,28 @@ async def test_h3_rollback_refuses_new_vectors_of_an_undeclared_writer(deploymen
     bring(deployment, (40,), V4, declared)
     assert await watched(worker) == ["1 written vectors looked at, 1 suspect"], "after the rollback too"
     assert listed(deployment) == [("from", 40)]
+
+
+async def test_h3_a_suspect_that_somebody_holds_is_told_and_taken_back_later(
+    deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taking_back, "_ROUNDS", 2)
+    await ready(deployment, worker, ROWS)
+    await cut_over(worker)
+    bring(deployment, (30, 31, 32), V3, NEW)
+    assert await watched(worker) == ["3 written vectors looked at, 3 suspect"]
+    with deployment.connect() as holder, holder.transaction():
+        holder.execute("SELECT FROM docs WHERE id = 31 FOR NO KEY UPDATE")
+        with pytest.raises(RowsHeld) as caught:
+            await suspicious.take_back(worker.engine, "docs", actor="test")
+    happened, state, following = caught.value.sentences()
+    assert happened == "Rows of docs whose vectors are to be taken back are held by open transactions: 1 of them."
+    assert state == "2 vectors were taken back; the others are as they were."
+    assert "run the same command again" in following
+    assert deployment.query("SELECT id FROM docs WHERE embedding IS NULL ORDER BY id") == [(30,), (32,)]
+    assert await suspicious.take_back(worker.engine, "docs", actor="test") == 1
+    await embedded(worker)
+    assert deployment.mismatches("embedding", V4) == []
 
 
 async def test_h3_a_suspect_that_is_written_anew_is_none(deployment: Deployment, worker: Worker) -> None:
