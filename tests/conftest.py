@@ -25,7 +25,7 @@ from tests.deployment import Deployment
 
 #: Debian's packages that tests marked `system` need, and a program of each.
 PACKAGES = {"chromium": "chromium", "docker-compose": "docker-compose", "rabbitmq-server": "rabbitmq-server"}
-# As in workers: a tenth of these processes' time went into collecting what they had imported.
+# As in workers: what a process has imported is not looked over again and again.
 gc.set_threshold(50_000, 20, 50)
 _TIERS = {"unit": 10, "integration": 60, "acceptance": 180, "chaos": 240, "revisions": 60, "docs": 120}
 

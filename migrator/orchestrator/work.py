@@ -25,7 +25,7 @@ S = MigrationStatus
 IN_HAND = 2
 #: The way that the workers go by themselves, and what follows it: `until` is reached by whoever is there or past it.
 WAY = (S.BACKFILLING, S.INDEXING, S.VALIDATING, S.READY, S.COMPLETED)
-#: Seconds between two ticks when nothing was finished meanwhile.
+#: Seconds between two ticks when nothing was finished meanwhile, and at least between two that tell how far it is.
 _TICK_SECONDS = 1.0
 
 
@@ -43,13 +43,42 @@ class CameToRest(AtRest):
     next = "Mend the reason, then `migrator resume {name}` and `migrator work {name}`."
 
 
+@dataclass(slots=True)
+class _Ticker:
+    """Ticks after every piece of work, and tells how far it is once a second: reading that is half of a tick."""
+
+    worker: Worker
+    name: str
+    on_line: Callable[[str], None]
+    _last: str = ""
+    _told_at: float = -_TICK_SECONDS
+
+    async def tick(self) -> list[Ticket]:
+        """Return what is to be done."""
+        now = asyncio.get_running_loop().time()
+        tells = now - self._told_at >= _TICK_SECONDS
+        made = await tick(
+            self.worker.engine,
+            actor=self.worker.holder,
+            only=self.name,
+            ticket_seconds=self.worker.ticket_seconds,
+            tells=tells,
+        )
+        if tells:
+            self._told_at = now
+        if tells and str(made) != self._last:
+            self._last = str(made)
+            self.on_line(self._last)
+        return made.tickets
+
+
 async def work(worker: Worker, name: str, *, until: MigrationStatus, on_line: Callable[[str], None]) -> MigrationStatus:
-    """Work on one migration until it is `until` (or past it); tells a line per tick and per piece of work.
+    """Work on one migration until it is `until` (or past it); tells a line a second and per piece of work.
 
     Raises: MigrationUnknown, CameToRest, GateFailed.
     """
     running: dict[asyncio.Task[str], Ticket] = {}
-    last = ""
+    ticker = _Ticker(worker, name, on_line)
     room = asyncio.Semaphore(IN_HAND)
     try:
         while True:
@@ -63,11 +92,7 @@ async def work(worker: Worker, name: str, *, until: MigrationStatus, on_line: Ca
                 if running:
                     await asyncio.wait(running)
                 raise
-            made = await tick(worker.engine, actor=worker.holder, only=name, ticket_seconds=worker.ticket_seconds)
-            if str(made) != last:
-                last = str(made)
-                on_line(last)
-            for ticket in made.tickets:
+            for ticket in await ticker.tick():
                 running[asyncio.create_task(_in_turn(worker, ticket, room))] = ticket
             if not running:
                 await asyncio.sleep(_TICK_SECONDS)

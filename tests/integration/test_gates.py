@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from migrator.demo.simulator.backends import Deterministic
 from migrator.errors import GateFailed
+from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
 from migrator.orchestrator import attended
 from migrator.spending.worker import Worker
 from migrator.state import verdicts
 from migrator.state.connection import transaction
 from migrator.validation import books, latency
+from migrator.validation.searching import BY_INDEX, Found, Searcher
 from tests.deployment import DIMS, V3, V4, Deployment
 from tests.integration.steps import ready, start, stored, to
 
@@ -154,6 +156,32 @@ async def test_gate_ann_recall_alone_catches_a_weak_index(deployment: Deployment
     row = (await judged(worker))["ann_recall"]
     assert row.figure < row.threshold
     assert "at hnsw.ef_search 20" in row.detail
+
+
+async def test_gate_ann_recall_tells_a_row_that_came_in_between_from_a_miss(
+    deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of every row, written between the search by the index and the exact one: no index could have found it."""
+    # The copies move what known items find, too.
+    strict(deployment, quality_tolerance=1.0, min_overlap=0.0)
+    await ready(deployment, worker, 60)
+    original, seen = Searcher.find, set()
+
+    async def find(
+        self: Searcher, side: Side, queries: NDArray[np.float32], settings: dict[str, str] | None = None
+    ) -> list[Found]:
+        found = await original(self, side, queries, settings)
+        if settings == BY_INDEX and side not in seen:
+            seen.add(side)
+            columns = "title, body, embedding, embedding__migrator"
+            behind_our_back(deployment, f"INSERT INTO docs ({columns}) SELECT {columns} FROM docs WHERE id <= 60")
+        return found
+
+    monkeypatch.setattr(Searcher, "find", find)
+    await attended.validate(worker, "docs", actor="test")
+    row = (await judged(worker))["ann_recall"]
+    assert len(seen) == 2
+    assert "old 1.000, new 1.000" in row.detail
 
 
 async def test_gate_latency_alone_catches_a_column_without_its_index(deployment: Deployment, worker: Worker) -> None:

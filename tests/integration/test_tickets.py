@@ -12,11 +12,12 @@ from migrator.lifecycle import MigrationStatus
 from migrator.orchestrator import tick as ticking
 from migrator.orchestrator.perform import perform
 from migrator.orchestrator.tick import tick
+from migrator.spending.renewal import renewed
 from migrator.spending.worker import Worker
 from migrator.state import batches, leases, migrations
 from migrator.state.batches import Trust
 from migrator.state.connection import transaction
-from migrator.state.leases import Duty, Lease
+from migrator.state.leases import Duty, Kind, Lease
 from migrator.state.migrations import Migration
 from tests.deployment import Deployment
 from tests.integration.steps import begin, first_tickets, ready, stored, to
@@ -85,3 +86,28 @@ async def test_r25_whoever_is_shut_down_just_after_claiming_gives_it_back(
         await shut_down[0]
     (row,) = deployment.query("SELECT status, attempts, failure FROM migrator.duties WHERE duty = 'validate'")
     assert row == ("pending", 0, "shut down")
+
+
+async def test_r25_a_shutdown_while_a_renewal_ends_is_heard(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work is over, its last renewal is not: whoever is told to stop then must not go on to the next piece."""
+
+    async def hold(*_: Any) -> int:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.5)  # a statement that is on its way is waited for
+            raise
+        return 0
+
+    async def work() -> str:
+        async with renewed(worker, Lease(Kind.BATCH, 1, 1, "test", 0.03)):
+            await asyncio.sleep(0.2)
+        return "went on"
+
+    monkeypatch.setattr(leases, "hold", hold)
+    assert await work() == "went on", "the renewal's own end is none of the work's"
+    shut_down = asyncio.create_task(work())
+    await asyncio.sleep(0.4)
+    shut_down.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await shut_down
