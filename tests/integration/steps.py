@@ -33,7 +33,8 @@ async def to(worker: Worker, status: MigrationStatus) -> None:
 
 
 async def first_tickets(worker: Worker) -> list[Ticket]:
-    return (await tick(worker.engine, actor="test", ticket_seconds=worker.ticket_seconds)).tickets
+    # `only`: as somebody who works here, without a broker. A ticket that nobody took is given again then.
+    return (await tick(worker.engine, actor="test", only="docs", ticket_seconds=worker.ticket_seconds)).tickets
 
 
 async def drain(worker: Worker) -> None:
