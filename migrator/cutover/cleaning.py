@@ -96,13 +96,8 @@ async def drop_indexes(engine: AsyncEngine, migration: Migration) -> None:
         if each.kind != "index":
             continue
         index = sql.Identifier(migration.target_schema, each.name)
-        async with message.raw_connection(engine) as raw:
-            await raw.execute(compose(_FILE, "unhurried"))
-            try:
-                await raw.execute(compose(_FILE, "drop_index", {"index": index}))
-            finally:
-                if not raw.closed:
-                    await raw.execute(compose(_FILE, "reset"))
+        async with message.unhurried(engine) as raw:
+            await raw.execute(compose(_FILE, "drop_index", {"index": index}))
 
 
 async def drop_the_rest(engine: AsyncEngine, migration: Migration, *, actor: str, on_wait: OnWait) -> Timing:

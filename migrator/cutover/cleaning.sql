@@ -20,12 +20,6 @@ ORDER BY 1, 2
 -- locks: SHARE UPDATE EXCLUSIVE on the table, shortly; waits for transactions that use it.   idempotent: yes.
 DROP INDEX CONCURRENTLY IF EXISTS {index}
 
--- name: unhurried
-SELECT set_config('lock_timeout', '0', false), set_config('statement_timeout', '0', false)
-
--- name: reset
-RESET ALL
-
 -- name: check
 -- Under the lock: after this nobody marks rows any more, so none may be left without the live generation's vector.
 DO $check$

@@ -22,9 +22,10 @@ from migrator.state import migrations
 from migrator.state.connection import transaction
 from migrator.state.migrations import Migration
 from migrator.statements import compose
-from migrator.target import capture, facts, lanes, message, readers
+from migrator.target import capture, facts, lanes, message, readers, restating
 from migrator.target.capture import Capture
 from migrator.target.message import Blocker, Timing
+from migrator.target.restating import Check
 
 _FILE = "cutover/expand.sql"
 
@@ -87,6 +88,7 @@ async def prepare(engine: AsyncEngine, migration: Migration, *, actor: str) -> P
         relation = await facts.relation(connection, migration.target_schema, migration.target_table)
         assert relation is not None  # noqa: S101 - `start` has just compared the fingerprint
         columns = await facts.columns(connection, relation.oid)
+        checks = await restating.checks(connection, relation.oid, columns[migration.target_column])
         version = (await facts.server(connection))["version"]
     made = Capture.of(migration)
     table = made.target.table_id
@@ -95,23 +97,34 @@ async def prepare(engine: AsyncEngine, migration: Migration, *, actor: str) -> P
         found = await writes.find(raw)
     framed = message.frame(
         table,
-        statements(migration, made, frozenset(columns), actor, writes.statements(found)),
+        [
+            *_columns(migration, made, restating.alike(relation.oid, made.target), checks),
+            *statements(migration, made, frozenset(columns), actor, writes.statements(found)),
+        ],
         lock_statements=[message.lock_table(table)],
         server_version=version,
     )
     return Prepared(relation.oid, framed, found)
 
 
-def statements(
-    migration: Migration, made: Capture, columns: frozenset[str], actor: str, writes: list[sql.Composable]
-) -> list[sql.Composable]:
-    """Return what expand runs under the lock; `writes` are the application's, as they are rehearsed."""
+def _columns(migration: Migration, made: Capture, alike: sql.Composable, checks: list[Check]) -> list[sql.Composable]:
+    """Return what adds the shadow column, and sets for it what is set for the live one."""
     target, plan = made.target, migration.plan
-    names = (migration.target_schema, migration.target_table, migration.target_column)
     parts = {
         "table": target.table_id,
         "shadow": sql.Identifier(target.shadow),
         "type": facts.vector_type(plan["vector_schema"], plan["vector_type"], plan["shadow_dims"]),
+    }
+    added = compose(_FILE, "add_column", parts)
+    return [added, alike, *restating.twin_checks(target, checks, made.vector_schema), message.moment("column")]
+
+
+def statements(
+    migration: Migration, made: Capture, columns: frozenset[str], actor: str, writes: list[sql.Composable]
+) -> list[sql.Composable]:
+    """Return what expand runs once the column is there; `writes` are the application's, as they are rehearsed."""
+    names = (migration.target_schema, migration.target_table, migration.target_column)
+    parts = {
         "target_schema": sql.Literal(names[0]),
         "target_table": sql.Literal(names[1]),
         "target_column": sql.Literal(names[2]),
@@ -119,8 +132,6 @@ def statements(
         "migration_id": sql.Literal(migration.id),
     }
     return [
-        compose(_FILE, "add_column", parts),
-        message.moment("column"),
         *capture.installation(made, columns),
         message.moment("triggers"),
         *writes,

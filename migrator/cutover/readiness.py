@@ -15,7 +15,7 @@ from migrator.generation import Side
 from migrator.state import batches, verdicts
 from migrator.state.connection import transaction
 from migrator.state.migrations import Migration
-from migrator.target import dependents, facts, index, message, swap, watermark
+from migrator.target import dependents, facts, index, message, restating, swap, watermark
 from migrator.target.dependents import Dependent, LiveIndex
 from migrator.target.lanes import Lanes
 from migrator.target.message import Blocker
@@ -82,12 +82,14 @@ async def look(engine: AsyncEngine, migration: Migration, *, verb: str) -> Swap:
         columns = await facts.columns(connection, relation.oid)
         if migration.target_column not in columns or migration.shadow_column not in columns:
             raise NotSwappable(migration.name, verb, ["a column of the migration is gone"])
-        live = columns[migration.target_column]
+        live, shadow_name = columns[migration.target_column], migration.shadow_column
         found = await dependents.find(connection, relation.oid, live)
-        shadow = await dependents.find(connection, relation.oid, columns[migration.shadow_column])
+        shadow = await dependents.find(connection, relation.oid, columns[shadow_name])
         wanted = await dependents.every_index(connection, relation.oid, live.name)
         print_now = await dependents.fingerprint(connection, relation.oid)
+        checks = [await restating.checks(connection, relation.oid, columns[name]) for name in (live.name, shadow_name)]
         problems = _dependents(found, shadow)
+        problems += [f"{name} has no twin on the shadow column" for name in restating.without_twin(*checks)]
         problems += [*await _indexes(connection, wanted)]
         problems += await _partitions(connection, migration, relation.oid)
         problems += [each for each in dependents.changes(migration.fingerprint, print_now) if not _taken_along(each)]
@@ -101,7 +103,13 @@ async def look(engine: AsyncEngine, migration: Migration, *, verb: str) -> Swap:
             columns=frozenset(columns),
             views=ordered,
             view_locks=await message.view_locks(connection, ordered),
+            bound={
+                name: [each.oid for each in found if each.kind == kind]
+                for kind, name in restating.LISTS.items()
+                if kind != "view"
+            },
             indexes=await _with_twins(connection, wanted),
+            checks=[each for each in checks[0] if not each.name.endswith(SUFFIX)],
             fingerprint=print_now,
             server_version=(await facts.server(connection))["version"],
         )
@@ -114,10 +122,14 @@ def _taken_along(change: str) -> bool:
 
 def _dependents(found: list[Dependent], shadow: list[Dependent]) -> list[str]:
     problems = [f"{each.kind} {each.name} hangs on the column" for each in found if each.action == "refuse"]
-    problems += [f"view {each.name} is not ours to change" for each in found if each.kind == "view" and not each.owned]
-    # Our own comment on the shadow moves with it and means what it says on either side.
-    expected = {"index", "comment"}
-    problems += [f"{each.kind} {each.name} hangs on the shadow column" for each in shadow if each.kind not in expected]
+    problems += [f"{each.kind} {each.name} is not ours to change" for each in found if not each.owned]
+    # What was made or set there as on the live one, and a comment, which changes places.
+    expected = {"build again", "set alike"}
+    problems += [
+        f"{each.kind} {each.name} hangs on the shadow column"
+        for each in shadow
+        if each.action not in expected and each.kind != "comment"
+    ]
     return problems
 
 

@@ -41,6 +41,9 @@ async def foresee(worker: Worker, name: str, direction: Direction) -> Foreseen:
     async with transaction(worker.engine, read_only=True) as connection:
         number = (await facts.columns(connection, looked.oid))[live]
         found = await dependents.find(connection, looked.oid, number)
-        objects += [("view", each.name, each.action) for each in found if each.kind == "view"]
+        objects += [(each.kind, each.name, each.action) for each in found if each.action in {"re-point", "follows"}]
+        objects += [
+            ("check constraint", each.name, f"changes names with {suffixed(each.name)}") for each in looked.checks
+        ]
         rows, _ = await dirty.count(connection, migration.id, direction.side)
     return Foreseen(str(migration.generation(direction.side)), objects, rows)

@@ -291,21 +291,42 @@ def silences(survey: Survey) -> bool:
     return plain and survey.may_silence_triggers and not survey.spec.target.fire_triggers
 
 
+#: What becomes of a dependent that is not refused.
+_TAKEN = {
+    "re-point": "the swap takes it along",
+    "follows": "the swap takes it along",
+    "build again": "the new column gets one like it, which takes its name in the swap",
+    "set alike": "the new column gets it at the start",
+}
+#: What an operator can do about those that are refused for a reason of their own.
+_MENDS = {
+    "check constraint on NULL": "it wants a vector in every row, and the new column starts empty: drop it until then",
+    "check constraint of other columns": "make it a constraint of the vector alone, or drop it until then",
+    "column grant of another role": "have the table's owner grant it",
+    "row policy of another table": "drop it for the time of the migration and make it again afterwards",
+}
+
+
+def _mend(kind: str) -> str:
+    return _MENDS.get(kind, _LATER)
+
+
 def _dependents(survey: Survey) -> Iterator[Finding]:
     for each in survey.dependents:
         if each.kind == "index":
             continue
+        code = "view" if each.kind == "view" else "dependent_" + each.kind.replace(" ", "_")
         if each.action == "refuse":
-            yield refuse("dependent_" + each.kind.replace(" ", "_"), each.name, f"this {each.kind} hangs on it", _LATER)
+            yield refuse(code, each.name, f"this {each.kind} hangs on it", _mend(each.kind))
         elif not each.owned:
             yield _for_the_owner(survey)(
-                "view_not_owned",
+                f"{code}_not_owned",
                 each.name,
-                "the swap must re-point this view, and this role does not own it",
+                f"the swap must re-point this {each.kind}, and this role does not own it",
                 "run as a member of the role that owns it",
             )
         else:
-            yield info("view", each.name, f"the swap takes it along ({each.action})", "nothing to do")
+            yield info(code, each.name, f"{_TAKEN[each.action]} ({each.action})", "nothing to do")
     for index in survey.indexes:
         if not index.valid:
             yield refuse("index_invalid", index.name, "it is INVALID", "drop it, or REINDEX it")

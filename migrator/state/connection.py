@@ -200,6 +200,18 @@ class TooDirty(TransientError):
 
 
 @dataclass(eq=False)
+class ConstraintRefuses(OperatorError):
+    """A CHECK that the live column has is not content with what the new model gives."""
+
+    constraint: str
+
+    runbook = "column-breaks-writes"
+    happened = "The CHECK constraint {constraint} refuses a vector of the new generation."
+    state = "That transaction was rolled back; every vector written before is kept, and the live column is untouched."
+    next = "Run `migrator cancel NAME` and `migrator cleanup NAME`, mend the constraint, then plan again."
+
+
+@dataclass(eq=False)
 class MovedMeanwhile(OperatorError):
     """The migration's status changed between looking at it and moving it."""
 
@@ -236,6 +248,7 @@ def as_ours(error: psycopg.Error, where: str) -> Exception:
     made: dict[str, Callable[[], Exception]] = {
         "3D000": lambda: DatabaseRefused(where, _first_line(error)),  # no such database
         "42501": lambda: PrivilegeMissing(_first_line(error)),
+        "23514": lambda: ConstraintRefuses(error.diag.constraint_name or "of the table"),
         MOVED: MovedMeanwhile,
         CATALOG_CHANGED: CatalogChanged,
         TOO_DIRTY: TooDirty,

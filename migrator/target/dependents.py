@@ -1,13 +1,14 @@
 """Who hangs on the vector column: everything PostgreSQL binds by column number, found in the catalog.
 
-Floor 1. Promise (P1): nothing that names the column is overlooked. Views are re-pointed in the swap, indexes are made
-again over the shadow; every other kind is reported, and the plan refuses it by name until it can be moved.
+Floor 1. Promise (P1): nothing that names the column is overlooked. What is bound by its number is re-pointed in the
+swap, indexes and CHECKs are made again over the shadow, what is set for the column itself is set for the shadow too;
+every other kind is reported, and the plan refuses it by name until it can be moved.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from psycopg import sql
@@ -15,10 +16,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.state.connection import fetch
 from migrator.statements import compose
-from migrator.target import facts
+from migrator.target import facts, restating
 from migrator.target.facts import Column
 
-Action = Literal["re-point", "build again", "follows", "refuse"]
+Action = Literal["re-point", "build again", "set alike", "follows", "refuse"]
+_REPOINTED = frozenset({*restating.LISTS, "default", "comment"}) - {"view"}
+_BUILT_AGAIN = frozenset({"index", "check constraint"})
+_SET_ALIKE = frozenset({"column grant", "statistics target", "storage", "compression", "column options"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,11 @@ class Dependent:
         """What the swap does about it."""
         if self.kind == "view":
             return "re-point" if self.direct else "follows"
-        return "build again" if self.kind == "index" else "refuse"
+        if self.kind in _REPOINTED:
+            return "re-point"
+        if self.kind in _SET_ALIKE:
+            return "set alike"
+        return "build again" if self.kind in _BUILT_AGAIN else "refuse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +85,15 @@ async def find(connection: AsyncConnection, oid: int, column: Column) -> list[De
     attributes = {
         "not null constraint": column.not_null,
         "default": column.has_default and not column.generated,
-        "column grant": column.has_grants,
+        "column grant": column.has_grants and not column.granted_by_others,
+        "column grant of another role": column.granted_by_others,
         "comment": column.has_comment,
         "statistics target": column.statistics_target >= 0,
         "storage": column.storage != column.type_storage,
         "compression": column.compression != "",
         "column options": column.has_options,
     }
+    found = [await _weighed(connection, oid, column, each) for each in found]
     known = {each.kind for each in found}
     found += [
         Dependent(kind, column.name, oid, direct=True, owned=True)
@@ -91,6 +101,17 @@ async def find(connection: AsyncConnection, oid: int, column: Column) -> list[De
         if there and kind not in known
     ]
     return found
+
+
+async def _weighed(connection: AsyncConnection, oid: int, column: Column, found: Dependent) -> Dependent:
+    """Tell a CHECK that every row's vector is there for, which no column passes that is still being filled."""
+    if found.kind != "check constraint":
+        return found
+    extension = await facts.extension(connection)
+    (check,) = [each for each in await restating.checks(connection, oid, column) if each.oid == found.oid]
+    if extension is not None and await restating.lets_null_pass(connection, check, column, extension[1]):
+        return found
+    return replace(found, kind="check constraint of other columns" if not check.alone else "check constraint on NULL")
 
 
 async def indexes(connection: AsyncConnection, oid: int, column: Column) -> list[LiveIndex]:

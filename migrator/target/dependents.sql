@@ -23,7 +23,9 @@ SELECT CASE c.relkind WHEN 'm' THEN 'materialized view' ELSE 'view' END AS kind,
   FROM views v JOIN pg_class c ON c.oid = v.oid JOIN pg_namespace n ON n.oid = c.relnamespace
  GROUP BY 1, 2, 3, 5
 UNION ALL
-SELECT 'rule', r.rulename::text, r.oid::bigint, true, true
+SELECT CASE WHEN EXISTS (SELECT FROM views v JOIN pg_class c ON c.oid = v.oid AND c.relkind = 'v'
+                          WHERE v.oid = r.ev_class AND v.direct) THEN 'view rule' ELSE 'rule' END,
+       r.rulename::text, r.oid::bigint, true, true
   FROM direct x JOIN pg_rewrite r ON x.classid = 'pg_rewrite'::regclass AND r.oid = x.objid WHERE r.rulename <> '_RETURN'
 UNION ALL
 SELECT 'index', c.relname::text, c.oid::bigint, true, true
@@ -42,13 +44,14 @@ SELECT 'trigger', t.tgname::text, t.oid::bigint, true, true
   FROM direct x JOIN pg_trigger t ON x.classid = 'pg_trigger'::regclass AND t.oid = x.objid
  WHERE t.tgname NOT LIKE '%%\_\_migrator'
 UNION ALL
-SELECT 'row policy', p.polname::text, p.oid::bigint, true, true
+SELECT CASE WHEN p.polrelid = %(oid)s THEN 'row policy' ELSE 'row policy of another table' END,
+       p.polname::text, p.oid::bigint, true, true
   FROM direct x JOIN pg_policy p ON x.classid = 'pg_policy'::regclass AND p.oid = x.objid
 UNION ALL
-SELECT 'function', p.oid::regprocedure::text, p.oid::bigint, true, true
+SELECT 'function', p.oid::regprocedure::text, p.oid::bigint, true, pg_has_role(p.proowner, 'MEMBER')
   FROM direct x JOIN pg_proc p ON x.classid = 'pg_proc'::regclass AND p.oid = x.objid
 UNION ALL
-SELECT 'extended statistics', s.stxname::text, s.oid::bigint, true, true
+SELECT 'extended statistics', s.stxname::text, s.oid::bigint, true, pg_has_role(s.stxowner, 'MEMBER')
   FROM direct x JOIN pg_statistic_ext s ON x.classid = 'pg_statistic_ext'::regclass AND s.oid = x.objid
 UNION ALL
 SELECT 'publication column list', p.pubname::text, p.oid::bigint, true, true
@@ -58,7 +61,7 @@ ORDER BY 1, 2
 
 -- name: of_partitions
 -- What hangs on the column of one partition and is no part of anything on the partitioned table itself: views over
--- the partition, constraints, triggers, grants and unique indexes of its own. Its other indexes have twins.
+-- the partition, constraints, triggers, grants, a default and unique indexes of its own. Its other indexes have twins.
 -- locks: none.
 WITH leaf AS (
   SELECT p.relid::oid AS oid, p.relid::regclass::text AS name, a.attnum AS number, a.attacl AS acl
@@ -79,6 +82,10 @@ SELECT l.name AS partition,
                       AND (k.conparentid <> 0 OR k.coninhcount > 0))
    AND NOT EXISTS (SELECT FROM pg_trigger t WHERE d.classid = 'pg_trigger'::regclass AND t.oid = d.objid
                       AND (t.tgparentid <> 0 OR t.tgname LIKE '%%\_\_migrator'))
+   AND NOT EXISTS (SELECT FROM pg_attrdef f JOIN pg_attribute w ON w.attrelid = %(oid)s AND w.attname = %(column)s
+                     JOIN pg_attrdef g ON g.adrelid = w.attrelid AND g.adnum = w.attnum
+                    WHERE d.classid = 'pg_attrdef'::regclass AND f.oid = d.objid
+                      AND pg_get_expr(f.adbin, f.adrelid) = pg_get_expr(g.adbin, g.adrelid))
 UNION ALL
 SELECT l.name, 'column grant', array_to_string(l.acl, ', ') FROM leaf l WHERE l.acl IS NOT NULL
 ORDER BY 1, 2, 3
@@ -125,7 +132,8 @@ SELECT 'column ' || a.attname, format_type(a.atttypid, a.atttypmod) || CASE WHEN
   FROM pg_attribute a WHERE a.attrelid = {oid} AND a.attnum > 0 AND NOT a.attisdropped
    AND a.attname NOT LIKE '%\_\_migrator'
 UNION ALL
-SELECT 'constraint ' || k.conname, pg_get_constraintdef(k.oid) FROM pg_constraint k WHERE k.conrelid = {oid}
+SELECT 'constraint ' || k.conname, pg_get_constraintdef(k.oid) FROM pg_constraint k
+ WHERE k.conrelid = {oid} AND k.conname NOT LIKE '%\_\_migrator'
 UNION ALL
 SELECT 'trigger ' || t.tgname, pg_get_triggerdef(t.oid) || t.tgenabled::text
   FROM pg_trigger t WHERE t.tgrelid = {oid} AND NOT t.tgisinternal AND t.tgname NOT LIKE '%\_\_migrator'

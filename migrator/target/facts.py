@@ -63,6 +63,8 @@ class Column:
     identity: bool
     has_default: bool
     has_grants: bool
+    #: Some of them not by the table's owner: said again by the owner, they would be others.
+    granted_by_others: bool
     storage: str
     type_storage: str
     statistics_target: int

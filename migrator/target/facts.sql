@@ -31,11 +31,13 @@ SELECT c.oid::bigint AS oid, n.nspname::text AS schema, c.relname::text AS table
 SELECT a.attname::text AS name, a.attnum::int AS number, format_type(a.atttypid, NULL) AS type,
        format_type(a.atttypid, a.atttypmod) AS full_type, t.typname::text AS type_name, a.atttypmod AS modifier,
        a.attnotnull AS not_null, a.attgenerated <> '' AS generated, a.attidentity <> '' AS identity,
-       a.atthasdef AS has_default, a.attacl IS NOT NULL AS has_grants, a.attstorage::text AS storage,
+       a.atthasdef AS has_default, a.attacl IS NOT NULL AS has_grants,
+       EXISTS (SELECT FROM aclexplode(a.attacl) AS g WHERE g.grantor <> c.relowner) AS granted_by_others,
+       a.attstorage::text AS storage,
        t.typstorage::text AS type_storage, coalesce(a.attstattarget, -1)::int AS statistics_target,
        a.attcompression::text AS compression, a.attoptions IS NOT NULL AS has_options,
        col_description(a.attrelid, a.attnum) IS NOT NULL AS has_comment
-  FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+  FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid JOIN pg_class c ON c.oid = a.attrelid
  WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped
  ORDER BY a.attnum
 

@@ -141,6 +141,18 @@ async def raw_connection(engine: AsyncEngine) -> AsyncIterator[psycopg.AsyncConn
                     await raw.set_autocommit(False)
 
 
+@asynccontextmanager
+async def unhurried(engine: AsyncEngine) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    """Lend a connection as `raw_connection` does, without time limits."""
+    async with raw_connection(engine) as raw:
+        await raw.execute(compose(_FILE, "unhurried"))
+        try:
+            yield raw
+        finally:
+            if not raw.closed:
+                await raw.execute(compose(_FILE, "reset"))
+
+
 @dataclass(frozen=True, slots=True)
 class Timing:
     """Milliseconds that each step took under the lock, in order, by the server's clock."""

@@ -81,3 +81,10 @@ SELECT a.pid, coalesce(a.usename, '')::text AS role, coalesce(a.application_name
  WHERE a.backend_xmin IS NOT NULL AND a.xact_start < %(moment)s AND a.pid <> pg_backend_pid()
    AND a.datname = current_database() AND a.backend_type = 'client backend'
  ORDER BY age_seconds DESC
+
+-- name: unhurried
+-- For a statement that takes as long as it takes and makes nobody wait.
+SELECT set_config('lock_timeout', '0', false), set_config('statement_timeout', '0', false)
+
+-- name: reset
+RESET ALL

@@ -1,12 +1,13 @@
 """The swap as SQL: what exchanges the two columns' names and takes everything along that must follow.
 
-Floor 1. Promise (P1, P9, H9-H11): one transaction, one message; views over the column, the capture rules, the readers'
-constants, the indexes' names and our own state change together or not at all. It runs in both directions.
+Floor 1. Promise (P1, P9, H9-H11): one transaction, one message; what is bound to the column by its number, the capture
+rules, the readers' constants, the names of indexes and CHECKs, and our own state change together or not at all. It runs
+in both directions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -18,9 +19,10 @@ from migrator.state import migrations
 from migrator.state.connection import fetch
 from migrator.state.migrations import Migration
 from migrator.statements import compose
-from migrator.target import capture, dependents, message, readers
+from migrator.target import capture, dependents, message, readers, restating
 from migrator.target.capture import Capture
 from migrator.target.relation import suffixed
+from migrator.target.restating import Check
 
 _FILE = "target/swap.sql"
 #: Any fixed number of our own: held by whoever replaces readers' functions.
@@ -42,10 +44,13 @@ class Swap:
     migration: Migration
     oid: int
     columns: frozenset[str]
-    #: Direct views, outermost first, and the live indexes that have a twin, (schema, name).
+    #: Direct views, outermost first, and what else is said again, by the lists of `restating`.
     views: Sequence[int]
     view_locks: Sequence[str]
+    bound: Mapping[str, Sequence[int]]
+    #: The live indexes that have a twin, (schema, name), and the live column's CHECKs.
     indexes: Sequence[tuple[str, str]]
+    checks: Sequence[Check]
     fingerprint: dict[str, str]
     server_version: int
 
@@ -77,7 +82,8 @@ class Swap:
             "side": sql.Literal(side.value),
             "max_dirty_rows": sql.Literal(bounds.max_dirty_rows),
             "max_dirty_seconds": sql.Literal(bounds.max_dirty_seconds),
-            "views": sql.Literal(list(self.views)),
+            "said": restating.said(self.oid, made.target, {**self.bound, "views": self.views}),
+            "path": restating.path(made.vector_schema),
             "renames": sql.Literal([each.as_string() for each in self._renames(made)]),
             "generation": sql.Literal(str(generation)),
             "target_schema": sql.Literal(names[0]),
@@ -115,7 +121,7 @@ class Swap:
             for old, new in ((name, between), (twin, name), (between, twin)):
                 parts = {"old": sql.Identifier(schema, old), "new": sql.Identifier(new)}
                 renames.append(compose(_FILE, "rename_index", parts))
-        return renames
+        return renames + restating.exchanged(target, self.checks)
 
 
 async def outermost_first(connection: AsyncConnection, oids: Sequence[int]) -> list[int]:

@@ -25,28 +25,24 @@ END
 $check$
 
 -- name: exchange
--- The names change, and what was bound to the old column by its number follows. Views first say what they show, by
--- name; the same words, said again after the names changed, name the other column. Owner, grants and comments of a
--- view stay; its options are said again, since CREATE OR REPLACE would drop them.
+-- The names change, and what was bound to the old column by its number follows (`restating`): it first says what it is,
+-- by name; the same words, said again after the names changed, name the other column.
 -- locks: held already; SHARE UPDATE EXCLUSIVE on the indexes that change names.   idempotent: no.
 DO $exchange$
 DECLARE
-  views text[];
+  said text[];
   statement text;
 BEGIN
-  SELECT array_agg(format('CREATE OR REPLACE VIEW %I.%I%s AS %s', n.nspname, c.relname,
-                          coalesce(' WITH (' || array_to_string(c.reloptions, ', ') || ')', ''),
-                          pg_get_viewdef(c.oid)) ORDER BY o.position)
-    INTO views
-    FROM unnest({views}::oid[]) WITH ORDINALITY AS o (oid, position)
-    JOIN pg_class c ON c.oid = o.oid JOIN pg_namespace n ON n.oid = c.relnamespace;
+  said := ARRAY({said});
   FOREACH statement IN ARRAY {renames}::text[] LOOP
     EXECUTE statement;
   END LOOP;
   RAISE NOTICE 'migrator: names %', extract(epoch FROM clock_timestamp());
-  FOREACH statement IN ARRAY coalesce(views, '{{}}') LOOP
+  PERFORM set_config('search_path', {path}, true);
+  FOREACH statement IN ARRAY said LOOP
     EXECUTE statement;
   END LOOP;
+  PERFORM set_config('search_path', 'pg_catalog', true);
   RAISE NOTICE 'migrator: views %', extract(epoch FROM clock_timestamp());
 END
 $exchange$

@@ -13,7 +13,7 @@ from migrator.state import leases, migrations
 from migrator.state.connection import transaction
 from migrator.state.leases import Lease
 from migrator.state.migrations import Migration
-from migrator.target import dependents, facts, index
+from migrator.target import dependents, facts, index, message, restating
 from migrator.target.build import Build
 from migrator.target.dependents import LiveIndex
 from migrator.target.relation import SUFFIX, Target
@@ -49,6 +49,7 @@ async def run(worker: Worker, migration: Migration, lease: Lease) -> str:
     build = Build(worker.engine, migration.name, memory, still)
     for each in wanted:
         await index.ensure(build, Target.of(migration), each)
+    await _look_at_checks(worker, migration)
     async with transaction(worker.engine) as connection:
         await leases.finish(connection, lease)
         found = await migrations.get_by_id(connection, migration.id)
@@ -57,3 +58,23 @@ async def run(worker: Worker, migration: Migration, lease: Lease) -> str:
         if found.status is MigrationStatus.INDEXING:
             await migrations.move(connection, found, MigrationStatus.VALIDATING, actor=worker.holder)
     return "; ".join([f"{migration.name}: {len(wanted)} indexes stand valid", *build.notes])
+
+
+async def _look_at_checks(worker: Worker, migration: Migration) -> None:
+    """Have PostgreSQL look whether every row passes the shadow's CHECKs, as every row passes the live column's.
+
+    Locks: SHARE UPDATE EXCLUSIVE on the table while it is read: nobody who reads or writes waits.
+    Raises: ConstraintRefuses.
+    """
+    target = Target.of(migration)
+    async with transaction(worker.engine, read_only=True) as connection:
+        relation = await facts.relation(connection, target.schema, target.table)
+        if relation is None:
+            raise Defect(f"{migration.target} is gone")
+        columns = await facts.columns(connection, relation.oid)
+        live, shadow = [
+            await restating.checks(connection, relation.oid, columns[name]) for name in (target.column, target.shadow)
+        ]
+    for statement in restating.validations(target, live, shadow):
+        async with message.unhurried(worker.engine) as raw:
+            await raw.execute(statement)

@@ -24,9 +24,10 @@ from migrator.spending.worker import Worker
 from migrator.state.connection import LockBusy, driver, fetch, run, transaction
 from migrator.state.migrations import Migration
 from migrator.statements import compose
-from migrator.target import dependents, facts, twins, vectors
+from migrator.target import dependents, facts, vectors
 from migrator.target.dependents import LiveIndex
 from migrator.target.relation import SUFFIX, Target
+from migrator.target.renaming import renamed
 from migrator.throttle import weigh
 
 _FILE = "validation/searching.sql"
@@ -122,7 +123,7 @@ class Search:
         if self.index is None or self.index.expression is None:
             return operand
         # PostgreSQL's own words (pg_get_indexdef), not input.
-        told: Any = twins.renamed(self.index.expression, self.migration.target_column, _OPERAND).replace("%", "%%")
+        told: Any = renamed(self.index.expression, self.migration.target_column, _OPERAND).replace("%", "%%")
         words: list[Any] = told.split(_OPERAND)
         return sql.Composed([sql.SQL(words[0]), *(each for word in words[1:] for each in (operand, sql.SQL(word)))])
 
@@ -169,7 +170,7 @@ def _serves_the_column(index: LiveIndex, column: str) -> bool:
     if index.expression is None:
         return index.on_column and not index.has_expressions
     # Of the column and of nothing else that this could not write: an index may only be partial by it.
-    return twins.renamed(index.expression, column, _OPERAND) != index.expression
+    return renamed(index.expression, column, _OPERAND) != index.expression
 
 
 async def _operator(connection: AsyncConnection, index: LiveIndex) -> tuple[str, str] | None:

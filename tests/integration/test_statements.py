@@ -23,7 +23,7 @@ from migrator.state import migrations
 from migrator.state.connection import make_engine, transaction
 from migrator.state.migrations import Migration
 from migrator.statements import compose
-from migrator.target import capture, dependents, facts, message, readers
+from migrator.target import capture, dependents, facts, message, readers, restating
 from migrator.target.capture import Capture
 from migrator.target.lanes import Lanes
 from migrator.validation import every_vector, gates
@@ -47,6 +47,7 @@ _MORE = """
 CREATE EXTENSION pg_prewarm;
 INSERT INTO docs (id, title, body, embedding) VALUES (1, 'title', 'body', '[3,1]');
 CREATE INDEX docs_embedding_idx ON docs USING hnsw (embedding public.vector_cosine_ops);
+ALTER TABLE docs ADD CONSTRAINT spare CHECK (n >= 0);
 CREATE INDEX spare_1_idx ON docs (n);
 CREATE INDEX spare_2_idx ON docs (n);
 CREATE TABLE parted (id int) PARTITION BY RANGE (id);
@@ -82,6 +83,9 @@ def built(made: Capture, migration: Migration, oid: int) -> dict[str, sql.Compos
         # A piece of on_update, on partitioned tables.
         "target/capture.sql:mark_move": functions["target/capture.sql:on_update"],
         "target/dependents.sql:fingerprint": dependents.fingerprint_query(oid),
+        "target/restating.sql:said": restating.said(oid, made.target, {}),
+        "target/restating.sql:search": restating.searching(restating.path("public")),
+        "target/restating.sql:alike": restating.alike(oid, made.target),
         "target/message.sql:moment": message.moment("locked"),
         "target/readers.sql:side_of_target": readers.constant(
             "public", "docs", "embedding", Side.FROM, migration.from_generation
@@ -95,8 +99,8 @@ def rehearsals(made: Capture) -> dict[str, sql.Composed]:
     names = ("id", "title", "body", "n", "embedding")
     plain = facts.Column(
         "id", 1, "text", "text", "text", -1, not_null=False, generated=False, identity=False, has_default=False,
-        has_grants=False, storage="x", type_storage="x", statistics_target=-1, compression="", has_options=False,
-        has_comment=False,
+        has_grants=False, granted_by_others=False, storage="x", type_storage="x", statistics_target=-1, compression="",
+        has_options=False, has_comment=False,
     )  # fmt: skip
     writes = Rehearsal(made.target, [replace(plain, name=name) for name in names])
     blocks = {
@@ -106,7 +110,7 @@ def rehearsals(made: Capture) -> dict[str, sql.Composed]:
     return {f"cutover/rehearsal.sql:{name}": blocks[operation] for name, operation in of.items()}
 
 
-def own(made: Capture, migration: Migration, found: dict[str, str], view_oid: int) -> dict[str, Parts]:
+def own(made: Capture, migration: Migration, found: dict[str, str], oid: int, view_oid: int) -> dict[str, Parts]:
     renames = [
         "ALTER TABLE public.docs RENAME COLUMN embedding TO other",
         "ALTER TABLE public.docs RENAME COLUMN embedding__migrator TO embedding",
@@ -124,7 +128,20 @@ def own(made: Capture, migration: Migration, found: dict[str, str], view_oid: in
     return {
         **triggers,
         "target/swap.sql:check": {"expected": sql.Literal(dependents.digest(found))},
-        "target/swap.sql:exchange": {"views": sql.Literal([view_oid]), "renames": sql.Literal(renames)},
+        "target/swap.sql:exchange": {
+            "said": restating.said(oid, made.target, {"views": [view_oid]}),
+            "renames": sql.Literal(renames),
+            "path": restating.path("public"),
+        },
+        "target/restating.sql:lets_null_pass": {
+            "expression": sql.SQL("public.vector_norm(embedding) > 0"),
+            "type": facts.vector_type("public", "vector", 2),
+            "column": sql.Identifier("embedding"),
+        },
+        "target/restating.sql:add_check": {"name": other, "definition": sql.SQL("CHECK (n >= 0) NOT VALID")},
+        "target/restating.sql:comment_check": {"name": sql.Identifier("spare"), "comment": sql.Literal("it's one")},
+        "target/restating.sql:validate_check": {"name": sql.Identifier("spare")},
+        "target/restating.sql:rename_check": {"old": sql.Identifier("spare"), "new": other},
         "target/swap.sql:rename_column": {"old": sql.Identifier("embedding"), "new": other},
         "target/swap.sql:rename_index": {"old": sql.Identifier("public", "docs_embedding_idx"), "new": other},
         "target/swap.sql:functions_lock": {"key": sql.Literal(4711)},
@@ -219,7 +236,7 @@ def world(postgres: Postgres, template: str) -> Iterator[World]:
     with psycopg.connect(url, autocommit=True) as connection:
         row = connection.execute("SELECT 'docs_view'::regclass::oid::bigint").fetchone()
     assert row is not None
-    yield World(url, common(made, oid), own(made, migration, found, row[0]), built(made, migration, oid))
+    yield World(url, common(made, oid), own(made, migration, found, oid, row[0]), built(made, migration, oid))
     with psycopg.connect(postgres.url, autocommit=True) as admin:
         admin.execute(b"DROP DATABASE statements WITH (FORCE)")
 

@@ -29,9 +29,9 @@ def spec(**target: Any) -> specs.Spec:
 def column(name: str, kind: str, **values: Any) -> Column:
     plain: dict[str, Any] = {
         "name": name, "number": 1, "type": kind, "full_type": kind, "type_name": kind, "modifier": -1,
-        "not_null": False, "generated": False, "identity": False, "has_default": False, "has_grants": False,
-        "storage": "x", "type_storage": "x", "statistics_target": -1, "compression": "", "has_options": False,
-        "has_comment": False,
+        "not_null": False, "generated": False, "identity": False, "has_default": False,
+        "has_grants": False, "granted_by_others": False, "storage": "x", "type_storage": "x", "statistics_target": -1,
+        "compression": "", "has_options": False, "has_comment": False,
     }  # fmt: skip
     return Column(**{**plain, **values})
 
@@ -151,15 +151,25 @@ CASES: list[tuple[str, Severity, Callable[[Survey], Any]]] = [
         for kind in (
             "materialized view",
             "rule",
-            "check constraint",
+            "check constraint on NULL",
+            "check constraint of other columns",
             "not null constraint",
-            "default",
             "generated column",
+            "row policy of another table",
+            "publication column list",
+            "column grant of another role",
+        )
+    ),
+    *(
+        ("dependent_" + kind.replace(" ", "_"), I, setting(dependents=[dependent(kind)]))
+        for kind in (
+            "check constraint",
+            "default",
             "trigger",
             "row policy",
             "function",
+            "view rule",
             "extended statistics",
-            "publication column list",
             "column grant",
             "comment",
             "statistics target",
@@ -168,6 +178,7 @@ CASES: list[tuple[str, Severity, Callable[[Survey], Any]]] = [
             "column options",
         )
     ),
+    ("dependent_function_not_owned", R, setting(dependents=[dependent("function", owned=False)])),
     ("index_invalid", R, setting(indexes=[index(valid=False)])),
     ("index_unique", R, setting(indexes=[index(is_unique=True)])),
     ("publication", R, setting(publications=["p"])),
