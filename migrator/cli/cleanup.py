@@ -21,6 +21,9 @@ def command(
     strays_gone: Annotated[
         bool, typer.Option("--strays-gone", help="The writers that were diverted lately are deployed or stopped.")
     ] = False,
+    leave_nullable: Annotated[
+        bool, typer.Option("--leave-nullable", help="Rows lack a vector: do not put the column's NOT NULL back.")
+    ] = False,
     yes: options.Yes = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -49,7 +52,9 @@ def command(
     if found:
         console.ask(f"Drop them? The other generation's vectors of {name} are gone then.", verb="cleanup", yes=yes)
     dropped = session.run(
-        lambda worker: attended.clean_up(worker, name, **sure, actor=session.actor(), tell=console.aside)
+        lambda worker: attended.clean_up(
+            worker, name, **sure, leave_nullable=leave_nullable, actor=session.actor(), tell=console.aside
+        )
     )
     if json:
         console.as_json({"name": name, "status": "cleaned", "dropped": [[each.kind, each.name] for each in dropped]})

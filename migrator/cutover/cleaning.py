@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from psycopg import sql
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from migrator.cutover.swapping import OnWait
+from migrator.cutover import not_null
 from migrator.errors import OperatorError
 from migrator.lifecycle import MigrationStatus
 from migrator.state import leases, migrations
@@ -21,7 +21,7 @@ from migrator.state.migrations import Migration
 from migrator.statements import compose
 from migrator.target import capture, facts, message
 from migrator.target.capture import Capture
-from migrator.target.message import Blocker, Timing
+from migrator.target.message import OnWait, Timing
 
 _FILE = "cutover/cleaning.sql"
 S = MigrationStatus
@@ -100,34 +100,29 @@ async def drop_indexes(engine: AsyncEngine, migration: Migration) -> None:
             await raw.execute(compose(_FILE, "drop_index", {"index": index}))
 
 
-async def drop_the_rest(engine: AsyncEngine, migration: Migration, *, actor: str, on_wait: OnWait) -> Timing:
-    """Drop triggers, functions and the shadow column, and be `cleaned`: one transaction.
+async def drop_the_rest(
+    engine: AsyncEngine, migration: Migration, *, actor: str, on_wait: OnWait, leave_nullable: bool = False
+) -> Timing:
+    """Drop triggers, functions and the shadow column, put NOT NULL back, and be `cleaned`: one transaction.
 
     Locks: ACCESS EXCLUSIVE on the table, a few milliseconds, one deadline per try.
     Raises: LockNotObtained, TooDirty, MovedMeanwhile.
     """
-    prepared = await prepare(engine, migration, actor=actor)
+    prepared = await prepare(engine, migration, actor=actor, leave_nullable=leave_nullable)
     if prepared is None:
         async with transaction(engine) as connection:
             await migrations.move(connection, migration, S.CLEANED, actor=actor, reason="the table is gone")
         return Timing(())
     oid, framed = prepared
-
-    async def attempt() -> Timing:
-        async with message.raw_connection(engine) as raw:
-            return await message.send(raw, message.whole(framed))
-
-    async def blockers() -> list[Blocker]:
-        async with transaction(engine) as connection:
-            return await message.find_blockers(connection, [oid])
-
-    timing = await message.climb(attempt, blockers=blockers, name=migration.name, verb="cleanup", on_wait=on_wait)
+    timing = await message.insist(engine, oid, framed, name=migration.name, verb="cleanup", on_wait=on_wait)
     async with transaction(engine) as connection:
         await leases.void(connection, migration.id)
     return timing
 
 
-async def prepare(engine: AsyncEngine, migration: Migration, *, actor: str) -> tuple[int, list[sql.Composable]] | None:
+async def prepare(
+    engine: AsyncEngine, migration: Migration, *, actor: str, leave_nullable: bool = False
+) -> tuple[int, list[sql.Composable]] | None:
     """Return the table's oid and the whole transaction, statement by statement; None where the table is gone."""
     made = Capture.of(migration)
     async with transaction(engine, read_only=True) as connection:
@@ -145,6 +140,7 @@ async def prepare(engine: AsyncEngine, migration: Migration, *, actor: str) -> t
         compose(_FILE, "check", parts),
         *capture.removal(made),
         compose(_FILE, "drop_column", parts),
+        *not_null.statements(migration, version, leave_nullable=leave_nullable),
         compose(_FILE, "forget", parts),
         compose(_FILE, "forget_written", parts),
         compose(_FILE, "forget_suspects", parts),

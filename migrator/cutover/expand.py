@@ -24,12 +24,10 @@ from migrator.state.migrations import Migration
 from migrator.statements import compose
 from migrator.target import capture, facts, lanes, message, readers, restating
 from migrator.target.capture import Capture
-from migrator.target.message import Blocker, Timing
+from migrator.target.message import Blocker, OnWait, Timing
 from migrator.target.restating import Check
 
 _FILE = "cutover/expand.sql"
-
-OnWait = Callable[[int, list[Blocker], float], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ async def look(engine: AsyncEngine, migration: Migration, *, verb: str) -> Swap:
         found = await dependents.find(connection, relation.oid, live)
         shadow = await dependents.find(connection, relation.oid, columns[shadow_name])
         wanted = await dependents.every_index(connection, relation.oid, live.name)
-        print_now = await dependents.fingerprint(connection, relation.oid)
+        print_now = await dependents.fingerprint(connection, relation.oid, live.name)
         checks = [await restating.checks(connection, relation.oid, columns[name]) for name in (live.name, shadow_name)]
         problems = _dependents(found, shadow)
         problems += [f"{name} has no twin on the shadow column" for name in restating.without_twin(*checks)]

@@ -6,7 +6,7 @@ and is written down as a note with who was in the way; nobody is cancelled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -18,10 +18,8 @@ from migrator.state import migrations
 from migrator.state.connection import DatabaseGone, DatabaseUnreachable, transaction
 from migrator.state.migrations import Migration
 from migrator.target import message
-from migrator.target.message import Blocker, Timing
+from migrator.target.message import Blocker, OnWait, Timing
 from migrator.target.swap import Bounds, Swap
-
-OnWait = Callable[[int, list[Blocker], float], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from migrator.backfill import catch_up
 from migrator.canary import watch
-from migrator.cutover import cleaning, readiness, swapping
+from migrator.cutover import cleaning, not_null, readiness, swapping
 from migrator.cutover.cleaning import Leftover
 from migrator.cutover.readiness import OldSnapshots
 from migrator.cutover.swapping import CUTOVER, ROLLBACK, Direction
@@ -200,14 +200,22 @@ async def what_is_left(worker: Worker, name: str, *, close_window: bool, strays_
 
 
 async def clean_up(
-    worker: Worker, name: str, *, close_window: bool, strays_gone: bool, actor: str, tell: Tell
+    worker: Worker,
+    name: str,
+    *,
+    close_window: bool,
+    strays_gone: bool,
+    actor: str,
+    tell: Tell,
+    leave_nullable: bool = False,
 ) -> list[Leftover]:
-    """Drop what is no longer needed; returns what was dropped.
+    """Drop what is no longer needed, and put back what was taken off meanwhile; returns what was dropped.
 
-    Raises: StatusConflict, Attended, WindowOpen, StraysSeen, NotConverging, LockNotObtained.
+    Raises: StatusConflict, Attended, WindowOpen, StraysSeen, RowsWithoutVector, NotConverging, LockNotObtained.
     """
     migration = await _get(worker, name)
     if migration.status is S.CLEANED:
+        await not_null.finish(worker.engine, migration, on_wait=_on_wait(tell))
         return []
     allowed = {S.COMPLETED, S.ROLLED_BACK, S.CANCELLED, S.CLEANING}
     if migration.status not in allowed:
@@ -216,6 +224,8 @@ async def clean_up(
     async with _attending(worker, migration, "cleanup") as lease:
         if migration.status is S.COMPLETED:
             await _fresh(worker, migration, Side.TO, Bounds(0, 0), "cleanup", tell)
+        if not leave_nullable:
+            await not_null.refuse(worker.engine, migration)
         if migration.status is not S.CLEANING:
             async with transaction(worker.engine) as connection:
                 await migrations.move(connection, migration, S.CLEANING, actor=actor)
@@ -225,9 +235,12 @@ async def clean_up(
         for _ in range(_DIRTY_TRIES):
             await _settle(worker, migration, lease, migration.live_side, frozenset({S.CLEANING}))
             try:
-                await cleaning.drop_the_rest(worker.engine, migration, actor=actor, on_wait=_on_wait(tell))
+                await cleaning.drop_the_rest(
+                    worker.engine, migration, actor=actor, on_wait=_on_wait(tell), leave_nullable=leave_nullable
+                )
             except TooDirty:
                 continue
+            await not_null.finish(worker.engine, migration, on_wait=_on_wait(tell))
             return dropped
     raise NotConverging(name, "cleanup", await _dirty(worker, migration, migration.live_side))
 

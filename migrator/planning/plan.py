@@ -250,4 +250,6 @@ async def changes_since(engine: AsyncEngine, migration: migrations.Migration) ->
         relation = await facts.relation(connection, migration.target_schema, migration.target_table)
         if relation is None:
             return ["the table is gone"]
-        return dependents.changes(migration.fingerprint, await dependents.fingerprint(connection, relation.oid))
+        return dependents.changes(
+            migration.fingerprint, await dependents.fingerprint(connection, relation.oid, migration.target_column)
+        )

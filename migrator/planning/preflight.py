@@ -298,6 +298,10 @@ _TAKEN = {
     "build again": "the new column gets one like it, which takes its name in the swap",
     "set alike": "the new column gets it at the start",
 }
+_PUT_BACK = (
+    "the cutover takes it off and cleanup puts it back, when every row has a vector; until the cutover a writer that"
+    " declares the new generation can't bring rows or texts"
+)
 #: What an operator can do about those that are refused for a reason of their own.
 _MENDS = {
     "check constraint on NULL": "it wants a vector in every row, and the new column starts empty: drop it until then",
@@ -318,6 +322,8 @@ def _dependents(survey: Survey) -> Iterator[Finding]:
         code = "view" if each.kind == "view" else "dependent_" + each.kind.replace(" ", "_")
         if each.action == "refuse":
             yield refuse(code, each.name, f"this {each.kind} hangs on it", _mend(each.kind))
+        elif each.action == "put back":
+            yield warn(code, each.name, _PUT_BACK, "deploy writers of the new generation after the cutover")
         elif not each.owned:
             yield _for_the_owner(survey)(
                 f"{code}_not_owned",

@@ -116,7 +116,7 @@ async def _table(connection: AsyncConnection, found: Survey, relation: Relation)
     found.triggers = await facts.triggers(connection, oid)
     found.may_silence_triggers = await facts.may_silence_triggers(connection)
     found.leftovers = await facts.leftovers(connection, oid)
-    found.fingerprint = await dependents.fingerprint(connection, oid)
+    found.fingerprint = await dependents.fingerprint(connection, oid, spec.target.column)
     if spec.target.scope is not None:
         found.immutable_functions = await facts.immutable_builtins(connection, spec.target.scope.functions)
     column = found.column

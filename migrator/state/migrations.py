@@ -105,6 +105,7 @@ class Migration:
     write_baseline: dict[str, int] | None
     started_at: datetime | None
     timeline: int | None
+    not_null: str | None
 
     @property
     def thresholds(self) -> ThrottleSpec:

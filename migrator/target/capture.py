@@ -88,6 +88,7 @@ class Capture:
             "table": target.table_id,
             "live": sql.Identifier(target.column),
             "shadow": sql.Identifier(target.shadow),
+            "live_name": sql.Literal(target.column),
             "live_generation": sql.Literal(generations[live_side]),
             "from_generation": sql.Literal(generations[Side.FROM]),
             "to_generation": sql.Literal(generations[Side.TO]),

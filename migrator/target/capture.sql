@@ -61,6 +61,12 @@ BEGIN
             coalesce(current_setting('application_name', true), ''), session_user);
   END IF;
   IF text_differs AND NOT native THEN
+    IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = TG_RELID AND attname = {live_name} AND attnotnull) THEN
+      RAISE EXCEPTION '%.% is NOT NULL until the swap, so a writer of % can not bring a new text before it',
+          TG_TABLE_NAME, {live_name}, declared
+        USING ERRCODE = 'not_null_violation',
+              HINT = 'Deploy it after the swap, or drop NOT NULL for the time of the migration.';
+    END IF;
     NEW.{live} := NULL;
   END IF;
   is_in_scope := {new_in_scope};
@@ -127,6 +133,12 @@ DECLARE
   diverted boolean := false;
 BEGIN
   IF NOT native AND NEW.{live} OPERATOR({vector_schema}.=) NEW.{shadow} THEN
+    IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = TG_RELID AND attname = {live_name} AND attnotnull) THEN
+      RAISE EXCEPTION '%.% is NOT NULL until the swap, so a writer of % can not bring a row before it',
+          TG_TABLE_NAME, {live_name}, declared
+        USING ERRCODE = 'not_null_violation',
+              HINT = 'Deploy it after the swap, or drop NOT NULL for the time of the migration.';
+    END IF;
     PERFORM set_config('migrator.internal', 'divert', true);
     UPDATE {table} AS t SET {live} = NULL WHERE {key_is_new};
     PERFORM set_config('migrator.internal', '', true);

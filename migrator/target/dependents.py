@@ -19,7 +19,7 @@ from migrator.statements import compose
 from migrator.target import facts, restating
 from migrator.target.facts import Column
 
-Action = Literal["re-point", "build again", "set alike", "follows", "refuse"]
+Action = Literal["re-point", "build again", "set alike", "put back", "follows", "refuse"]
 _REPOINTED = frozenset({*restating.LISTS, "default", "comment"}) - {"view"}
 _BUILT_AGAIN = frozenset({"index", "check constraint"})
 _SET_ALIKE = frozenset({"column grant", "statistics target", "storage", "compression", "column options"})
@@ -44,6 +44,8 @@ class Dependent:
             return "re-point"
         if self.kind in _SET_ALIKE:
             return "set alike"
+        if self.kind == "not null constraint":
+            return "put back"
         return "build again" if self.kind in _BUILT_AGAIN else "refuse"
 
 
@@ -143,14 +145,17 @@ async def of_partitions(connection: AsyncConnection, oid: int, column: str) -> l
     return [(row["partition"], row["kind"], row["name"]) for row in rows]
 
 
-async def fingerprint(connection: AsyncConnection, oid: int) -> dict[str, str]:
-    """Return what the catalog says of the target, part by part, without what is ours."""
-    return {row["part"]: row["text"] for row in await fetch(connection, fingerprint_query(oid))}
+async def fingerprint(connection: AsyncConnection, oid: int, column: str) -> dict[str, str]:
+    """Return what the catalog says of the target, part by part, without what is ours.
+
+    Nor the column's own NOT NULL and grants, which go where its name goes.
+    """
+    return {row["part"]: row["text"] for row in await fetch(connection, fingerprint_query(oid, column))}
 
 
-def fingerprint_query(oid: int) -> sql.Composed:
+def fingerprint_query(oid: int, column: str) -> sql.Composed:
     """Return the query that reads a fingerprint, ready to stand inside another statement."""
-    return compose("target/dependents.sql", "fingerprint", {"oid": sql.Literal(oid)})
+    return compose("target/dependents.sql", "fingerprint", {"oid": sql.Literal(oid), "column": sql.Literal(column)})
 
 
 def digest(found: dict[str, str]) -> str:

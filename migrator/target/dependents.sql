@@ -127,13 +127,16 @@ SELECT i.indrelid::bigint AS heap_oid, nsh.nspname::text AS schema, h.relname::t
 -- locks: none. Without parameters, since the swap runs it once more inside its own message.
 SELECT 'table' AS part, c.relkind::text || c.oid::text AS text FROM pg_class c WHERE c.oid = {oid}
 UNION ALL
-SELECT 'column ' || a.attname, format_type(a.atttypid, a.atttypmod) || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END
-       || CASE WHEN a.attgenerated <> '' THEN ' generated' ELSE '' END || coalesce(' ' || a.attacl::text, '')
+SELECT 'column ' || a.attname, format_type(a.atttypid, a.atttypmod) || CASE WHEN a.attnotnull AND a.attname <> {column} THEN ' not null' ELSE '' END
+       || CASE WHEN a.attgenerated <> '' THEN ' generated' ELSE '' END
+       || CASE WHEN a.attname = {column} THEN '' ELSE coalesce(' ' || a.attacl::text, '') END
   FROM pg_attribute a WHERE a.attrelid = {oid} AND a.attnum > 0 AND NOT a.attisdropped
    AND a.attname NOT LIKE '%\_\_migrator'
 UNION ALL
 SELECT 'constraint ' || k.conname, pg_get_constraintdef(k.oid) FROM pg_constraint k
  WHERE k.conrelid = {oid} AND k.conname NOT LIKE '%\_\_migrator'
+   AND NOT (k.contype = 'n' AND k.conkey = ARRAY(SELECT a.attnum FROM pg_attribute a
+                                                  WHERE a.attrelid = {oid} AND a.attname = {column}))
 UNION ALL
 SELECT 'trigger ' || t.tgname, pg_get_triggerdef(t.oid) || t.tgenabled::text
   FROM pg_trigger t WHERE t.tgrelid = {oid} AND NOT t.tgisinternal AND t.tgname NOT LIKE '%\_\_migrator'

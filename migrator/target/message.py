@@ -19,7 +19,7 @@ from psycopg import sql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from migrator.errors import TransientError
-from migrator.state.connection import LockBusy, driver, fetch, translated
+from migrator.state.connection import LockBusy, driver, fetch, transaction, translated
 from migrator.statements import compose
 
 _FILE = "target/message.sql"
@@ -46,6 +46,10 @@ class Blocker:
     def __str__(self) -> str:
         who = self.application or self.kind
         return f"pid {self.pid} ({who}, role {self.role or '-'}, {self.state or 'active'}, {self.age_seconds:.1f} s)"
+
+
+#: Told of each try that failed: its number, who held the table, and the pause until the next one in seconds.
+OnWait = Callable[[int, list[Blocker], float], None]
 
 
 @dataclass(eq=False)
@@ -202,7 +206,7 @@ async def climb(
     blockers: Callable[[], Awaitable[list[Blocker]]],
     name: str,
     verb: str,
-    on_wait: Callable[[int, list[Blocker], float], None],
+    on_wait: OnWait,
     ladder: Sequence[float] = LADDER_SECONDS,
 ) -> Timing:
     """Try until the locks are had; pauses between tries, and says who was in the way. Returns what `attempt` does.
@@ -220,6 +224,25 @@ async def climb(
             on_wait(number, held, pause)
             await asyncio.sleep(pause)
     raise AssertionError  # the last try returned or raised
+
+
+async def insist(
+    engine: AsyncEngine, oid: int, framed: Sequence[sql.Composable], *, name: str, verb: str, on_wait: OnWait
+) -> Timing:
+    """Send a framed message until its locks on one table are had.
+
+    Raises: LockNotObtained.
+    """
+
+    async def attempt() -> Timing:
+        async with raw_connection(engine) as raw:
+            return await send(raw, whole(framed))
+
+    async def blockers() -> list[Blocker]:
+        async with transaction(engine) as connection:
+            return await find_blockers(connection, [oid])
+
+    return await climb(attempt, blockers=blockers, name=name, verb=verb, on_wait=on_wait)
 
 
 async def find_blockers(connection: AsyncConnection, oids: Sequence[int]) -> list[Blocker]:

@@ -59,6 +59,16 @@ def said(oid: int, target: Target, bound: Mapping[str, Sequence[int]]) -> sql.Co
     return compose(_FILE, "said", parts)
 
 
+def remembered(oid: int, target: Target, migration_id: int) -> sql.Composed:
+    """Return the statement that writes down the live column's NOT NULL, which `said` takes off."""
+    parts = {
+        "oid": sql.Literal(oid),
+        "column": sql.Literal(target.column),
+        "migration_id": sql.Literal(migration_id),
+    }
+    return compose(_FILE, "remember_not_null", parts)
+
+
 def path(schema: str) -> sql.Literal:
     """Return the search path for what PostgreSQL said itself; `schema` is pgvector's."""
     return sql.Literal(f"pg_catalog, {sql.Identifier(schema).as_string()}")

@@ -80,9 +80,23 @@ SELECT s.statement
      WHERE c.oid = {oid}
        AND EXISTS (SELECT FROM pg_description d JOIN pg_attribute b ON b.attrelid = c.oid AND b.attnum = d.objsubid
                     WHERE d.classoid = 'pg_class'::regclass AND d.objoid = c.oid AND b.attname IN ({column}, {shadow}))
+    UNION ALL
+    -- For the time being: rows lack a vector for moments, and cleanup puts it back (H23).
+    SELECT 9, 1, 1, format('ALTER TABLE %s ALTER COLUMN %I DROP NOT NULL', a.attrelid::regclass, {shadow}::text)
+      FROM pg_attribute a WHERE a.attrelid = {oid} AND a.attname = {column} AND a.attnotnull
   ) AS s
  WHERE s.statement IS NOT NULL
  ORDER BY s.turn, s.position, s.step
+
+-- name: remember_not_null
+-- By its name, where PostgreSQL has names for it (18).
+-- idempotent: yes.
+UPDATE migrator.migrations AS m
+   SET not_null = coalesce((SELECT k.conname FROM pg_constraint k
+                             WHERE k.conrelid = a.attrelid AND k.contype = 'n' AND k.conkey = ARRAY[a.attnum]),
+                           left(a.attname, 54) || '_not_null')
+  FROM pg_attribute a
+ WHERE m.id = {migration_id} AND a.attrelid = {oid} AND a.attname = {column} AND a.attnotnull
 
 -- name: search
 -- PostgreSQL qualifies every name that it says, but not the = that stands in IS DISTINCT FROM, NULLIF and CASE.
@@ -90,7 +104,8 @@ SELECT set_config('search_path', {path}, true)
 
 -- name: alike
 -- The shadow column is stored, compressed, counted and granted as the live one is, on the table and on each of its
--- partitions: whoever may use the one may use the other, whichever is live.
+-- partitions: whoever may use the one may use the other, whichever is live. Once at the start, and again in each swap:
+-- what was granted or revoked since then holds for the column of that name, too.
 -- locks: ACCESS EXCLUSIVE on the table, held already.   idempotent: yes.
 DO $alike$
 DECLARE
@@ -119,7 +134,14 @@ BEGIN
        SELECT 5, format('GRANT %s (%I) ON %s TO %s%s', g.privilege_type, b.attname, c.oid::regclass,
                         CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END,
                         CASE WHEN g.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
-         FROM aclexplode(a.attacl) AS g) AS step (number, statement)
+         FROM aclexplode(a.attacl) AS g
+       UNION ALL
+       SELECT 0, format('REVOKE %s (%I) ON %s FROM %s CASCADE', g.privilege_type, b.attname, c.oid::regclass,
+                        CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END)
+         FROM aclexplode(b.attacl) AS g
+        WHERE (g.grantee, g.privilege_type, g.is_grantable) NOT IN (
+                SELECT h.grantee, h.privilege_type, h.is_grantable FROM aclexplode(a.attacl) AS h))
+         AS step (number, statement)
      WHERE c.oid = {oid} OR c.oid IN (SELECT p.relid FROM pg_partition_tree({oid}::oid) AS p)
      ORDER BY c.oid, step.number
   LOOP

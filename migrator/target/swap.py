@@ -76,7 +76,7 @@ class Swap:
         names = (migration.target_schema, migration.target_table, migration.target_column)
         generation = migration.generation(side)
         parts = {
-            "fingerprint": dependents.fingerprint_query(self.oid),
+            "fingerprint": dependents.fingerprint_query(self.oid, migration.target_column),
             "expected": sql.Literal(dependents.digest(self.fingerprint)),
             "migration_id": sql.Literal(migration.id),
             "side": sql.Literal(side.value),
@@ -94,6 +94,8 @@ class Swap:
         return [
             compose(_FILE, "check", parts),
             message.moment("check"),
+            restating.remembered(self.oid, made.target, migration.id),
+            restating.alike(self.oid, made.target),
             compose(_FILE, "exchange", parts),
             *capture.swapped(made, side, self.columns),
             message.moment("rules"),

@@ -82,7 +82,8 @@ def built(made: Capture, migration: Migration, oid: int) -> dict[str, sql.Compos
         **rehearsals(made),
         # A piece of on_update, on partitioned tables.
         "target/capture.sql:mark_move": functions["target/capture.sql:on_update"],
-        "target/dependents.sql:fingerprint": dependents.fingerprint_query(oid),
+        "target/dependents.sql:fingerprint": dependents.fingerprint_query(oid, "embedding"),
+        "target/restating.sql:remember_not_null": restating.remembered(oid, made.target, migration.id),
         "target/restating.sql:said": restating.said(oid, made.target, {}),
         "target/restating.sql:search": restating.searching(restating.path("public")),
         "target/restating.sql:alike": restating.alike(oid, made.target),
@@ -138,6 +139,9 @@ def own(made: Capture, migration: Migration, found: dict[str, str], oid: int, vi
             "type": facts.vector_type("public", "vector", 2),
             "column": sql.Identifier("embedding"),
         },
+        "cutover/not_null.sql:validate": {"name": sql.Identifier("spare")},
+        "cutover/not_null.sql:set": {"column": sql.Identifier("embedding")},
+        "cutover/not_null.sql:drop_check": {"name": sql.Identifier("spare")},
         "target/restating.sql:add_check": {"name": other, "definition": sql.SQL("CHECK (n >= 0) NOT VALID")},
         "target/restating.sql:comment_check": {"name": sql.Identifier("spare"), "comment": sql.Literal("it's one")},
         "target/restating.sql:validate_check": {"name": sql.Identifier("spare")},
@@ -195,7 +199,7 @@ def common(made: Capture, oid: int) -> dict[str, sql.Composable]:
         "side": sql.Literal("to"),
         "max_dirty_rows": sql.Literal(100),
         "max_dirty_seconds": sql.Literal(5.0),
-        "fingerprint": dependents.fingerprint_query(oid),
+        "fingerprint": dependents.fingerprint_query(oid, "embedding"),
         "deadline": sql.Literal("400 ms"),
         "lock_timeout": message.milliseconds(0.4),
         "statement_timeout": message.milliseconds(3),
@@ -217,7 +221,7 @@ async def expanded(url: str, made: Capture) -> tuple[Migration, int, dict[str, s
     async with transaction(engine) as connection:
         relation = await facts.relation(connection, "public", "docs")
         assert relation is not None
-        found = await dependents.fingerprint(connection, relation.oid)
+        found = await dependents.fingerprint(connection, relation.oid, "embedding")
     await engine.dispose()
     return migration, relation.oid, found
 

@@ -52,10 +52,8 @@ async def test_old_snapshots_are_waited_for_and_named(
     [
         ("CREATE MATERIALIZED VIEW m AS SELECT embedding FROM docs", "materialized view public.m"),
         ("CREATE MATERIALIZED VIEW m AS SELECT embedding FROM docs_view", "materialized view public.m"),
-        ("ALTER TABLE docs ADD CONSTRAINT c CHECK (embedding IS NOT NULL) NOT VALID", "check constraint c"),
-        ("ALTER TABLE docs ALTER embedding SET DEFAULT NULL", "default embedding"),
-        ("GRANT SELECT (embedding) ON docs TO PUBLIC", "column grant embedding"),
-        ("COMMENT ON COLUMN docs.embedding IS 'x'", "comment embedding"),
+        ("ALTER TABLE docs ADD CONSTRAINT c CHECK (embedding IS NOT NULL) NOT VALID", "check constraint on NULL c"),
+        ("ALTER TABLE docs ADD CONSTRAINT c CHECK (vector_dims(embedding) = 64)", "c has no twin on the shadow column"),
         ("DROP INDEX docs_embedding_idx__migrator", "no valid twin"),
         ("ALTER TABLE docs ALTER n DROP NOT NULL", "column n is different"),
         ("CREATE PUBLICATION p FOR TABLE docs", "publication p was added"),
@@ -91,6 +89,34 @@ async def test_a_view_that_came_since_the_start_is_moved_too(deployment: Deploym
         connection.execute("CREATE VIEW late AS SELECT id, embedding FROM docs")
     await cut_over(worker)
     assert deployment.value("SELECT count(*) FROM late l JOIN docs d USING (id) WHERE l.embedding <> d.embedding") == 0
+
+
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        ("ALTER TABLE docs ALTER embedding SET DEFAULT NULL", "SELECT atthasdef::text"),
+        ("GRANT SELECT (embedding) ON docs TO PUBLIC", "SELECT attacl::text"),
+        ("COMMENT ON COLUMN docs.embedding IS 'x'", "SELECT col_description(attrelid, attnum)"),
+    ],
+)
+async def test_what_came_since_the_start_goes_along_where_it_can(
+    deployment: Deployment, worker: Worker, statement: str, told: str
+) -> None:
+    """An ordinary release of the application, again: and what is taken away since the start is gone from both."""
+    await ready(deployment, worker, 5)
+    found = f"{told} FROM pg_attribute WHERE attrelid = 'docs'::regclass AND attname = 'embedding'"
+    bare = deployment.value(found)
+    with deployment.connect() as connection:
+        connection.execute(statement.encode())
+    given = deployment.value(found)
+    assert given != bare
+    await cut_over(worker)
+    assert deployment.value(found) == given
+    if "GRANT" in statement:
+        with deployment.connect() as connection:
+            connection.execute("REVOKE SELECT (embedding) ON docs FROM PUBLIC")
+        await roll_back(worker)
+        assert "=r/" not in (deployment.value(found) or ""), "who lost the right gets it back with no swap"
 
 
 async def test_too_many_dirty_rows_under_the_lock_leave_everything_as_it_was(

@@ -153,7 +153,6 @@ CASES: list[tuple[str, Severity, Callable[[Survey], Any]]] = [
             "rule",
             "check constraint on NULL",
             "check constraint of other columns",
-            "not null constraint",
             "generated column",
             "row policy of another table",
             "publication column list",
@@ -178,6 +177,7 @@ CASES: list[tuple[str, Severity, Callable[[Survey], Any]]] = [
             "column options",
         )
     ),
+    ("dependent_not_null_constraint", W, setting(dependents=[dependent("not null constraint")])),
     ("dependent_function_not_owned", R, setting(dependents=[dependent("function", owned=False)])),
     ("index_invalid", R, setting(indexes=[index(valid=False)])),
     ("index_unique", R, setting(indexes=[index(is_unique=True)])),
