@@ -2,6 +2,7 @@
 
 Floor 2. Promise: both columns are searched for the same rows in turns, so that what disturbs one disturbs the other; a
 search counts with the best of a few tries, since what is compared are the columns and not the machine's other work.
+Before it says no it tries again: noise only makes slower, and a column without its index is slow each time.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from migrator.validation.searching import TURN, Pairs, Searcher
 LATENCY = "latency"
 #: Tries of each search; the first one warms what an application's searches keep warm in the old column.
 _TRIES = 3
+#: Times that all of it is measured before the gate fails.
+_ROUNDS = 3
 
 
 async def measure(worker: Worker, migration: Migration, lease: Lease, seed: int) -> list[Verdict]:
@@ -34,8 +37,15 @@ async def measure(worker: Worker, migration: Migration, lease: Lease, seed: int)
     began, gates = time.monotonic(), migration.spec.gates
     search = await searching.prepare(worker, migration)
     drawn = await searching.pairs(worker, search, wanted=gates.search_sample, seed=seed)
-    old, new = await _times(Searcher.start(worker, search), drawn)
+    searcher = Searcher.start(worker, search)
+    old, new = await _times(searcher, drawn)
     ratio, passed = decide(old, new, limit=gates.max_latency_ratio, slack_ms=gates.latency_slack_ms)
+    for _ in range(_ROUNDS - 1):
+        if passed:
+            break
+        again = await _times(searcher, drawn)
+        old, new = _best(old, again[0]), _best(new, again[1])
+        ratio, passed = decide(old, new, limit=gates.max_latency_ratio, slack_ms=gates.latency_slack_ms)
     told = ", ".join(f"{name} p50 {p50:.1f} ms p95 {p95:.1f} ms" for name, (p50, p95) in _summary(old, new).items())
     detail = f"new/old p95 of {len(new)} searches: {told}"
     detail += searching.cut(len(new), len(drawn.keys), gates.search_seconds)
@@ -52,6 +62,11 @@ def decide(old: Sequence[float], new: Sequence[float], *, limit: float, slack_ms
     before, after = float(np.percentile(old, 95)), float(np.percentile(new, 95))
     ratio = after / before if before > 0 else 1.0
     return ratio, ratio <= limit or after - before <= slack_ms
+
+
+def _best(before: Sequence[float], again: Sequence[float]) -> list[float]:
+    """Return the best time of each search; of those that time did not allow again, the first one."""
+    return [*map(min, before, again), *before[len(again) :]]
 
 
 def _summary(old: Sequence[float], new: Sequence[float]) -> dict[str, tuple[float, float]]:

@@ -186,7 +186,7 @@ async def _keep_fresh(worker: Worker, stop: threading.Event) -> None:
 
     running: set[asyncio.Task[str]] = set()
     while not stop.is_set():
-        for ticket in (await tick(worker.engine, actor="test")).tickets:
+        for ticket in (await tick(worker.engine, actor="test", only="docs", tells=False)).tickets:
             running.add(asyncio.create_task(perform(worker, ticket)))
         await asyncio.sleep(0.1)
         running = {task for task in running if not task.done()}

@@ -184,6 +184,26 @@ async def test_gate_ann_recall_tells_a_row_that_came_in_between_from_a_miss(
     assert "old 1.000, new 1.000" in row.detail
 
 
+async def test_gate_latency_looks_again_before_it_says_no(
+    deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that was busy for all tries of one column, once."""
+    strict(deployment)
+    await ready(deployment, worker, 40)
+    original, rounds = latency._times, 0
+
+    async def times(*args: Any) -> tuple[list[float], list[float]]:
+        nonlocal rounds
+        rounds += 1
+        old, new = await original(*args)
+        return old, [each + (50.0 if rounds == 1 else 0.0) for each in new]
+
+    monkeypatch.setattr(latency, "_times", times)
+    await attended.validate(worker, "docs", actor="test")
+    assert rounds >= 2
+    assert (await judged(worker))["latency"].figure < 2
+
+
 async def test_gate_latency_alone_catches_a_column_without_its_index(deployment: Deployment, worker: Worker) -> None:
     deployment.spec_data["target"]["where"] = "n = 0"
     strict(deployment, latency_slack_ms=1.0)
