@@ -43,6 +43,20 @@ class RowsWithoutVector(OperatorError):
     )
 
 
+@dataclass(eq=False)
+class NotNullUnproved(OperatorError):
+    """Rows lost their vector while everything else was cleaned up."""
+
+    name: str
+    column: str
+    rows: int
+
+    runbook = "cleanup"
+    happened = "{name} is cleaned up, but {rows} of its rows have no vector, so NOT NULL of {column} is NOT VALID."
+    state = "What is written from now on must have a vector; those rows can't be updated without one."
+    next = "Delete them or give them a vector, then run `migrator cleanup {name}` again: it has the table looked at."
+
+
 def _parts(migration: Migration) -> dict[str, sql.Composable]:
     target = Target.of(migration)
     return {
@@ -61,13 +75,15 @@ async def refuse(engine: AsyncEngine, migration: Migration) -> None:
     Cost: one pass over the table without its vectors, and only where the column was NOT NULL.
     Raises: RowsWithoutVector.
     """
-    if migration.not_null is None:
-        return
-    async with message.unhurried(engine) as raw:
-        row = await (await raw.execute(compose(_FILE, "missing", _parts(migration)))).fetchone()
-    rows = row[0] if row is not None else 0
+    rows = 0 if migration.not_null is None else await _missing(engine, migration)
     if rows:
         raise RowsWithoutVector(migration.name, migration.target_column, rows)
+
+
+async def _missing(engine: AsyncEngine, migration: Migration) -> int:
+    async with message.unhurried(engine) as raw:
+        row = await (await raw.execute(compose(_FILE, "missing", _parts(migration)))).fetchone()
+    return int(row[0]) if row is not None else 0
 
 
 def statements(migration: Migration, server_version: int, *, leave_nullable: bool) -> list[sql.Composable]:
@@ -87,7 +103,7 @@ async def finish(engine: AsyncEngine, migration: Migration, *, on_wait: OnWait) 
 
     Locks: SHARE UPDATE EXCLUSIVE on the table while it is read; before PostgreSQL 18 then ACCESS EXCLUSIVE for
     milliseconds, with one deadline per try.
-    Raises: RowsWithoutVector, LockNotObtained.
+    Raises: NotNullUnproved, LockNotObtained.
     """
     async with transaction(engine, read_only=True) as connection:
         migration = await migrations.get_by_id(connection, migration.id)
@@ -95,7 +111,9 @@ async def finish(engine: AsyncEngine, migration: Migration, *, on_wait: OnWait) 
         version = (await facts.server(connection))["version"]
     if migration.not_null is None or relation is None:
         return
-    await refuse(engine, migration)
+    rows = await _missing(engine, migration)
+    if rows:
+        raise NotNullUnproved(migration.name, migration.target_column, rows)
     parts = _parts(migration)
     async with message.unhurried(engine) as raw:
         await raw.execute(compose(_FILE, "validate", parts))

@@ -211,7 +211,8 @@ async def clean_up(
 ) -> list[Leftover]:
     """Drop what is no longer needed, and put back what was taken off meanwhile; returns what was dropped.
 
-    Raises: StatusConflict, Attended, WindowOpen, StraysSeen, RowsWithoutVector, NotConverging, LockNotObtained.
+    Raises: StatusConflict, Attended, WindowOpen, StraysSeen, RowsWithoutVector, NotNullUnproved, NotConverging,
+    LockNotObtained.
     """
     migration = await _get(worker, name)
     if migration.status is S.CLEANED:

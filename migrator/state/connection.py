@@ -248,7 +248,6 @@ def as_ours(error: psycopg.Error, where: str) -> Exception:
     made: dict[str, Callable[[], Exception]] = {
         "3D000": lambda: DatabaseRefused(where, _first_line(error)),  # no such database
         "42501": lambda: PrivilegeMissing(_first_line(error)),
-        "23514": lambda: ConstraintRefuses(error.diag.constraint_name or "of the table"),
         MOVED: MovedMeanwhile,
         CATALOG_CHANGED: CatalogChanged,
         TOO_DIRTY: TooDirty,
@@ -260,9 +259,13 @@ def as_ours(error: psycopg.Error, where: str) -> Exception:
         return DatabaseRefused(where, _first_line(error))
     if state in made:
         return made[state]()
+    if state == _CHECK_VIOLATION and error.diag.schema_name != _OWN_SCHEMA:
+        return ConstraintRefuses(error.diag.constraint_name or "of the table")
     return Defect(f"PostgreSQL answered SQLSTATE {state} ({type(error).__name__}) to a statement of ours")
 
 
+#: What a CHECK says, which of our own tables is a defect of ours.
+_CHECK_VIOLATION, _OWN_SCHEMA = "23514", "migrator"
 #: SQLSTATEs: terminated by an administrator, crash shutdown, starting up.
 _GONE = ("57P01", "57P02", "57P03")
 #: Lock not available, deadlock, idle in transaction, cancelled, transaction timeout, serialization.

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from migrator.cutover import not_null
-from migrator.cutover.not_null import RowsWithoutVector
+from migrator.cutover.not_null import NotNullUnproved, RowsWithoutVector
 from migrator.demo.servers import Postgres
 from migrator.lifecycle import MigrationStatus
 from migrator.orchestrator import attended, verbs
@@ -147,5 +147,13 @@ async def test_h23_a_cleanup_that_died_before_the_last_look_is_finished_by_the_n
     valid = "SELECT bool_and(convalidated) FROM pg_constraint WHERE conname = 'always_there'"
     assert strict.value(valid) is False
     monkeypatch.setattr(not_null, "finish", finish)
+    with strict.connect() as connection:
+        connection.execute("SET session_replication_role = replica")
+        connection.execute("ALTER TABLE docs DROP CONSTRAINT always_there")
+        connection.execute("UPDATE docs SET embedding = NULL WHERE id = 1")
+        connection.execute("ALTER TABLE docs ADD CONSTRAINT always_there NOT NULL embedding NOT VALID")
+    with pytest.raises(NotNullUnproved, match="1 of its rows"):
+        await clean_up(worker)
+    strict.half_moved([1])
     await clean_up(worker)
     assert strict.value(valid) is True
