@@ -267,13 +267,17 @@ async def embed_and_land(worker: Worker, embedder: Embedder, landing: Landing, w
     size_of_landing = worker.landing_size(landing.migration)
     crew = _Crew(worker, embedder, landing, work, runs, size_of_landing, unresolved=len(work))
     size = min(worker.concurrency, len(runs))
+    lost: LeaseLost | None = None
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(size):
                 group.create_task(crew.send())
         # A landing that failed may have left others' answers behind.
         await crew.land_rest()
-    except* LeaseLost as lost:
-        raise lost.exceptions[0] from None
+    except* LeaseLost as group_of_lost:
+        lost = next(each for each in group_of_lost.exceptions if isinstance(each, LeaseLost))
+    if lost is not None:
+        # Not raised up there: what an `except*` raises is wrapped into a group again, which nobody expects.
+        raise lost
     await crew.land_held()
     return crew.progress

@@ -19,7 +19,7 @@ from migrator.state.batches import Trust
 from migrator.state.connection import transaction
 from migrator.state.leases import Duty, Kind, Lease
 from migrator.state.migrations import Migration
-from tests.deployment import Deployment
+from tests.deployment import Deployment, until
 from tests.integration.steps import begin, first_tickets, ready, stored, to
 
 S = MigrationStatus
@@ -111,3 +111,18 @@ async def test_r25_a_shutdown_while_a_renewal_ends_is_heard(worker: Worker, monk
     shut_down.cancel()
     with pytest.raises(asyncio.CancelledError):
         await shut_down
+    await asyncio.sleep(0.6)  # the renewal ends by itself
+
+
+async def test_p2_a_lease_that_a_landing_finds_lost_is_no_defect(deployment: Deployment, worker: Worker) -> None:
+    """Before any renewal noticed: the ticket's line says so, and what was answered is counted."""
+    worker.lease_seconds = 60
+    await begin(deployment, worker, 10)
+    ticket, *_ = await first_tickets(worker)
+    deployment.simulator.admin(latency_seconds=0.5)
+    working = asyncio.create_task(perform(worker, ticket))
+    await until(lambda: asyncio.to_thread(lambda: deployment.simulator.ledger()["in_flight"] > 0))
+    deployment.query("UPDATE migrator.batches SET fence = fence + 1 RETURNING 1")
+    assert "was lost" in await working
+    unwritten = deployment.value("SELECT sum(unwritten_tokens) FROM migrator.ledger WHERE purpose = 'backfill'")
+    assert unwritten == deployment.needed_tokens()
