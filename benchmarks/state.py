@@ -128,11 +128,11 @@ async def _ticks_and_looks(engine: AsyncEngine) -> tuple[float, float]:
 async def _database_seconds(engine: AsyncEngine) -> float:
     """Return what the server plans and executes for a look at the status, in seconds."""
     async with transaction(engine) as connection:
-        await connection.execute(text("SELECT pg_stat_statements_reset()"))
+        await connection.execute(text("SELECT public.pg_stat_statements_reset()"))
     for _ in range(_LOOKS):
         await _look(engine)
     async with transaction(engine) as connection:
-        took = text("SELECT sum(total_plan_time + total_exec_time) FROM pg_stat_statements")
+        took = text("SELECT sum(total_plan_time + total_exec_time) FROM public.pg_stat_statements")
         return float((await connection.execute(took)).scalar_one()) / 1000 / _LOOKS
 
 
