@@ -8,6 +8,7 @@ reason; everything else counts as an attempt and is tried again later.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
 from migrator.backfill import batch, catch_up, proof
@@ -49,9 +50,11 @@ async def perform(worker: Worker, ticket: Ticket) -> str:
         claimed = await asyncio.shield(claiming)
     except asyncio.CancelledError:
         # The claim may be committed already, and a lease that nobody knows of holds everybody up until it runs out.
-        claimed = await claiming
-        if claimed is not None:
-            await asyncio.shield(_give_back(worker, claimed[1], failure="shut down", counts=False))
+        # Whatever becomes of that, the shutdown goes on.
+        with contextlib.suppress(MigratorError):
+            claimed = await claiming
+            if claimed is not None:
+                await asyncio.shield(_give_back(worker, claimed[1], failure="shut down", counts=False))
         raise
     return "stale ticket" if claimed is None else await perform_leased(worker, *claimed)
 

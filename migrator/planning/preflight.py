@@ -307,12 +307,7 @@ _MENDS = {
     "check constraint on NULL": "it wants a vector in every row, and the new column starts empty: drop it until then",
     "check constraint of other columns": "make it a constraint of the vector alone, or drop it until then",
     "column grant of another role": "have the table's owner grant it",
-    "row policy of another table": "drop it for the time of the migration and make it again afterwards",
 }
-
-
-def _mend(kind: str) -> str:
-    return _MENDS.get(kind, _LATER)
 
 
 def _dependents(survey: Survey) -> Iterator[Finding]:
@@ -321,7 +316,7 @@ def _dependents(survey: Survey) -> Iterator[Finding]:
             continue
         code = "view" if each.kind == "view" else "dependent_" + each.kind.replace(" ", "_")
         if each.action == "refuse":
-            yield refuse(code, each.name, f"this {each.kind} hangs on it", _mend(each.kind))
+            yield refuse(code, each.name, f"this {each.kind} hangs on it", _MENDS.get(each.kind, _LATER))
         elif each.action == "put back":
             yield warn(code, each.name, _PUT_BACK, "deploy writers of the new generation after the cutover")
         elif not each.owned:

@@ -208,7 +208,7 @@ class ConstraintRefuses(OperatorError):
     runbook = "column-breaks-writes"
     happened = "The CHECK constraint {constraint} refuses a vector of the new generation."
     state = "That transaction was rolled back; every vector written before is kept, and the live column is untouched."
-    next = "Run `migrator cancel NAME` and `migrator cleanup NAME`, mend the constraint, then plan again."
+    next = "Run `migrator cancel NAME` and `migrator cleanup NAME`, mend the constraint, plan under a new name."
 
 
 @dataclass(eq=False)

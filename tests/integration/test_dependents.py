@@ -150,6 +150,12 @@ async def test_p1_every_kind_of_dependent_works_on_the_new_column_and_nothing_is
             "ALTER TABLE docs ADD CONSTRAINT pair CHECK (n >= 0 OR embedding IS NULL)",
             "check constraint of other columns",
         ),
+        (
+            """CREATE FUNCTION fits(v vector) RETURNS bool LANGUAGE plpgsql
+               AS 'BEGIN IF v IS NULL THEN RAISE ''no''; END IF; RETURN true; END';
+               ALTER TABLE docs ADD CONSTRAINT fits CHECK (fits(embedding))""",
+            "check constraint on NULL",
+        ),
         ("CREATE MATERIALIZED VIEW kept AS SELECT embedding FROM docs", "materialized view"),
         ("CREATE RULE also AS ON INSERT TO docs DO ALSO SELECT NEW.embedding", "rule"),
     ],
@@ -178,10 +184,15 @@ async def test_a_check_that_the_new_model_fails_pauses_it_and_says_so(deployment
     assert deployment.mismatches("embedding", V3) == []
 
 
-async def test_what_came_without_its_twin_is_refused_at_the_swap(deployment: Deployment, worker: Worker) -> None:
+@pytest.mark.parametrize("valid", ["", "NOT VALID"])
+async def test_what_came_without_its_twin_is_refused_at_the_swap(
+    deployment: Deployment, worker: Worker, valid: str
+) -> None:
     deployment.make_table(5)
     with deployment.connect() as connection:
-        connection.execute("ALTER TABLE docs ADD CONSTRAINT unit CHECK (vector_norm(embedding) < 1.5)")
+        connection.execute(
+            f"ALTER TABLE docs ADD CONSTRAINT unit CHECK (vector_norm(embedding) < 1.5) {valid}".encode()
+        )
     await start(deployment, worker)
     await to(worker, S.READY)
     with deployment.connect() as connection:

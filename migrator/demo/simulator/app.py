@@ -132,9 +132,8 @@ class Embeddings:
 
     async def _work(self, request: Request, body: Any, key: str, dialect: Dialect, fault: Fault | None) -> Response:
         account, elsewhere, number = self.account, self.account.elsewhere(), self.account.arrived
-        bill = (
-            account.entries
-        )  # as it is now: who resets the account meanwhile does not want this request on the new one
+        # As it is now: who resets the account meanwhile does not want this request on the new bill.
+        bill = account.entries
         asked = reading.read(body, account, self.backend, dialect, elsewhere=elsewhere)
         account.limits.admit(account.behaviour, sum(asked.counts))
         behaviour, request_id = account.behaviour, request.headers.get("x-request-id") or uuid.uuid4().hex
