@@ -73,9 +73,10 @@ class Capture:
         mark: sql.Composable = sql.SQL("")
         if self.partitioned:
             mark = sql.SQL("{};\n").format(compose(_FILE, "mark_move", parts))
+        kept = compose(_FILE, "keep_not_null", parts)
         made = []
         for name in self.triggers:
-            own = {**parts, "function": self.function(name), "mark_move": mark}
+            own = {**parts, "function": self.function(name), "mark_move": mark, "keep_not_null": kept}
             made.append(compose(_FILE, f"on_{name}", own))
         return made
 

@@ -61,12 +61,7 @@ BEGIN
             coalesce(current_setting('application_name', true), ''), session_user);
   END IF;
   IF text_differs AND NOT native THEN
-    IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = TG_RELID AND attname = {live_name} AND attnotnull) THEN
-      RAISE EXCEPTION '%.% is NOT NULL until the swap, so a writer of % can not bring a new text before it',
-          TG_TABLE_NAME, {live_name}, declared
-        USING ERRCODE = 'not_null_violation',
-              HINT = 'Deploy it after the swap, or drop NOT NULL for the time of the migration.';
-    END IF;
+{keep_not_null};
     NEW.{live} := NULL;
   END IF;
   is_in_scope := {new_in_scope};
@@ -86,6 +81,15 @@ BEGIN
 {mark_move}  RETURN NEW;
 END
 $capture$
+
+-- name: keep_not_null
+-- A piece of both: where the live vector is about to go, says why it can't (H23).
+    IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = TG_RELID AND attname = {live_name} AND attnotnull) THEN
+      RAISE EXCEPTION '%.% is NOT NULL until the swap, so a writer of % can not bring rows or texts before it',
+          TG_TABLE_NAME, {live_name}, declared
+        USING ERRCODE = 'not_null_violation',
+              HINT = 'Deploy it after the swap, or drop NOT NULL for the time of the migration.';
+    END IF
 
 -- name: on_insert
 -- BEFORE INSERT: only tags. EXCLUDED shows what this leaves, so a foreign vector is copied to its own column and
@@ -133,12 +137,7 @@ DECLARE
   diverted boolean := false;
 BEGIN
   IF NOT native AND NEW.{live} OPERATOR({vector_schema}.=) NEW.{shadow} THEN
-    IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = TG_RELID AND attname = {live_name} AND attnotnull) THEN
-      RAISE EXCEPTION '%.% is NOT NULL until the swap, so a writer of % can not bring a row before it',
-          TG_TABLE_NAME, {live_name}, declared
-        USING ERRCODE = 'not_null_violation',
-              HINT = 'Deploy it after the swap, or drop NOT NULL for the time of the migration.';
-    END IF;
+{keep_not_null};
     PERFORM set_config('migrator.internal', 'divert', true);
     UPDATE {table} AS t SET {live} = NULL WHERE {key_is_new};
     PERFORM set_config('migrator.internal', '', true);

@@ -82,6 +82,7 @@ def built(made: Capture, migration: Migration, oid: int) -> dict[str, sql.Compos
         **rehearsals(made),
         # A piece of on_update, on partitioned tables.
         "target/capture.sql:mark_move": functions["target/capture.sql:on_update"],
+        "target/capture.sql:keep_not_null": functions["target/capture.sql:on_update"],
         "target/dependents.sql:fingerprint": dependents.fingerprint_query(oid, "embedding"),
         "target/restating.sql:remember_not_null": restating.remembered(oid, made.target, migration.id),
         "target/restating.sql:said": restating.said(oid, made.target, {}),
