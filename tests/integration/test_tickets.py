@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.lifecycle import MigrationStatus
 from migrator.orchestrator import tick as ticking
+from migrator.orchestrator import verbs
 from migrator.orchestrator.perform import perform
 from migrator.orchestrator.tick import tick
 from migrator.spending.renewal import renewed
@@ -126,3 +127,17 @@ async def test_p2_a_lease_that_a_landing_finds_lost_is_no_defect(deployment: Dep
     assert "was lost" in await working
     unwritten = deployment.value("SELECT sum(unwritten_tokens) FROM migrator.ledger WHERE purpose = 'backfill'")
     assert unwritten == deployment.needed_tokens()
+
+
+async def test_r4_after_a_resume_even_a_late_validation_asks_the_canary(deployment: Deployment, worker: Worker) -> None:
+    """Every gate is settled, and somebody paused and resumed: nothing goes on before the model was asked again."""
+    await ready(deployment, worker, 10)
+    await verbs.pause(worker.engine, "docs", actor="test")
+    await verbs.resume(worker.engine, "docs", actor="test")
+    billed = deployment.simulator.ledger()["tokens"]
+    async with transaction(worker.engine) as connection:
+        migration = await stored(worker)
+        await leases.offer_duty(connection, migration.id, Duty.VALIDATE)
+        (ticket,) = await batches.offer_duty(connection, migration, Duty.VALIDATE, Trust())
+    await perform(worker, ticket)
+    assert deployment.simulator.ledger()["tokens"] > billed
