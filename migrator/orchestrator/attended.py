@@ -7,90 +7,49 @@ it says, whatever was interrupted. They use the same catch-up as the workers, so
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from migrator.backfill import catch_up
 from migrator.canary import watch
 from migrator.cutover import cleaning, not_null, readiness, swapping
 from migrator.cutover.cleaning import Leftover
 from migrator.cutover.readiness import OldSnapshots
 from migrator.cutover.swapping import CUTOVER, ROLLBACK, Direction
-from migrator.errors import MigratorError, OperatorError, StatusConflict, TransientError
+from migrator.errors import MigratorError, StatusConflict
 from migrator.generation import Side
-from migrator.lifecycle import UNATTENDED, MigrationStatus
+from migrator.lifecycle import MigrationStatus
 from migrator.orchestrator import suspicious, trust
+from migrator.orchestrator.attendance import (
+    Attended,
+    NotConverging,
+    Tell,
+    attending,
+    dirty_rows,
+    fresh,
+    on_wait,
+    settle,
+    until_embedded,
+)
 from migrator.spending.renewal import renewed
 from migrator.spending.worker import Worker
-from migrator.state import dirty, leases, looks, migrations, verdicts
-from migrator.state.budget import Purpose
+from migrator.state import leases, looks, migrations, verdicts
 from migrator.state.connection import TooDirty, transaction
-from migrator.state.leases import Duty, Lease, LeaseLost
+from migrator.state.leases import Duty
 from migrator.state.migrations import Migration
 from migrator.state.verdicts import Verdict
-from migrator.target.message import Blocker, Timing
+from migrator.target.message import Timing
 from migrator.target.swap import Bounds
 from migrator.validation import recent
 from migrator.validation import validate as validation
 
 S = MigrationStatus
-Tell = Callable[[str], None]
 #: Rows that may be without a vector at the swap, and for how long the oldest of them: absent from search for about a
 #: second, never wrong (design of the swap: the provider can't be asked under the lock).
 MAX_DIRTY_ROWS, MAX_DIRTY_SECONDS = 100, 5.0
-#: Seconds for which catch-up may take to get within the bound, and for which old snapshots are waited for.
-PATIENCE_SECONDS, SNAPSHOT_PATIENCE_SECONDS = 120.0, 60.0
+#: Seconds for which old snapshots are waited for.
+SNAPSHOT_PATIENCE_SECONDS = 60.0
 #: Swaps that found too many rows under the lock, although there were few enough a moment before.
 _DIRTY_TRIES = 5
-
-
-@dataclass(eq=False)
-class Attended(OperatorError):
-    """Somebody else is doing an attended step of this migration."""
-
-    name: str
-    verb: str
-
-    runbook = "worker-died"
-    happened = "Somebody else is doing a step of {name} in another terminal, or did a moment ago and died."
-    state = "Nothing was changed; a dead one's lease ends by itself within half a minute."
-    next = "Wait for it, then run `migrator {verb} {name}` again."
-
-
-@dataclass(eq=False)
-class Overtaken(TransientError):
-    """An attended step fell silent for longer than its lease: somebody else may have begun another."""
-
-    name: str
-    verb: str
-    seconds: float
-
-    runbook = "worker-died"
-    happened = "`{verb}` of {name} stood still for longer than its lease of {seconds:.0f} s, so its right has ended."
-    state = "It stopped where it was: each of its transactions is done as a whole, or not at all."
-    next = "Run `migrator status {name}` to see where it stands, then `migrator {verb} {name}` again."
-
-
-@dataclass(eq=False)
-class NotConverging(TransientError):
-    """Rows become dirty as fast as they are embedded."""
-
-    name: str
-    verb: str
-    dirty_rows: int
-
-    runbook = "not-converging"
-    happened = "{dirty_rows} rows of {name} still lack a vector: they come as fast as they are embedded."
-    state = "The live column is as it was, and catch-up goes on."
-    next = "Raise the limits (`migrator limits {name} --rpm N --tpm N`), then run `migrator {verb} {name}` again."
-
-    def sentences(self) -> tuple[str, str, str]:
-        """Return the three sentences; cleanup knows no bound, since nobody catches up after it."""
-        happened, state, following = MigratorError.sentences(self)
-        if self.verb != "cleanup":
-            following += f" Or `migrator {self.verb} {self.name} --max-dirty-rows N` with a larger number."
-        return happened, state, following
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +84,7 @@ async def cut_over(worker: Worker, name: str, *, max_dirty_rows: int, actor: str
     migration = await swappable(worker, name, CUTOVER)
     async with transaction(worker.engine) as connection:
         await trust.refuse_moved(connection, migration)
-    async with _attending(worker, migration, "cutover"):
+    async with attending(worker, migration, "cutover"):
         await recent.look(worker, migration)
         await readiness.gates(worker.engine, migration)
         await suspicious.refuse(worker, migration, CUTOVER)
@@ -150,7 +109,7 @@ async def roll_back(worker: Worker, name: str, *, max_dirty_rows: int, actor: st
     Raises: StatusConflict, Attended, SuspectsWritten, NotSwappable, NotConverging, CapReached, LockNotObtained.
     """
     migration = await swappable(worker, name, ROLLBACK)
-    async with _attending(worker, migration, "rollback"):
+    async with attending(worker, migration, "rollback"):
         await suspicious.refuse(worker, migration, ROLLBACK)
         return await _swap(worker, migration, ROLLBACK, max_dirty_rows=max_dirty_rows, actor=actor, tell=tell)
 
@@ -216,15 +175,15 @@ async def clean_up(
     """
     migration = await _get(worker, name)
     if migration.status is S.CLEANED:
-        await not_null.finish(worker.engine, migration, on_wait=_on_wait(tell))
+        await not_null.finish(worker.engine, migration, on_wait=on_wait(tell))
         return []
     allowed = {S.COMPLETED, S.ROLLED_BACK, S.CANCELLED, S.CLEANING}
     if migration.status not in allowed:
         raise StatusConflict(name, "cleanup", "cancelled, rolled back or completed", migration.status)
     await cleaning.refuse_early(worker.engine, migration, close_window=close_window, strays_gone=strays_gone)
-    async with _attending(worker, migration, "cleanup") as lease:
+    async with attending(worker, migration, "cleanup") as lease:
         if migration.status is S.COMPLETED:
-            await _fresh(worker, migration, Side.TO, Bounds(0, 0), "cleanup", tell)
+            await fresh(worker, migration, Side.TO, Bounds(0, 0), "cleanup", tell)
         if not leave_nullable:
             await not_null.refuse(worker.engine, migration)
         if migration.status is not S.CLEANING:
@@ -234,35 +193,16 @@ async def clean_up(
         await cleaning.drop_indexes(worker.engine, migration)
         migration = await _get(worker, name)
         for _ in range(_DIRTY_TRIES):
-            await _settle(worker, migration, lease, migration.live_side, frozenset({S.CLEANING}))
+            await settle(worker, migration, lease, migration.live_side, frozenset({S.CLEANING}))
             try:
                 await cleaning.drop_the_rest(
-                    worker.engine, migration, actor=actor, on_wait=_on_wait(tell), leave_nullable=leave_nullable
+                    worker.engine, migration, actor=actor, on_wait=on_wait(tell), leave_nullable=leave_nullable
                 )
             except TooDirty:
                 continue
-            await not_null.finish(worker.engine, migration, on_wait=_on_wait(tell))
+            await not_null.finish(worker.engine, migration, on_wait=on_wait(tell))
             return dropped
-    raise NotConverging(name, "cleanup", await _dirty(worker, migration, migration.live_side))
-
-
-@asynccontextmanager
-async def _attending(worker: Worker, migration: Migration, verb: str) -> AsyncIterator[Lease]:
-    """Hold the migration's own lease during an attended step."""
-    async with transaction(worker.engine) as connection:
-        lease = await leases.take(
-            connection, migration.id, Duty.ATTEND, holder=worker.holder, seconds=worker.lease_seconds
-        )
-    if lease is None:
-        raise Attended(migration.name, verb)
-    try:
-        async with renewed(worker, lease):
-            yield lease
-    except LeaseLost:
-        raise Overtaken(migration.name, verb, lease.seconds) from None
-    finally:
-        async with transaction(worker.engine) as connection:
-            await leases.give_back(connection, lease)
+    raise NotConverging(name, "cleanup", await dirty_rows(worker, migration, migration.live_side))
 
 
 async def _swap(
@@ -270,95 +210,15 @@ async def _swap(
 ) -> Swapped:
     bounds = Bounds(max_dirty_rows, MAX_DIRTY_SECONDS if max_dirty_rows else 0.0)
     for _ in range(_DIRTY_TRIES):
-        await _fresh(worker, migration, direction.side, bounds, direction.verb, tell)
+        await fresh(worker, migration, direction.side, bounds, direction.verb, tell)
         try:
             timing = await swapping.swap(
-                worker.engine, migration, direction, bounds=bounds, actor=actor, on_wait=_on_wait(tell)
+                worker.engine, migration, direction, bounds=bounds, actor=actor, on_wait=on_wait(tell)
             )
         except TooDirty:
             continue
-        return Swapped(timing, timing.dirty_rows, await _until_embedded(worker, migration, direction.side))
-    raise NotConverging(migration.name, direction.verb, await _dirty(worker, migration, direction.side))
-
-
-async def _fresh(worker: Worker, migration: Migration, side: Side, bounds: Bounds, verb: str, tell: Tell) -> None:
-    """Wait, or work, until few enough rows lack that side's vector: what was there at first is all embedded.
-
-    Raises: NotConverging, CapReached and other failures of the work.
-    """
-    loop = asyncio.get_running_loop()
-    until, told = loop.time() + PATIENCE_SECONDS, False
-    async with transaction(worker.engine) as connection:
-        first = await dirty.newest_id(connection, migration.id, side)
-    while True:
-        async with transaction(worker.engine) as connection:
-            count, oldest = await dirty.count(connection, migration.id, side)
-            old = first is not None and await dirty.any_up_to(connection, migration.id, side, first)
-        few = count <= bounds.max_dirty_rows and oldest <= bounds.max_dirty_seconds
-        if count == 0 or (few and not old):
-            return
-        if loop.time() > until:
-            raise NotConverging(migration.name, verb, count)
-        if not told:
-            tell(f"{count:,} rows lack their {migration.generation(side)} vector; catching up")
-            told = True
-        if not await _help(worker, migration, side):
-            await asyncio.sleep(0.2)
-
-
-async def _help(worker: Worker, migration: Migration, side: Side) -> bool:
-    """Do a round of catch-up ourselves, unless a worker is at it; says whether we did."""
-    async with transaction(worker.engine) as connection:
-        fresh = await migrations.get_by_id(connection, migration.id)
-        # The workers' catch-up keeps the live side and the new one; a rollback's debt is nobody's but ours.
-        kept = catch_up.sides(fresh, deferred=False)
-        duty = Duty.CATCH_UP if side in kept else Duty.SETTLE
-        lease = await leases.take(connection, migration.id, duty, holder=worker.holder, seconds=worker.lease_seconds)
-    if lease is None:
-        return False
-    try:
-        async with renewed(worker, lease):
-            await _settle(worker, migration, lease, side, UNATTENDED | {S.PAUSED})
-    except LeaseLost:
-        # The round was too slow for its lease (a loaded machine): what landed stays, the rest is looked at again.
-        await asyncio.sleep(0.2)
-    finally:
-        async with transaction(worker.engine) as connection:
-            await leases.give_back(connection, lease, counts_as_attempt=False)
-    return True
-
-
-async def _settle(
-    worker: Worker, migration: Migration, lease: Lease, side: Side, allowed: frozenset[MigrationStatus]
-) -> None:
-    """Embed a handful of what is dirty now: writers may go on for ever, so whoever calls looks again."""
-    purpose = Purpose.CATCH_UP if side is Side.TO else Purpose.ROLLBACK_DEBT
-    progress = await catch_up.once(worker, migration, lease, side, purpose, allowed=allowed)
-    if progress is None:
-        await asyncio.sleep(0.1)  # what is left is held by the application
-    elif progress.failure is not None:
-        raise progress.failure
-
-
-async def _until_embedded(worker: Worker, migration: Migration, side: Side) -> float | None:
-    """Wait for the rows that were absent at the swap; None when that takes too long, or can't be done from here.
-
-    The swap is done: nothing that fails here may look as if it were not.
-    """
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    try:
-        async with transaction(worker.engine) as connection:
-            last = await dirty.newest_id(connection, migration.id, side)
-        while loop.time() < began + PATIENCE_SECONDS:
-            async with transaction(worker.engine) as connection:
-                if last is None or not await dirty.any_up_to(connection, migration.id, side, last):
-                    return loop.time() - began
-            await _help(worker, migration, side)
-            await asyncio.sleep(0.05)
-    except MigratorError:
-        return None
-    return None
+        return Swapped(timing, timing.dirty_rows, await until_embedded(worker, migration, direction.side))
+    raise NotConverging(migration.name, direction.verb, await dirty_rows(worker, migration, direction.side))
 
 
 async def _old_snapshots_gone(worker: Worker, migration: Migration, tell: Tell) -> None:
@@ -376,19 +236,6 @@ async def _old_snapshots_gone(worker: Worker, migration: Migration, tell: Tell) 
         await asyncio.sleep(0.5)
 
 
-def _on_wait(tell: Tell) -> Callable[[int, list[Blocker], float], None]:
-    def told(number: int, held: list[Blocker], pause: float) -> None:
-        who = "; ".join(map(str, held)) or "nobody any more"
-        tell(f"try {number}: the lock was not to be had (holding it: {who}); next try in {pause:.1f} s")
-
-    return told
-
-
 async def _get(worker: Worker, name: str) -> Migration:
     async with transaction(worker.engine) as connection:
         return await migrations.get(connection, name)
-
-
-async def _dirty(worker: Worker, migration: Migration, side: Side) -> int:
-    async with transaction(worker.engine) as connection:
-        return (await dirty.count(connection, migration.id, side))[0]

@@ -15,7 +15,7 @@ from migrator import queries as files
 from migrator.errors import OperatorError, StatusConflict, TransientError
 from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
-from migrator.orchestrator.attended import Attended, Overtaken
+from migrator.orchestrator.attendance import Attended, Overtaken
 from migrator.provider import profiles, tokens
 from migrator.queries import Query
 from migrator.spending.renewal import renewed

@@ -15,7 +15,7 @@ from migrator.canary import watch
 from migrator.errors import GateFailed
 from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
-from migrator.orchestrator.attended import Attended
+from migrator.orchestrator.attendance import Attended
 from migrator.planning import survey
 from migrator.provenance import check, page, sample
 from migrator.provenance.asking import MAX_TOKENS, Asker, MakeEmbedder

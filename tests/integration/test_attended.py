@@ -8,7 +8,7 @@ import pytest
 
 from migrator.cutover.swapping import CUTOVER, ROLLBACK
 from migrator.errors import StatusConflict
-from migrator.orchestrator import attended
+from migrator.orchestrator import attendance
 from migrator.orchestrator.foresight import foresee
 from migrator.spending.worker import Worker
 from tests.deployment import V3, V4, Deployment, until
@@ -51,7 +51,7 @@ async def test_a_step_that_lost_its_right_says_so_and_can_be_run_again(deploymen
     await a_request_is_out(deployment)
     with deployment.connect() as connection:
         connection.execute("UPDATE migrator.duties SET fence = fence + 1 WHERE duty = 'attend'")
-    with pytest.raises(attended.Overtaken, match="`rollback` of docs stood still"):
+    with pytest.raises(attendance.Overtaken, match="`rollback` of docs stood still"):
         await rolling
     assert deployment.status == "completed"
     deployment.simulator.admin(latency_seconds=0)

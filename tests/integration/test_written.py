@@ -10,7 +10,7 @@ import pytest
 
 from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
-from migrator.orchestrator import attended, suspicious, verbs
+from migrator.orchestrator import attendance, attended, suspicious, verbs
 from migrator.orchestrator.perform import perform
 from migrator.orchestrator.suspicious import NothingSuspect, SuspectsWritten
 from migrator.orchestrator.tick import tick
@@ -61,8 +61,8 @@ async def watched(worker: Worker) -> list[str]:
 async def embedded(worker: Worker) -> None:
     """Let catch-up fill the live column: its other side is a debt of the rollback's."""
     migration = await stored(worker)
-    while await attended._dirty(worker, migration, migration.live_side):
-        await attended._help(worker, migration, migration.live_side)
+    while await attendance.dirty_rows(worker, migration, migration.live_side):
+        await attendance.help_catch_up(worker, migration, migration.live_side)
 
 
 def listed(deployment: Deployment) -> list[tuple[str, int]]:
