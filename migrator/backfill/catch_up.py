@@ -4,7 +4,9 @@ Floor 2. Promise (P5): `dirty` is a hint and nothing more. A row is embedded onl
 edits of it are one request; an id is deleted only in the transaction that fills the row, or that finds nothing to fill.
 Until then the row is nobody else's: windows pass over it. A row whose text kills its workers is found by asking for
 ever fewer rows at once, and quarantined.
-The sides: the live column is always kept whole, and the new generation's as long as it is wanted.
+The sides: the live column is always kept whole, and the new generation's as long as it is wanted. While the rollback
+window is open the old one is kept whole too where the operator pays for it, as work of its own: a model that its
+provider withdraws must not keep searched rows from their vectors.
 """
 
 from __future__ import annotations
@@ -50,6 +52,11 @@ def sides(migration: Migration, *, deferred: bool) -> list[Side]:
     if migration.status in {MigrationStatus.COMPLETED, MigrationStatus.ROLLED_BACK}:
         return [live]
     return [live] if deferred else [live, Side.TO]
+
+
+def owes(migration: Migration) -> bool:
+    """Say whether the old generation's vectors are to be written now, so that a way back owes nothing."""
+    return migration.keep_fresh and migration.status is MigrationStatus.COMPLETED
 
 
 async def is_deferred(connection: AsyncConnection, migration: Migration) -> bool:
@@ -149,8 +156,10 @@ async def _any_left(worker: Worker, migration: Migration, *, deferred: bool) -> 
         return any([await dirty.any_left(connection, migration.id, side) for side in kept])
 
 
-async def shift(worker: Worker, migration: Migration, lease: Lease, *, seconds: float = SHIFT_SECONDS) -> Progress:
-    """Keep the sides fresh for a while, looking again as soon as everything is done.
+async def shift(
+    worker: Worker, migration: Migration, lease: Lease, *, seconds: float = SHIFT_SECONDS, debt: bool = False
+) -> Progress:
+    """Keep the sides fresh for a while, looking again as soon as everything is done; or, of the `debt`, the old one.
 
     Raises: LeaseLost, TextTooLong, KeyMissing; other failures come in the progress.
     """
@@ -161,9 +170,12 @@ async def shift(worker: Worker, migration: Migration, lease: Lease, *, seconds: 
             migration = await migrations.get_by_id(connection, migration.id)
             deferred = await is_deferred(connection, migration)
         worked = False
-        for side in dict.fromkeys(sides(migration, deferred=deferred)):
+        if debt and not owes(migration):
+            return total
+        for side in [Side.FROM] if debt else dict.fromkeys(sides(migration, deferred=deferred)):
             quiet = 0.0 if side is migration.live_side else QUIET_SECONDS
-            progress = await once(worker, migration, lease, side, Purpose.CATCH_UP, quiet_seconds=quiet)
+            purpose = Purpose.KEEP_FRESH if debt else Purpose.CATCH_UP
+            progress = await once(worker, migration, lease, side, purpose, quiet_seconds=quiet)
             if progress is None:
                 continue
             worked = True

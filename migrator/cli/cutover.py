@@ -15,6 +15,7 @@ from migrator.cli import console, options
 if TYPE_CHECKING:
     from migrator.cutover.swapping import Direction
     from migrator.orchestrator.attended import Swapped
+    from migrator.spending.worker import Worker
 
 
 def command(
@@ -31,6 +32,10 @@ def command(
     readers_ready: Annotated[
         bool, typer.Option("--readers-ready", help="The application embeds queries with the new model, or sends both.")
     ] = False,
+    keep_fresh: Annotated[
+        bool,
+        typer.Option("--keep-fresh", help="Embed what is written afterwards with the old model too, and pay for it."),
+    ] = False,
     yes: options.Yes = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -40,6 +45,7 @@ def command(
     One transaction, a few milliseconds under the lock, all or nothing.
 
     Waits for old snapshots, keeps catching up, and tries the lock on a ladder; nobody waits longer than 0.4 s.
+    With --keep-fresh the way back owes nothing: `limits NAME --no-keep-fresh` ends it.
 
     Examples:
         migrator cutover docs --rehearse
@@ -59,10 +65,10 @@ def command(
         return
     if not readers_ready and yes:
         raise Declined("cutover", "it was not said that readers are ready: add --readers-ready")
-    _cut_over(name, rows, yes=yes, json=json)
+    _cut_over(name, rows, keep_fresh=keep_fresh, yes=yes, json=json)
 
 
-def _cut_over(name: str, rows: int, *, yes: bool, json: bool) -> None:
+def _cut_over(name: str, rows: int, *, keep_fresh: bool, yes: bool, json: bool) -> None:
     from migrator.cli import session
     from migrator.orchestrator import attended, judgement
 
@@ -73,9 +79,13 @@ def _cut_over(name: str, rows: int, *, yes: bool, json: bool) -> None:
         "or send both vectors to migrator.query_vector."
     )
     console.ask(question, verb="cutover", yes=yes)
-    swapped = session.run(
-        lambda worker: attended.cut_over(worker, name, max_dirty_rows=rows, actor=session.actor(), tell=console.aside)
-    )
+
+    async def step(worker: Worker) -> Swapped:
+        return await attended.cut_over(
+            worker, name, max_dirty_rows=rows, actor=session.actor(), tell=console.aside, keep_fresh=keep_fresh
+        )
+
+    swapped = session.run(step)
     told(name, "completed", swapped, json=json)
     if not json:
         console.say(f"Next: watch it; then `migrator cleanup {name} --close-window`, or `migrator rollback {name}`.")

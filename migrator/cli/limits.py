@@ -30,6 +30,10 @@ def command(
         list[str] | None,
         typer.Option(help='A threshold of [throttle], KEY=VALUE; repeatable; "off" silences it, "spec" takes it back.'),
     ] = None,
+    keep_fresh: Annotated[
+        bool | None,
+        typer.Option("--keep-fresh/--no-keep-fresh", help="Embed with the old model too while the window is open."),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Change limits while it runs.
@@ -40,6 +44,8 @@ def command(
         migrator limits docs --rpm 600 --max-cost 80
 
         migrator limits docs --window "22:00-06:00 Asia/Shanghai"
+
+        migrator limits docs --no-keep-fresh
 
         migrator limits docs --throttle lag_seconds=5 --throttle vacuum_seconds=off
     """
@@ -52,7 +58,7 @@ def command(
         changes = dict(signals.parse_change(each) for each in throttle or ())
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--throttle") from None
-    wanted = verbs.NewLimits(rpm, tpm, max_cost, windows, changes)
+    wanted = verbs.NewLimits(rpm, tpm, max_cost, windows, changes, keep_fresh)
     try:
         found = session.run(lambda worker: verbs.set_limits(worker.engine, name, wanted, actor=session.actor()))
     except ValueError as error:
@@ -66,6 +72,7 @@ def _show(found: Migration, max_cost: float | None, *, json: bool) -> None:
         "tokens_per_minute": found.tokens_per_minute,
         "windows": list(found.windows),
         "throttle": found.throttle,
+        "keep_fresh": found.keep_fresh,
     }
     if max_cost is not None:
         shown["max_cost_usd"] = max_cost
@@ -73,4 +80,4 @@ def _show(found: Migration, max_cost: float | None, *, json: bool) -> None:
         console.as_json({"name": found.name, **shown})
     else:
         for key, value in shown.items():
-            console.say(f"{key}: {value if value not in (None, [], {}) else 'none'}")
+            console.say(f"{key}: {str(value).lower() if isinstance(value, bool) else value or 'none'}")

@@ -5,11 +5,15 @@ Floor 4.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from migrator.cli import console, options
+
+if TYPE_CHECKING:
+    from migrator.orchestrator.attended import Swapped
+    from migrator.spending.worker import Worker
 
 
 def command(
@@ -18,13 +22,18 @@ def command(
     max_dirty_rows: Annotated[
         int | None, typer.Option(min=0, help="Rows that may be absent from search for about a second (default 100).")
     ] = None,
+    leave_debt: Annotated[
+        bool,
+        typer.Option("--leave-debt", help="Ask the old model nothing first; rows that lack its vector are absent."),
+    ] = False,
     yes: options.Yes = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
     """Make the old generation live again.
 
-    First it settles what the old one lacks; nothing written since is lost.
+    First it settles what the old one lacks; nothing written since is lost. With --leave-debt it goes back at once, for
+    when the old model can't be asked: `migrator rows NAME --debt` lists what is absent from search until it can.
 
     Readers must embed queries with the old model again from that instant on, or send both vectors.
 
@@ -32,19 +41,34 @@ def command(
         migrator rollback docs --dry-run
 
         migrator rollback docs
+
+        migrator rollback docs --leave-debt
     """
-    from migrator.cli import cutover, session
+    from migrator.cli import cutover
     from migrator.cutover import swapping
     from migrator.orchestrator import attended
 
     if dry_run:
         cutover.foretell(name, swapping.ROLLBACK, json=json)
         return
+    if leave_debt and max_dirty_rows is not None:
+        raise typer.BadParameter("with --leave-debt any number of rows may be absent", param_hint="--max-dirty-rows")
     rows = attended.MAX_DIRTY_ROWS if max_dirty_rows is None else max_dirty_rows
-    console.ask(f"Make the old generation of {name} live again?", verb="rollback", yes=yes)
-    swapped = session.run(
-        lambda worker: attended.roll_back(worker, name, max_dirty_rows=rows, actor=session.actor(), tell=console.aside)
-    )
-    cutover.told(name, "rolled_back", swapped, json=json)
+    question = f"Make the old generation of {name} live again?"
+    question += " Rows that lack its vector will be absent from search." if leave_debt else ""
+    console.ask(question, verb="rollback", yes=yes)
+    cutover.told(name, "rolled_back", _go_back(name, rows, leave_debt=leave_debt), json=json)
     if not json:
         console.say(f"Next: `migrator resume {name}` to try again, or `migrator cleanup {name}`.")
+
+
+def _go_back(name: str, rows: int, *, leave_debt: bool) -> Swapped:
+    from migrator.cli import session
+    from migrator.orchestrator import attended
+
+    async def step(worker: Worker) -> Swapped:
+        return await attended.roll_back(
+            worker, name, max_dirty_rows=rows, actor=session.actor(), tell=console.aside, leave_debt=leave_debt
+        )
+
+    return session.run(step)

@@ -6,6 +6,7 @@ Floor 4.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +24,9 @@ def command(
         bool,
         typer.Option("--suspects", help="Rows instead whose vector a writer brought and that looks like the other's."),
     ] = False,
+    debt: Annotated[
+        bool, typer.Option("--debt", help="Rows instead that lack the old model's vector: what a rollback owes.")
+    ] = False,
     limit: Annotated[int, typer.Option(min=1, help="How many lines at the most.")] = 50,
     json: options.Json = False,
 ) -> None:
@@ -36,7 +40,21 @@ def command(
         migrator rows docs --reason too_long --json
 
         migrator rows docs --suspects
+
+        migrator rows docs --debt
     """
+    if sum([suspects, debt, reason is not None]) > 1:
+        raise typer.BadParameter("--reason, --suspects and --debt list different rows; give one")
+    if suspects:
+        _suspects(name, limit, json=json)
+        return
+    if debt:
+        _debt(name, limit, json=json)
+        return
+    _without(name, reason, limit, json=json)
+
+
+def _without(name: str, reason: str | None, limit: int, *, json: bool) -> None:
     from migrator.cli import session
     from migrator.spending.worker import Worker
     from migrator.state import dispositions, migrations
@@ -47,9 +65,6 @@ def command(
             found = await migrations.get(connection, name)
             return await dispositions.listed(connection, found.id, reason=reason, limit=limit)
 
-    if suspects:
-        _suspects(name, limit, json=json)
-        return
     rows = session.run(step)
     if json:
         console.as_json([dict(row._mapping) for row in rows])  # noqa: SLF001 - SQLAlchemy's public name for it
@@ -57,6 +72,27 @@ def command(
     shown = [(", ".join(row.key), row.kind, row.reason, str(row.attempts), f"{row.at:%Y-%m-%d %H:%M}") for row in rows]
     console.table(shown, header=("key", "what", "reason", "attempts", "at"))
     if not shown:
+        console.say("No such rows.")
+
+
+def _debt(name: str, limit: int, *, json: bool) -> None:
+    from migrator.cli import session
+    from migrator.generation import Side
+    from migrator.spending.worker import Worker
+    from migrator.state import dirty, migrations
+    from migrator.state.connection import transaction
+
+    async def step(worker: Worker) -> list[tuple[tuple[str, ...], datetime]]:
+        async with transaction(worker.engine, read_only=True) as connection:
+            found = await migrations.get(connection, name)
+            return await dirty.listed(connection, found.id, Side.FROM, limit=limit)
+
+    rows = session.run(step)
+    if json:
+        console.as_json([{"key": list(key), "since": at} for key, at in rows])
+        return
+    console.table([(", ".join(key), f"{at:%Y-%m-%d %H:%M:%S}") for key, at in rows], header=("key", "since"))
+    if not rows:
         console.say("No such rows.")
 
 

@@ -141,7 +141,7 @@ def show(found: Progress) -> None:
         rows.append(("writes", f"{100 * found.hot_ratio:.1f} % HOT"))
     rows.append(("live", f"{migration.live_generation} (readers must use this)"))
     if found.window_open:
-        rows.append(("rollback", f"window open; debt {found.dirty_from:,} rows, about {found.debt_tokens:,} tokens"))
+        rows.append(("rollback", _way_back(found)))
     rows += [("diverted", f"{who}: {count:,} writes in 24 h") for who, count in found.strays]
     rows += [("suspects", each) for each in suspicious.lines(migration, found.suspects)]
     rows += [("canary", progress.canary_line(found.canary))] if found.canary is not None else []
@@ -149,6 +149,14 @@ def show(found: Progress) -> None:
     rows.append(("workers", str(found.workers_alive) if found.workers_alive else _nobody(found)))
     rows.append(("next", found.next_step))
     console.table([(f"  {name}", value) for name, value in rows])
+
+
+def _way_back(found: Progress) -> str:
+    from migrator.orchestrator import progress
+
+    kept = "kept fresh; " if found.migration.keep_fresh else ""
+    price = f"about {found.debt_tokens:,} tokens, {console.usd(progress.debt(found)['debt_usd'])} USD"
+    return f"window open; {kept}debt {found.dirty_from:,} rows, {price}"
 
 
 def _signals(found: Progress) -> list[str]:

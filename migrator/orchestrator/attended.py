@@ -48,6 +48,8 @@ S = MigrationStatus
 MAX_DIRTY_ROWS, MAX_DIRTY_SECONDS = 100, 5.0
 #: Seconds for which old snapshots are waited for.
 SNAPSHOT_PATIENCE_SECONDS = 60.0
+#: No bound: the operator said so.
+_WHATEVER_IS_OWED = Bounds(2**62, 1e12)
 #: Swaps that found too many rows under the lock, although there were few enough a moment before.
 _DIRTY_TRIES = 5
 
@@ -75,8 +77,10 @@ async def swappable(worker: Worker, name: str, direction: Direction) -> Migratio
     return migration
 
 
-async def cut_over(worker: Worker, name: str, *, max_dirty_rows: int, actor: str, tell: Tell) -> Swapped:
-    """Make the new generation live.
+async def cut_over(
+    worker: Worker, name: str, *, max_dirty_rows: int, actor: str, tell: Tell, keep_fresh: bool = False
+) -> Swapped:
+    """Make the new generation live; with `keep_fresh` the old column is kept whole from then on, and paid for.
 
     Raises: StatusConflict, Attended, CanaryMoved, GateFailed, NotSwappable, OldSnapshots, NotConverging,
     LockNotObtained.
@@ -90,6 +94,8 @@ async def cut_over(worker: Worker, name: str, *, max_dirty_rows: int, actor: str
         await suspicious.refuse(worker, migration, CUTOVER)
         await readiness.look(worker.engine, migration, verb="cutover")
         await _old_snapshots_gone(worker, migration, tell)
+        async with transaction(worker.engine) as connection:
+            await migrations.change(connection, migration.id, keep_fresh=keep_fresh)
         return await _swap(worker, migration, CUTOVER, max_dirty_rows=max_dirty_rows, actor=actor, tell=tell)
 
 
@@ -103,14 +109,21 @@ async def rehearse(worker: Worker, name: str, *, max_dirty_rows: int, actor: str
     return await swapping.rehearse(worker.engine, migration, CUTOVER, bounds=bounds, actor=actor)
 
 
-async def roll_back(worker: Worker, name: str, *, max_dirty_rows: int, actor: str, tell: Tell) -> Swapped:
+async def roll_back(
+    worker: Worker, name: str, *, max_dirty_rows: int, actor: str, tell: Tell, leave_debt: bool = False
+) -> Swapped:
     """Make the old generation live again, after settling what it lacks.
+
+    With `leave_debt` nothing is asked of the old model before the swap: the rows that lack its vector are absent from
+    search until somebody embeds them. It is the way back when that model can't be asked, or not paid.
 
     Raises: StatusConflict, Attended, SuspectsWritten, NotSwappable, NotConverging, CapReached, LockNotObtained.
     """
     migration = await swappable(worker, name, ROLLBACK)
     async with attending(worker, migration, "rollback"):
         await suspicious.refuse(worker, migration, ROLLBACK)
+        if leave_debt:
+            return await _swap_owing(worker, migration, actor=actor, tell=tell)
         return await _swap(worker, migration, ROLLBACK, max_dirty_rows=max_dirty_rows, actor=actor, tell=tell)
 
 
@@ -219,6 +232,15 @@ async def _swap(
             continue
         return Swapped(timing, timing.dirty_rows, await until_embedded(worker, migration, direction.side))
     raise NotConverging(migration.name, direction.verb, await dirty_rows(worker, migration, direction.side))
+
+
+async def _swap_owing(worker: Worker, migration: Migration, *, actor: str, tell: Tell) -> Swapped:
+    rows = await dirty_rows(worker, migration, Side.FROM)
+    tell(f"{rows:,} rows lack their {migration.from_generation} vector and will be absent from search")
+    timing = await swapping.swap(
+        worker.engine, migration, ROLLBACK, bounds=_WHATEVER_IS_OWED, actor=actor, on_wait=on_wait(tell)
+    )
+    return Swapped(timing, timing.dirty_rows, None)
 
 
 async def _old_snapshots_gone(worker: Worker, migration: Migration, tell: Tell) -> None:

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 #: Seconds before work that failed is offered again: doubled with each attempt, up to two minutes.
 _BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS = 2.0, 120.0
-#: Seconds after which verdicts that could not be renewed (the cap, a key) are tried again.
+#: Seconds after which verdicts that could not be renewed, or a debt that could not be settled, are tried again.
 _RENEWAL_SECONDS = 600.0
 #: Seconds for which the provider is left alone after one batch's patience with it was over.
 _BUSY_SECONDS = 10.0
@@ -81,7 +81,7 @@ async def perform_leased(worker: Worker, migration: Migration, lease: Lease, dut
         await asyncio.shield(_give_back(worker, lease, failure="shut down", counts=False))
         raise
     except MigratorError as error:
-        if duty is Duty.VALIDATE and await _renewal_failed(worker, migration, lease, error):
+        if await _can_wait(worker, migration, lease, duty, error):
             return f"{type(error).__name__}: {error.sentences()[0]}"
         return await _failed(worker, migration, lease, error)
     except Exception as error:
@@ -109,12 +109,14 @@ async def _work(worker: Worker, migration: Migration, lease: Lease, duty: Duty |
     if duty is Duty.CATCH_UP:
         await _watch_catch_up(worker, migration)
         progress = await catch_up.shift(worker, migration, lease)
+    elif duty is Duty.SETTLE:
+        progress = await catch_up.shift(worker, migration, lease, debt=True)
     else:
         await watch.keep(worker, migration)
         progress = await batch.run(worker, lease)
     if progress.failure is not None:
         raise progress.failure
-    if duty is Duty.CATCH_UP:
+    if duty is not None:
         async with transaction(worker.engine) as connection:
             await leases.finish(connection, lease)
     return f"{progress.written} rows, {progress.tokens} tokens, {progress.quarantined} quarantined"
@@ -128,20 +130,27 @@ async def _watch_catch_up(worker: Worker, migration: Migration) -> None:
         await watch.keep(worker, migration)
 
 
-async def _renewal_failed(worker: Worker, migration: Migration, lease: Lease, error: MigratorError) -> bool:
-    """Put back a validation of what grew stale while `ready`: cutover refuses stale verdicts, so nothing need stop.
+async def _can_wait(
+    worker: Worker, migration: Migration, lease: Lease, duty: Duty | None, error: MigratorError
+) -> bool:
+    """Put back what nothing need stop for: a renewal of verdicts while `ready`, and the debt of a way back.
 
-    A canary that moved is no failure of the validation; it pauses as everywhere.
+    Cutover refuses stale verdicts, and rollback settles what is owed. A canary that moved pauses as everywhere.
     """
-    if migration.status is not MigrationStatus.READY or isinstance(error, CanaryMoved | OldModelAnswered):
+    renewal = duty is Duty.VALIDATE and migration.status is MigrationStatus.READY
+    if not (renewal or duty is Duty.SETTLE) or isinstance(error, CanaryMoved | OldModelAnswered):
         return False
-    if not isinstance(error, AtRest | OperatorError):
+    if not isinstance(error, AtRest | OperatorError | TextTooLong) or (isinstance(error, BreakerOpen) and not renewal):
         return False
     logger.warning("%s: %s", lease, error)
     stopped = isinstance(error, WorkStopped | OutsideWindow)
     seconds = 0.0 if stopped else _RENEWAL_SECONDS
     kind = None if stopped else type(error).__name__
     await _give_back(worker, lease, failure=kind, counts=False, after_seconds=seconds)
+    if duty is Duty.SETTLE and not stopped:
+        async with transaction(worker.engine) as connection:
+            told = f"the old column is not kept fresh for the time being: {error.sentences()[0]}"
+            await migrations.note(connection, migration.id, migration.status, told, worker.holder)
     return True
 
 

@@ -339,7 +339,7 @@ def as_json(found: Progress) -> dict[str, Any]:
             "generation": str(migration.live_generation),
             "since": found.live_since.isoformat() if found.live_since is not None else None,
         },
-        "rollback": _debt(found),
+        "rollback": debt(found),
         "index": {"building": found.building, "built": found.built},
         "verdicts": judgement.as_json(found.verdicts),
         "diverted": dict(found.strays),
@@ -390,7 +390,10 @@ def _catch_up(found: Progress) -> dict[str, Any]:
     return {name: getattr(found.flow, name, None) for name in names}
 
 
-def _debt(found: Progress) -> dict[str, Any]:
+def debt(found: Progress) -> dict[str, Any]:
+    """Return what going back would cost now: rows, and US dollars at the highest price."""
     price = found.migration.spec.model_of(Side.FROM).price_usd_per_mtok[1]
     rows, tokens = (found.dirty_from, found.debt_tokens) if found.window_open else (0, 0)
-    return {"window_open": found.window_open, "debt_rows": rows, "debt_usd": float(budget.price(tokens, price).usd)}
+    usd = float(budget.price(tokens, price).usd)
+    kept = found.migration.keep_fresh
+    return {"window_open": found.window_open, "debt_rows": rows, "debt_usd": usd, "kept_fresh": kept}

@@ -240,9 +240,10 @@ async def _catch_up(connection: AsyncConnection, migration: Migration, shift: _S
     if migration.live_side is Side.FROM and migration.status is not S.ROLLED_BACK and not resting:
         deferred = await catch_up.is_deferred(connection, migration)
         shadow = 0 if deferred else (await dirty.count(connection, migration.id, Side.TO))[0]
-    if not (standing or live or shadow):
-        return []
-    return await _offer(connection, migration, Duty.CATCH_UP, shift)
+    tickets = await _offer(connection, migration, Duty.CATCH_UP, shift) if standing or live or shadow else []
+    if catch_up.owes(migration) and not resting and await dirty.any_left(connection, migration.id, Side.FROM):
+        tickets += await _offer(connection, migration, Duty.SETTLE, shift)
+    return tickets
 
 
 async def _note_flow(connection: AsyncConnection, migration: Migration) -> None:

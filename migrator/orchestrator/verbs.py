@@ -232,6 +232,8 @@ class NewLimits:
     windows: tuple[str, ...] | None = None
     #: Thresholds of [throttle] by key; None means the spec's own again.
     throttle: Mapping[str, object] = field(default_factory=dict)
+    #: Whether the old column is kept whole while the rollback window is open.
+    keep_fresh: bool | None = None
 
 
 async def set_limits(engine: AsyncEngine, name: str, wanted: NewLimits, *, actor: str) -> Migration:
@@ -246,6 +248,8 @@ async def set_limits(engine: AsyncEngine, name: str, wanted: NewLimits, *, actor
         values["tokens_per_minute"] = wanted.tokens_per_minute or None
     if wanted.windows is not None:
         values["windows"] = [str(Window.parse(each)) for each in wanted.windows]
+    if wanted.keep_fresh is not None:
+        values["keep_fresh"] = wanted.keep_fresh
     async with transaction(engine) as connection:
         found = await migrations.get(connection, name)
         if wanted.throttle:

@@ -32,6 +32,7 @@ class Purpose(StrEnum):
     CATCH_UP = "catch-up"
     VALIDATION = "validation"
     ROLLBACK_DEBT = "rollback-debt"
+    KEEP_FRESH = "keep-fresh"
     PROBE = "probe"
     PROVENANCE = "provenance"
     CANARY = "canary"

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -99,6 +100,17 @@ async def count(connection: AsyncConnection, migration_id: int, side: Side) -> t
     )
     keys, oldest = (await connection.execute(query)).one()
     return int(keys), float(oldest)
+
+
+async def listed(
+    connection: AsyncConnection, migration_id: int, side: Side, *, limit: int
+) -> list[tuple[tuple[str, ...], datetime]]:
+    """Return keys that may lack that side's vector and since when, oldest first."""
+    query = select(dirty.c.key, func.min(dirty.c.at).label("at")).where(
+        dirty.c.migration_id == migration_id, dirty.c.side == side
+    )
+    found = await connection.execute(query.group_by(dirty.c.key).order_by(text("at"), dirty.c.key).limit(limit))
+    return [(tuple(row.key), row.at) for row in found]
 
 
 async def newest_id(connection: AsyncConnection, migration_id: int, side: Side) -> int | None:

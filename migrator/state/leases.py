@@ -43,7 +43,7 @@ class Duty(StrEnum):
     VALIDATE = "validate"  #: Measure the gates.
     WATCH = "watch"  #: Look at the vectors that writers brought.
     RECENT = "recent"  #: Look at what was written since the look at every vector.
-    SETTLE = "settle"  #: Fill the old generation's vectors before a rollback, in somebody's terminal.
+    SETTLE = "settle"  #: Fill the old generation's vectors: before a rollback, or as rows come.
     CANARY = "canary"  #: Ask the canary's texts again, beside the work that waits for it.
     PROVENANCE = "provenance"  #: Embed stored rows again with the old model, in somebody's terminal.
     COMPARE = "compare"  #: Ask both models the same queries, in somebody's terminal.

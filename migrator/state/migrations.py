@@ -106,6 +106,7 @@ class Migration:
     started_at: datetime | None
     timeline: int | None
     not_null: str | None
+    keep_fresh: bool
 
     @property
     def thresholds(self) -> ThrottleSpec:

@@ -91,6 +91,8 @@ migrations = Table(
     #: The server's timeline when it was started: another one means that a failover may have rolled back what this
     #: schema remembers (H27). Null until a tick saw one, and after `resume` accepted the change.
     Column("timeline", Integer),
+    #: Whether the rollback debt is settled as it comes, while the window is open.
+    Column("keep_fresh", Boolean, nullable=False, server_default=text("false")),
     #: The live column's NOT NULL, by its name, while a swap has taken it off: cleanup puts it back.
     Column("not_null", Text),
     #: pg_stat counters when the backfill began: {updates, hot_updates}.

@@ -107,7 +107,7 @@ class Embeddings:
         try:
             body = await self._body(request)
             key = reading.authorised(request.headers.get("authorization", ""), account, dialect)
-            fault = account.faults.meet()
+            fault = account.faults.meet(str(body.get("model", "")) if isinstance(body, dict) else "")
             if fault is not None and fault.kind not in faults.LOST | faults.SPOILT:
                 return _before_work(fault, account)
             if fault is not None:

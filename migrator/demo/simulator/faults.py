@@ -47,6 +47,8 @@ class Fault(BaseModel):
     count: Annotated[int, Field(ge=1)] | None = 1
     #: It is met by every n-th request only.
     every: Annotated[int, Field(ge=1)] = 1
+    #: Only requests for this model meet it, with a vendor's prefix or without; None: all do.
+    model: str | None = None
     #: How long a stall or a drip lasts, and what a throttle's Retry-After says; None: for ever, or nothing.
     seconds: Annotated[float, Field(ge=0, le=3600)] | None = None
     #: A canned answer.
@@ -72,8 +74,10 @@ class Fault(BaseModel):
         """Whether it was met as often as it says."""
         return self.count is not None and self._met >= self.count
 
-    def hits(self) -> bool:
-        """Say whether the next request meets it, and count."""
+    def hits(self, model: str) -> bool:
+        """Say whether a request for a model meets it, and count."""
+        if self.model is not None and self.model != model.rsplit("/", 1)[-1]:
+            return False
         self._asked += 1
         if self._asked % self.every:
             return False
@@ -95,10 +99,10 @@ class Queue:
         """Forget all of them."""
         self._faults.clear()
 
-    def meet(self) -> Fault | None:
-        """Return the fault that this request meets, if any."""
+    def meet(self, model: str) -> Fault | None:
+        """Return the fault that a request for a model meets, if any."""
         for fault in self._faults:
-            if fault.hits():
+            if fault.hits(model):
                 self._faults = [each for each in self._faults if not each.over]
                 return fault
         return None
