@@ -37,6 +37,7 @@ from migrator.cli import (
     simulate,
     start,
     status,
+    unblock,
     validate,
     work,
 )
@@ -100,6 +101,7 @@ for verb in (
     compare,
     cutover,
     rollback,
+    unblock,
     cleanup,
     report,
     demo,

@@ -35,6 +35,7 @@ def command(
 
     After a rollback: go on towards another cutover. Before anything is sent, the provider's canary is asked. Where it
     moved, one of two things has to be said: --reembed, which shows its price and asks, or --accept-canary.
+    After `unblock`: the triggers are put on again first, and what was written without them is embedded again.
     With --all: what a cap, a gate or the provider stopped stays.
 
     Examples:
@@ -62,8 +63,10 @@ async def _one(
     worker: Worker, name: str, *, reembed: bool, reason: str | None, yes: bool, json: bool
 ) -> MigrationStatus:
     from migrator.cli import session
-    from migrator.orchestrator import trust, verbs
+    from migrator.orchestrator import trust, unblocking, verbs
 
+    if reason is None and not reembed and await unblocking.is_off(worker, name):
+        return (await unblocking.resume(worker, name, actor=session.actor(), tell=console.aside)).status
     if reason is not None:
         return (await trust.accept(worker, name, reason=reason, actor=session.actor())).status
     if reembed:

@@ -140,8 +140,9 @@ def show(found: Progress) -> None:
     if found.hot_ratio is not None:
         rows.append(("writes", f"{100 * found.hot_ratio:.1f} % HOT"))
     rows.append(("live", f"{migration.live_generation} (readers must use this)"))
-    if found.window_open:
-        rows.append(("rollback", _way_back(found)))
+    off = migration.capture_off_at
+    rows += [("capture", f"OFF since {off:%Y-%m-%d %H:%M:%S %Z} (runbooks/unblock.md)")] if off is not None else []
+    rows += [("rollback", _way_back(found))] if found.window_open else []
     rows += [("diverted", f"{who}: {count:,} writes in 24 h") for who, count in found.strays]
     rows += [("suspects", each) for each in suspicious.lines(migration, found.suspects)]
     rows += [("canary", progress.canary_line(found.canary))] if found.canary is not None else []

@@ -74,6 +74,7 @@ async def swappable(worker: Worker, name: str, direction: Direction) -> Migratio
     found = {migration.status, migration.paused_from} if direction is ROLLBACK else {migration.status}
     if needed not in found:
         raise StatusConflict(name, direction.verb, needed, migration.status, f"migrator status {name}")
+    migration.refuse_unseen()
     return migration
 
 

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from migrator import spec as specs
 from migrator.errors import Defect, OperatorError, StatusConflict
 from migrator.generation import Generation, Side
-from migrator.lifecycle import FINAL, PAUSABLE, TRANSITIONS, MigrationStatus, is_allowed
+from migrator.lifecycle import FINAL, PAUSABLE, TRANSITIONS, UNATTENDED, MigrationStatus, is_allowed
 from migrator.signals import ThrottleSpec
 from migrator.state import tables
 from migrator.state.tables import FORMAT_VERSION, migrations, transitions
@@ -66,6 +66,19 @@ class FormatUnknown(OperatorError):
     next = "Install the version that wrote it, or run `migrator init` with the newer one."
 
 
+@dataclass(eq=False)
+class CaptureOff(OperatorError):
+    """What was written lately was seen by nobody."""
+
+    name: str
+    since: str
+
+    runbook = "unblock"
+    happened = "Capture of {name} is off since {since}: what was written from then on was seen by nobody."
+    state = "Nothing was changed."
+    next = "Run `migrator resume {name}`, which puts it on again and looks at those rows; then the same command again."
+
+
 @dataclass(frozen=True, slots=True)
 class Migration:
     """A row of `migrations`: one target going from one generation to the next."""
@@ -107,6 +120,8 @@ class Migration:
     timeline: int | None
     not_null: str | None
     keep_fresh: bool
+    capture_off_at: datetime | None
+    capture_off_xid: int | None
 
     @property
     def thresholds(self) -> ThrottleSpec:
@@ -126,6 +141,14 @@ class Migration:
     def live_generation(self) -> Generation:
         """Return what readers of the target's column must use."""
         return self.generation(self.live_side)
+
+    def refuse_unseen(self) -> None:
+        """Make sure that nobody builds on what was not seen (H30).
+
+        Raises: CaptureOff.
+        """
+        if self.capture_off_at is not None:
+            raise CaptureOff(self.name, f"{self.capture_off_at:%Y-%m-%d %H:%M:%S %Z}")
 
     def column_of(self, side: Side) -> str:
         """Return the column that holds that side's vectors under this row's epoch (see H4 before writing)."""
@@ -212,11 +235,13 @@ async def move(
 ) -> None:
     """Move from the status that `migration` was read with to `new`, and log it in the same transaction.
 
-    Raises: StatusConflict, when somebody moved it meanwhile; Defect, when no such edge exists.
+    Raises: StatusConflict, when somebody moved it meanwhile; CaptureOff; Defect, when no such edge exists.
     """
     old = migration.status
     if not is_allowed(old, new):
         raise Defect(f"no edge leads from {old} to {new}")
+    if new in UNATTENDED:
+        migration.refuse_unseen()
     statement = (
         update(migrations)
         .where(migrations.c.id == migration.id, migrations.c.status == old)
@@ -278,6 +303,15 @@ async def pause(connection: AsyncConnection, migration_id: int, *, reason: str, 
     except StatusConflict:
         return False
     return True
+
+
+async def begin_again(connection: AsyncConnection, migration: Migration) -> None:
+    """Have a paused migration go on with the backfill, from wherever it was paused: rows are to be found again."""
+    await connection.execute(
+        update(migrations)
+        .where(migrations.c.id == migration.id, migrations.c.status == MigrationStatus.PAUSED)
+        .values(paused_from=MigrationStatus.BACKFILLING)
+    )
 
 
 async def note(connection: AsyncConnection, migration_id: int, status: MigrationStatus, text: str, actor: str) -> None:

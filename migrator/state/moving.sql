@@ -7,7 +7,7 @@ BEGIN
      SET status = {new}, paused_from = NULL, reason = NULL, since = now(), binding = NULL,
          live_side = {live_side}, epoch = epoch + {swaps}, started_at = coalesce(started_at, now()),
          finished_at = CASE WHEN {final} THEN now() END
-   WHERE id = {migration_id} AND status = {old} AND epoch = {epoch};
+   WHERE id = {migration_id} AND status = {old} AND epoch = {epoch} AND (capture_off_at IS NULL OR {swaps} = 0);
   IF NOT FOUND THEN
     RAISE EXCEPTION 'migrator: the migration is not % any more', {old} USING ERRCODE = 'MG001';
   END IF;

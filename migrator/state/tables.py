@@ -95,6 +95,9 @@ migrations = Table(
     Column("keep_fresh", Boolean, nullable=False, server_default=text("false")),
     #: The live column's NOT NULL, by its name, while a swap has taken it off: cleanup puts it back.
     Column("not_null", Text),
+    #: When an operator took the capture off, and the oldest transaction that may have written unseen since.
+    Column("capture_off_at", _Time),
+    Column("capture_off_xid", BigInteger),
     #: pg_stat counters when the backfill began: {updates, hot_updates}.
     Column("write_baseline", JSONB),
     Column("started_at", _Time),
@@ -116,6 +119,12 @@ migrations = Table(
     ),
     CheckConstraint(f"status <> 'completed' OR live_side = '{Side.TO.value}'", name="new_is_live_after_cutover"),
     CheckConstraint(f"({_one_of('status', FINAL)}) = (finished_at IS NOT NULL)", name="finished_iff_final"),
+    # Prevents a step that builds on what nobody saw being written.
+    CheckConstraint(
+        "(capture_off_at IS NULL) = (capture_off_xid IS NULL) AND (capture_off_at IS NULL"
+        " OR status IN ('paused', 'rolled_back', 'cancelled', 'cleaning', 'cleaned'))",
+        name="capture_off_rests",
+    ),
     CheckConstraint("cardinality(key_columns) = cardinality(key_types)", name="key_columns_typed"),
     CheckConstraint("from_generation <> to_generation", name="generations_differ"),
 )

@@ -155,11 +155,11 @@ def _trigger(capture: Capture, name: str, columns: frozenset[str]) -> list[sql.C
     return made
 
 
-def installation(capture: Capture, columns: frozenset[str]) -> list[sql.Composed]:
-    """Return what expand runs to create functions and triggers; `columns` are the table's."""
+def installation(capture: Capture, columns: frozenset[str], live_side: Side = Side.FROM) -> list[sql.Composed]:
+    """Return what creates functions and triggers; `columns` are the table's."""
     private = [compose(_FILE, "keep_private", {"function": capture.function(name)}) for name in capture.triggers]
     triggers = [each for name in capture.triggers for each in _trigger(capture, name, columns)]
-    return [*capture.functions(Side.FROM), *private, *triggers]
+    return [*capture.functions(live_side), *private, *triggers]
 
 
 def swapped(capture: Capture, live_side: Side, columns: frozenset[str]) -> list[sql.Composed]:
@@ -169,10 +169,19 @@ def swapped(capture: Capture, live_side: Side, columns: frozenset[str]) -> list[
 
 def removal(capture: Capture) -> list[sql.Composed]:
     """Return the statements that take triggers and functions away again."""
+    functions = [compose(_FILE, "drop_function", {"function": capture.function(name)}) for name in capture.triggers]
+    return triggers_off(capture) + functions
+
+
+def triggers_off(capture: Capture) -> list[sql.Composed]:
+    """Return the statements that take the triggers away, and leave the functions."""
     table = capture.target.table_id
-    triggers = [
+    return [
         compose(_FILE, "drop_trigger", {"trigger": sql.Identifier(trigger), "table": table})
         for trigger in capture.triggers.values()
     ]
-    functions = [compose(_FILE, "drop_function", {"function": capture.function(name)}) for name in capture.triggers]
-    return triggers + functions
+
+
+def blank(capture: Capture) -> list[sql.Composed]:
+    """Return the statements after which the functions do nothing: no lock on the table is needed for that."""
+    return [compose(_FILE, "blank", {"function": capture.function(name)}) for name in capture.triggers]

@@ -222,6 +222,11 @@ BEGIN
 END
 $below$
 
+-- name: blank
+-- Each row goes as the application wants it. What is replaced is the function, so no lock on the table is waited for.
+-- idempotent: yes.
+CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $blank$ BEGIN RETURN NEW; END $blank$
+
 -- name: drop_trigger
 -- locks: ACCESS EXCLUSIVE on the table, until commit.   idempotent: yes.
 DROP TRIGGER IF EXISTS {trigger} ON {table}

@@ -65,7 +65,7 @@ class Swap:
             self._body(made, side, new, bounds, actor),
             lock_statements=[*self.view_locks, message.lock_table(table)],
             server_version=self.server_version,
-            before=[compose(_FILE, "functions_lock", {"key": sql.Literal(_FUNCTIONS_KEY)})],
+            before=[functions_lock()],
             commit=commit,
         )
 
@@ -124,6 +124,11 @@ class Swap:
                 parts = {"old": sql.Identifier(schema, old), "new": sql.Identifier(new)}
                 renames.append(compose(_FILE, "rename_index", parts))
         return renames + restating.exchanged(target, self.checks)
+
+
+def functions_lock() -> sql.Composed:
+    """Return what keeps everybody else from replacing functions of ours until commit (H9)."""
+    return compose(_FILE, "functions_lock", {"key": sql.Literal(_FUNCTIONS_KEY)})
 
 
 async def outermost_first(connection: AsyncConnection, oids: Sequence[int]) -> list[int]:

@@ -43,7 +43,7 @@ DOCUMENTED = {0, 2, 3, 4, 75}
 #: and `status --watch` are run too: they end by themselves when it is `ready`.
 LIFE = [
     "init", "doctor", "plan", "start", "work", "status", "batches", "rows", "retry", "limits", "pause", "resume",
-    "validate", "report", "compare", "cutover", "rollback", "resume", "cancel", "cleanup",
+    "validate", "report", "compare", "cutover", "rollback", "unblock", "resume", "cancel", "cleanup",
 ]  # fmt: skip
 #: Verbs that are only parsed: the demo starts servers and models of its own, and takes a minute; the simulator serves
 #: until it is stopped, and test_simulate.py holds its rehearsals.

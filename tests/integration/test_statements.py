@@ -14,6 +14,7 @@ import pytest
 from psycopg import sql
 
 from migrator import statements
+from migrator.cutover import recapture
 from migrator.cutover.rehearsal import Rehearsal
 from migrator.demo.servers import Postgres
 from migrator.generation import Side
@@ -31,6 +32,7 @@ from migrator.validation.searching import Search
 from tests.integration import fence, stored
 
 ROOT = Path(__file__).resolve().parents[2] / "migrator"
+RECAPTURE = "cutover/recapture.sql"
 Parts = Mapping[str, sql.Composable]
 EVERY = [
     (file, name)
@@ -141,6 +143,7 @@ def own(made: Capture, migration: Migration, found: dict[str, str], oid: int, vi
             "column": sql.Identifier("embedding"),
         },
         "cutover/not_null.sql:validate": {"name": sql.Identifier("spare")},
+        **{f"cutover/recapture.sql:{name}": recapture._parts(migration) for name in statements.load(RECAPTURE)},
         "cutover/not_null.sql:set": {"column": sql.Identifier("embedding")},
         "cutover/not_null.sql:drop_check": {"name": sql.Identifier("spare")},
         "target/restating.sql:add_check": {"name": other, "definition": sql.SQL("CHECK (n >= 0) NOT VALID")},

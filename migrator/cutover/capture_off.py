@@ -1,0 +1,73 @@
+"""Taking the capture off, at once: for the night when our own triggers are what hurts the application.
+
+Floor 2. Promise (H30): the first transaction takes no lock on the table, so that nobody and nothing can keep it from
+coming through: the functions do nothing any more, the migration is paused, and it is remembered from which transaction
+on nobody saw what was written. The triggers themselves are dropped behind it, as every lock here is taken.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from migrator.errors import StatusConflict
+from migrator.lifecycle import OPEN, PAUSABLE, MigrationStatus
+from migrator.state import canary, migrations
+from migrator.state.connection import run, transaction
+from migrator.state.migrations import Migration
+from migrator.target import capture, facts, message, swap
+from migrator.target.capture import Capture
+from migrator.target.message import OnWait, Timing
+
+#: Workers may move it on in the same moment.
+_PAUSE_TRIES = 5
+
+
+async def silence(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
+    """Have the triggers do nothing from now on, and pause the migration; returns it as it is then.
+
+    Locks: none on the table; the swap's functions, for a moment.
+    Raises: MigrationUnknown, StatusConflict.
+    """
+    async with transaction(engine) as connection:
+        await run(connection, swap.functions_lock())
+        found = await _at_rest(connection, await migrations.get(connection, name), actor)
+        # Taken before anything is off: whatever is written unseen has no earlier transaction.
+        horizon = await canary.horizon(connection)
+        for each in capture.blank(Capture.of(found)):
+            await run(connection, each)
+        if found.capture_off_at is None:
+            now = await migrations.database_now(connection)
+            await migrations.change(connection, found.id, capture_off_at=now, capture_off_xid=horizon)
+            await migrations.note(connection, found.id, found.status, "capture is off (unblock)", actor)
+        return await migrations.get(connection, name)
+
+
+async def _at_rest(connection: AsyncConnection, found: Migration, actor: str) -> Migration:
+    for _ in range(_PAUSE_TRIES):
+        if found.status not in OPEN:
+            raise StatusConflict(found.name, "unblock", "started, and not cleaned up", found.status)
+        if found.status not in PAUSABLE:
+            return found
+        reason = f"capture is off, by the operator: `migrator resume {found.name}` puts it on again"
+        await migrations.pause(connection, found.id, reason=reason, actor=actor)
+        found = await migrations.get_by_id(connection, found.id)
+    raise StatusConflict(found.name, "unblock", MigrationStatus.PAUSED, found.status)
+
+
+async def drop(engine: AsyncEngine, migration: Migration, *, on_wait: OnWait) -> Timing:
+    """Drop the triggers; a second time, or where the table is gone, there is nothing to do.
+
+    Locks: ACCESS EXCLUSIVE on the table, a few milliseconds, one deadline per try.
+    Raises: LockNotObtained.
+    """
+    async with transaction(engine, read_only=True) as connection:
+        relation = await facts.relation(connection, migration.target_schema, migration.target_table)
+        version = (await facts.server(connection))["version"]
+    if relation is None:
+        return Timing(())
+    made = Capture.of(migration)
+    table = made.target.table_id
+    framed = message.frame(
+        table, capture.triggers_off(made), lock_statements=[message.lock_table(table)], server_version=version
+    )
+    return await message.insist(engine, relation.oid, framed, name=migration.name, verb="unblock", on_wait=on_wait)
