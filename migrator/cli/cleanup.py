@@ -5,11 +5,14 @@ Floor 4.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from migrator.cli import console, options
+
+if TYPE_CHECKING:
+    from migrator.cutover.cleaning import Leftover
 
 
 def command(
@@ -24,6 +27,10 @@ def command(
     leave_nullable: Annotated[
         bool, typer.Option("--leave-nullable", help="Rows lack a vector: do not put the column's NOT NULL back.")
     ] = False,
+    forget_state: Annotated[
+        bool,
+        typer.Option("--forget-state", help="Afterwards drop our working rows too; what was decided and paid stays."),
+    ] = False,
     yes: options.Yes = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -36,6 +43,8 @@ def command(
         migrator cleanup docs --dry-run
 
         migrator cleanup docs --close-window
+
+        migrator cleanup docs --forget-state
     """
     from migrator.cli import session
     from migrator.orchestrator import attended
@@ -45,9 +54,9 @@ def command(
     if not json:
         console.table([(f"  {each.kind}", each.name, console.size(each.bytes)) for each in found])
         console.say(f"{len(found)} objects of {name} on the table." if found else "Nothing of ours is on the table.")
+    if dry_run and json:
+        console.as_json({"name": name, "objects": [[each.kind, each.name, each.bytes] for each in found]})
     if dry_run:
-        if json:
-            console.as_json({"name": name, "objects": [[each.kind, each.name, each.bytes] for each in found]})
         return
     if found:
         console.ask(f"Drop them? The other generation's vectors of {name} are gone then.", verb="cleanup", yes=yes)
@@ -56,7 +65,15 @@ def command(
             worker, name, **sure, leave_nullable=leave_nullable, actor=session.actor(), tell=console.aside
         )
     )
+    forgotten = session.run(lambda worker: attended.forget_state(worker, name)) if forget_state else None
+    _told(name, dropped, forgotten, json=json)
+
+
+def _told(name: str, dropped: list[Leftover], forgotten: int | None, *, json: bool) -> None:
     if json:
-        console.as_json({"name": name, "status": "cleaned", "dropped": [[each.kind, each.name] for each in dropped]})
-    else:
-        console.say(f"{name} is cleaned; {len(dropped)} objects were dropped.")
+        told = {"name": name, "status": "cleaned", "dropped": [[each.kind, each.name] for each in dropped]}
+        console.as_json({**told, "forgotten_rows": forgotten})
+        return
+    console.say(f"{name} is cleaned; {len(dropped)} objects were dropped.")
+    if forgotten is not None:
+        console.say(f"{forgotten:,} working rows of schema migrator were forgotten.")

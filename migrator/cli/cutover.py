@@ -72,8 +72,8 @@ def _cut_over(name: str, rows: int, *, keep_fresh: bool, yes: bool, json: bool) 
     from migrator.cli import session
     from migrator.orchestrator import attended, judgement
 
-    for waived in session.run(lambda worker: judgement.waivers(worker, name)):
-        console.aside(waived)
+    for caution in session.run(lambda worker: judgement.cautions(worker, name)):
+        console.aside(caution)
     question = (
         f"Make the new generation of {name} live? Readers must embed queries with the new model from that instant on, "
         "or send both vectors to migrator.query_vector."
@@ -118,8 +118,8 @@ def foretell(name: str, direction: Direction, *, json: bool) -> None:
         return
     console.say(f"`{direction.verb}` would make {found.generation} live in one transaction:")
     console.table([(f"  {kind}", each, becomes) for kind, each, becomes in found.objects])
-    for waived in session.run(lambda worker: judgement.waivers(worker, name)):
-        console.say(waived)
+    for caution in session.run(lambda worker: judgement.cautions(worker, name)):
+        console.say(caution)
     console.say(f"{found.dirty_rows:,} rows lack its vector now; it catches up first. Nothing was done.")
 
 

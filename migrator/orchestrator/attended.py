@@ -32,7 +32,7 @@ from migrator.orchestrator.attendance import (
 )
 from migrator.spending.renewal import renewed
 from migrator.spending.worker import Worker
-from migrator.state import leases, looks, migrations, verdicts
+from migrator.state import forgetting, leases, looks, migrations, verdicts
 from migrator.state.connection import TooDirty, transaction
 from migrator.state.leases import Duty
 from migrator.state.migrations import Migration
@@ -217,6 +217,18 @@ async def clean_up(
             await not_null.finish(worker.engine, migration, on_wait=on_wait(tell))
             return dropped
     raise NotConverging(name, "cleanup", await dirty_rows(worker, migration, migration.live_side))
+
+
+async def forget_state(worker: Worker, name: str) -> int:
+    """Forget what was there for the work of a migration that is cleaned up; returns how many rows.
+
+    Raises: MigrationUnknown, StatusConflict.
+    """
+    migration = await _get(worker, name)
+    if migration.status is not S.CLEANED:
+        raise StatusConflict(name, "cleanup --forget-state", S.CLEANED, migration.status)
+    async with transaction(worker.engine) as connection:
+        return await forgetting.forget_work(connection, migration.id)
 
 
 async def _swap(

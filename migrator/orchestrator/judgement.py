@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.generation import Side
 from migrator.spending.worker import Worker
-from migrator.state import migrations, verdicts
+from migrator.state import dispositions, migrations, verdicts
 from migrator.state.connection import transaction
 from migrator.state.migrations import Migration
 from migrator.target import watermark
@@ -45,14 +45,20 @@ def unsigned(found: Sequence[Mapping[str, Any]]) -> list[str]:
     return [each["gate"] for each in found if not (each["passed"] or each["waived_by"])]
 
 
-async def waivers(worker: Worker, name: str) -> list[str]:
-    """Return a line for each gate that is passed over: who signed that, why, and what had been measured.
+async def cautions(worker: Worker, name: str) -> list[str]:
+    """Return what to know before a swap: each gate that is passed over (who signed that, why, what was measured).
+
+    And rows that will be absent from search, since nobody could embed them (H24).
 
     Raises: MigrationUnknown.
     """
     async with transaction(worker.engine, read_only=True) as connection:
-        newest = await verdicts.newest(connection, (await migrations.get(connection, name)).id)
-    return [
+        migration = await migrations.get(connection, name)
+        newest = await verdicts.newest(connection, migration.id)
+        found = await dispositions.counts(connection, migration.id)
+    rows = sum(count for (kind, _), count in found.items() if kind == dispositions.QUARANTINED)
+    absent = f"{rows:,} quarantined rows have no new vector: no search finds them (migrator rows {name})"
+    return [absent] * bool(rows) + [
         f"gate {row.gate} was waived by {row.waived_by} ({row.waiver}): it is {row.figure:.6g}"
         f" against {row.threshold:.6g}, {row.detail}"
         for row in newest

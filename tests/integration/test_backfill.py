@@ -333,6 +333,9 @@ async def test_h24_too_many_quarantined_rows_fail_a_gate_until_waived(deployment
         await to(worker, S.READY)
     await verbs.waive(worker.engine, "docs", "quarantined", reason="one known row", actor="me")
     assert deployment.status == "ready"
+    before_it_asks = deployment.must("cutover", "docs", "--dry-run")
+    assert "1 quarantined rows have no new vector: no search finds them" in before_it_asks
+    assert "gate quarantined was waived by me (one known row)" in before_it_asks
 
 
 async def test_a_gate_that_finds_rows_without_a_vector_sends_it_back(deployment: Deployment, worker: Worker) -> None:

@@ -242,6 +242,27 @@ async def test_cleanup_after_the_window_and_h7_its_refusals(deployment: Deployme
     assert deployment.value("SELECT migrator.live_generation('public.docs', 'embedding')") == f"qwen/{V4}@64"
 
 
+async def test_cleanup_forgets_its_working_rows_on_request_and_keeps_the_record(
+    deployment: Deployment, worker: Worker
+) -> None:
+    await ready(deployment, worker, 5)
+    await cut_over(worker)
+    done = deployment.must("cleanup", "docs", "--close-window", "--yes")
+    tables = deployment.query("""SELECT table_name FROM information_schema.columns
+                                  WHERE table_schema = 'migrator' AND column_name = 'migration_id'""")
+    rows = {name: deployment.value(f"SELECT count(*) FROM migrator.{name}") for (name,) in tables}
+    assert "forgotten" not in done
+    assert rows["batches"] > 0
+    deployment.must("cleanup", "docs", "--forget-state", "--yes")
+    left = {name: deployment.value(f"SELECT count(*) FROM migrator.{name}") for (name,) in tables}
+    assert {name for name, count in left.items() if count} == {"transitions", "verdicts", "ledger", "budgets", "live"}
+    assert {name: rows[name] for name in ("verdicts", "ledger", "live")} == {
+        name: left[name] for name in ("verdicts", "ledger", "live")
+    }
+    assert "cleaned" in deployment.must("status", "docs")
+    assert deployment.value("SELECT migrator.live_generation('public.docs', 'embedding')") == f"qwen/{V4}@64"
+
+
 async def test_cleanup_embeds_what_is_dirty_before_the_triggers_go(deployment: Deployment, worker: Worker) -> None:
     await ready(deployment, worker, 10)
     await cut_over(worker)

@@ -213,7 +213,7 @@ async def test_a_waiver_is_signed_shown_and_told_at_cutover(deployment: Deployme
     told = f"gate budget was waived by {actor} (see OPS-123): it is 0.01 against 0"
     assert told in deployment.must("cutover", "docs", "--dry-run")
     assert told in deployment.must("cutover", "docs", "--readers-ready", "--yes")
-    assert await judgement.waivers(worker, "docs") != []
+    assert await judgement.cautions(worker, "docs") != []
 
 
 def as_json(deployment: Deployment) -> list[dict[str, Any]]:
