@@ -5,6 +5,7 @@ Floor 4.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -46,20 +47,32 @@ def command(
 
         migrator cleanup docs --forget-state
     """
-    from migrator.cli import session
-    from migrator.orchestrator import attended
-
     sure = {"close_window": close_window or dry_run, "strays_gone": strays_gone or dry_run}
-    found = session.run(lambda worker: attended.what_is_left(worker, name, **sure))
-    if not json:
-        console.table([(f"  {each.kind}", each.name, console.size(each.bytes)) for each in found])
-        console.say(f"{len(found)} objects of {name} on the table." if found else "Nothing of ours is on the table.")
+    found = _look(name, sure, json=json)
     if dry_run and json:
         console.as_json({"name": name, "objects": [[each.kind, each.name, each.bytes] for each in found]})
     if dry_run:
         return
     if found:
         console.ask(f"Drop them? The other generation's vectors of {name} are gone then.", verb="cleanup", yes=yes)
+    _clean_up(name, sure, leave_nullable=leave_nullable, forget_state=forget_state, json=json)
+
+
+def _look(name: str, sure: Mapping[str, bool], *, json: bool) -> list[Leftover]:
+    from migrator.cli import session
+    from migrator.orchestrator import attended
+
+    found = session.run(lambda worker: attended.what_is_left(worker, name, **sure))
+    if not json:
+        console.table([(f"  {each.kind}", each.name, console.size(each.bytes)) for each in found])
+        console.say(f"{len(found)} objects of {name} on the table." if found else "Nothing of ours is on the table.")
+    return found
+
+
+def _clean_up(name: str, sure: Mapping[str, bool], *, leave_nullable: bool, forget_state: bool, json: bool) -> None:
+    from migrator.cli import session
+    from migrator.orchestrator import attended
+
     dropped = session.run(
         lambda worker: attended.clean_up(
             worker, name, **sure, leave_nullable=leave_nullable, actor=session.actor(), tell=console.aside
