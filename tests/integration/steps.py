@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import time
+
+import psycopg
+from psycopg import sql as psql
+
 from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
 from migrator.orchestrator import origin, verbs, work
@@ -13,6 +20,10 @@ from migrator.state.connection import transaction
 from migrator.state.leases import Ticket
 from migrator.state.migrations import Migration
 from tests.deployment import Deployment, until
+
+#: What a table was made from -> the URL of a database where it is `ready`; each process of the tests has its own.
+_COPIES: dict[str, str] = {}
+_LEAVE_TRIES = 25
 
 
 async def begin(deployment: Deployment, worker: Worker, rows: int) -> None:
@@ -51,11 +62,44 @@ async def drain(worker: Worker) -> None:
     await until(clean)
 
 
-async def ready(deployment: Deployment, worker: Worker, rows: int = 40) -> Migration:
-    """Take a new table to `ready`."""
+async def ready(deployment: Deployment, worker: Worker, rows: int = 40, *, anew: bool = False) -> Migration:
+    """Take a new table to `ready`: the first time by the engine, then as a copy of the database that it left.
+
+    A copy lacks what a server keeps beside its databases (the statistics of writes), and the provider's bill. A test
+    that reads them makes its table `anew`.
+    """
+    made = f"{rows} {json.dumps(deployment.spec_data, sort_keys=True)} {deployment.url.rpartition('/')[0]}"
+    await worker.engine.dispose()
+    if not anew and made in _COPIES and (await asyncio.to_thread(copied, _COPIES[made], deployment.url)):
+        with deployment.connect() as connection:
+            # The gates were measured just now, as far as this test is concerned.
+            connection.execute("UPDATE migrator.verdicts SET at = clock_timestamp()")
+        return await stored(worker)
     await begin(deployment, worker, rows)
     await to(worker, MigrationStatus.READY)
+    await worker.engine.dispose()
+    copy = f"{deployment.url.rpartition('/')[0]}/ready_{len(_COPIES) + 1}"
+    if made not in _COPIES and await asyncio.to_thread(copied, deployment.url, copy):
+        _COPIES[made] = copy
     return await stored(worker)
+
+
+def copied(source: str, to: str) -> bool:
+    """Make a database anew as the copy of another; False, and nothing done, where somebody is connected to one."""
+    server, _, target = to.rpartition("/")
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+        names = [source.rpartition("/")[2], target]
+        for _ in range(_LEAVE_TRIES):  # a connection that was just closed takes a moment to leave
+            busy = connection.execute("SELECT 1 FROM pg_stat_activity WHERE datname = ANY(%s)", [names]).fetchone()
+            if busy is None:
+                break
+            time.sleep(0.02)
+        else:
+            return False
+        connection.execute(psql.SQL("DROP DATABASE IF EXISTS {}").format(psql.Identifier(target)))
+        parts = {"target": psql.Identifier(target), "source": psql.Identifier(names[0])}
+        connection.execute(psql.SQL("CREATE DATABASE {target} TEMPLATE {source}").format(**parts))
+    return True
 
 
 async def stored(worker: Worker) -> Migration:

@@ -52,7 +52,7 @@ def failed(deployment: Deployment) -> list[tuple[str, str]]:
 
 
 async def test_what_was_written_since_is_looked_at_while_ready(deployment: Deployment, worker: Worker) -> None:
-    await ready(deployment, worker, ROWS)
+    await ready(deployment, worker, ROWS, anew=True)
     assert await looked(worker) == [], "nothing was written"
     write(deployment, row(deployment, 1000))
     (said,) = await looked(worker)
@@ -81,7 +81,7 @@ async def test_what_was_written_since_is_looked_at_while_ready(deployment: Deplo
 
 
 async def test_cutover_looks_at_what_was_written_since(deployment: Deployment, worker: Worker) -> None:
-    await ready(deployment, worker, ROWS)
+    await ready(deployment, worker, ROWS, anew=True)
     write(deployment, row(deployment, 1000))
     assert (await recent.look(worker, await stored(worker))).failed == []
     write(deployment, row(deployment, 1001, V3))
@@ -91,7 +91,7 @@ async def test_cutover_looks_at_what_was_written_since(deployment: Deployment, w
 
 
 async def test_what_the_application_writes_and_catch_up_embeds_is_sound(deployment: Deployment, worker: Worker) -> None:
-    await ready(deployment, worker, ROWS)
+    await ready(deployment, worker, ROWS, anew=True)
     deployment.query("UPDATE docs SET body = body || ' edited' WHERE id < 20 RETURNING 1")
     await drain(worker)
     found = await recent.look(worker, await stored(worker))
