@@ -90,6 +90,8 @@ TRANSITIONS: dict[MigrationStatus, dict[MigrationStatus, str]] = {
 UNATTENDED = frozenset({S.BACKFILLING, S.INDEXING, S.VALIDATING, S.READY, S.COMPLETED, S.ROLLED_BACK})
 #: Something of ours stands on the operator's table: one such migration per target column.
 OPEN = frozenset(S) - {S.PLANNED, S.CLEANED}
+#: Which generation is live may still change, so readers are prepared for both.
+SWAPPABLE = OPEN - {S.CLEANING, S.CANCELLED}
 #: Where `resume` may lead back to; what `paused_from` may hold.
 PAUSABLE = frozenset(s for s in S if S.PAUSED in TRANSITIONS[s])
 #: Nothing follows.

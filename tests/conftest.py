@@ -6,8 +6,10 @@ import asyncio
 import gc
 import os
 import shutil
+import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import psycopg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from migrator.demo.servers import Postgres, Valkey
+from migrator.demo.servers import Postgres, Valkey, _as_nobody
 from migrator.demo.simulator.control import Simulator
 from migrator.spending.worker import Worker
 from migrator.state import connection as connections
@@ -24,7 +26,12 @@ from migrator.target import readers
 from tests.deployment import Deployment
 
 #: Debian's packages that tests marked `system` need, and a program of each.
-PACKAGES = {"chromium": "chromium", "docker-compose": "docker-compose", "rabbitmq-server": "rabbitmq-server"}
+PACKAGES = {
+    "chromium": "chromium",
+    "docker-compose": "docker-compose",
+    "pgbouncer": "pgbouncer",
+    "rabbitmq-server": "rabbitmq-server",
+}
 # As in workers: what a process has imported is not looked over again and again.
 gc.set_threshold(50_000, 20, 50)
 _TIERS = {"unit": 10, "integration": 60, "acceptance": 180, "chaos": 240, "revisions": 60, "docs": 120}
@@ -206,6 +213,32 @@ def scratch_server(scratch: Path) -> Iterator[Callable[..., Postgres]]:
     yield make
     for server in made:
         server.remove()
+
+
+@pytest.fixture
+def standby(scratch_server: Callable[..., Postgres], scratch: Path) -> Iterator[tuple[Postgres, Postgres]]:
+    """A primary and its physical standby, made by pg_basebackup, on loopback."""
+    primary = scratch_server(wal_level="replica", hot_standby="on")
+    made = Postgres(scratch / f"standby-{time.monotonic_ns()}", settings={"fsync": "off", "hot_standby": "on"})
+    made.home.mkdir(mode=0o711)
+    account = _as_nobody()
+    data = made.home / "data"
+    data.mkdir(mode=0o700)
+    if account:
+        os.chown(data, account["user"], account["group"])
+    assert primary._bin is not None
+    subprocess.run(
+        [
+            primary._bin / "pg_basebackup", "-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres",
+            "-D", str(data), "--checkpoint=fast", "--no-sync", "-X", "stream",
+        ],
+        check=True, capture_output=True, cwd="/", timeout=60, **account,
+    )  # fmt: skip
+    (data / "standby.signal").touch()
+    made.settings["primary_conninfo"] = f"host=127.0.0.1 port={primary.port} user=postgres application_name=standby1"
+    made.start()
+    yield primary, made
+    made.remove()
 
 
 @pytest.fixture

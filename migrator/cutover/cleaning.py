@@ -146,6 +146,7 @@ async def prepare(
         compose(_FILE, "forget_suspects", parts),
         compose(_FILE, "forget_looks", parts),
         compose(_FILE, "forget_look_rows", parts),
+        compose(_FILE, "forget_readers", parts),
         migrations.move_in_message(migration, S.CLEANED, actor=actor),
     ]
     locks = [message.lock_table(made.target.table_id)]

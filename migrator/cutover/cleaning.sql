@@ -54,3 +54,7 @@ DELETE FROM migrator.looks WHERE migration_id = {migration_id}
 -- name: forget_suspects
 -- idempotent: yes.
 DELETE FROM migrator.suspects WHERE migration_id = {migration_id}
+
+-- name: forget_readers
+-- idempotent: yes.
+DELETE FROM migrator.readers WHERE migration_id = {migration_id}

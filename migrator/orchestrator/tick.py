@@ -26,6 +26,7 @@ from migrator.state import (
     flows,
     leases,
     migrations,
+    readers,
     tallies,
     timeline,
     verdicts,
@@ -117,6 +118,7 @@ async def tick(
         async with transaction(engine) as connection:
             await tallies.fold(connection, migration.id)
             await dispositions.fold(connection, migration.id)
+            await readers.forget_old(connection)
             now = await migrations.get_by_id(connection, migration.id)
             await _note_flow(connection, now)
             seen = await progress.read(connection, now)

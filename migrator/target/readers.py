@@ -1,9 +1,10 @@
-"""What applications call: `migrator.live_generation` and `migrator.query_vector`, true at every isolation level.
+"""What applications call: `migrator.query_vector`, `live_generation`, and what readers prepare themselves with.
 
 Floor 1. Promise (P1, H9, H10): both answer for the column as the calling statement sees it. A REPEATABLE READ
 transaction that began before a swap and first touches the table after it resolves the name `embedding` to the new
 column; a row of a table would still tell it the old generation, a function replaced in the swap tells the new one.
-So the generation of each target is a constant in a function of its own.
+So the generation of each target is a constant in a function of its own. What readers must be prepared for is told by
+`generations`; a reader that heard it too long ago fails (MG010) and is never wrong.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.errors import OperatorError
 from migrator.generation import Generation, Side
+from migrator.lifecycle import SWAPPABLE
 from migrator.state.connection import fetch, run
 from migrator.statements import compose
 
@@ -56,6 +58,11 @@ async def install(connection: AsyncConnection) -> None:
     for found in types:
         parts = {"type": sql.Identifier(found["schema"], found["name"])}
         await run(connection, compose("target/readers.sql", "query_vector", parts))
+    await run(connection, compose("target/readers.sql", "never_moved"))
+    await run(connection, compose("target/readers.sql", "query_vector_of"))
+    swappable = {"swappable": sql.Literal(sorted(SWAPPABLE))}
+    await run(connection, compose("target/readers.sql", "generations", swappable))
+    await run(connection, compose("target/readers.sql", "reader_ready", swappable))
     for row in await fetch(connection, compose("target/readers.sql", "live_targets")):
         names = (row["target_schema"], row["target_table"], row["target_column"])
         await run(connection, constant(*names, Side(row["side"]), Generation.parse(row["generation"])))

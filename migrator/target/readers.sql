@@ -48,6 +48,108 @@ BEGIN
 END
 $query$
 
+-- name: never_moved
+-- Whether this is a vector column that no migration has touched yet. What is no table's own column of that name is not:
+-- a misspelt target, a view and a partition stay unknown.
+-- idempotent: yes.
+CREATE OR REPLACE FUNCTION migrator.never_moved(target text, column_name text) RETURNS boolean
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog AS $moved$
+DECLARE
+  parts text[] := parse_ident(target);
+BEGIN
+  IF cardinality(parts) = 1 THEN
+    parts := ARRAY['public'] || parts;
+  END IF;
+  IF to_regprocedure('migrator.side_' || substr(md5(parts[1] || '.' || parts[2] || '.' || column_name), 1, 24) || '()')
+     IS NOT NULL THEN
+    RETURN false;
+  END IF;
+  RETURN EXISTS (
+    SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+      JOIN pg_attribute a ON a.attrelid = c.oid JOIN pg_type t ON t.oid = a.atttypid
+     WHERE n.nspname = parts[1] AND c.relname = parts[2] AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+       AND a.attname = column_name AND NOT a.attisdropped AND t.typname IN ('vector', 'halfvec'));
+END
+$moved$
+
+-- name: query_vector_of
+-- The same by name: the vector of the generation that is live, and an error where it was not sent, never another one. So
+-- a caller whose knowledge is old fails loudly. `initial` is what the column held before its first migration.
+-- idempotent: yes.
+CREATE OR REPLACE FUNCTION migrator.query_vector(
+  target text, column_name text, generations text[], vectors anyarray, initial text DEFAULT NULL)
+RETURNS anyelement LANGUAGE plpgsql STABLE PARALLEL SAFE AS $query$
+DECLARE
+  live text := initial;
+  place integer;
+BEGIN
+  IF initial IS NULL OR NOT migrator.never_moved(target, column_name) THEN
+    live := (SELECT r.generation FROM migrator.live_row(target, column_name) AS r);
+  END IF;
+  place := pg_catalog.array_position(generations, live);
+  IF place IS NULL OR vectors[place] IS NULL THEN
+    RAISE EXCEPTION '%.% is searched with vectors of %, and none of them was sent', target, column_name, live
+      USING ERRCODE = 'MG010', HINT = 'Embed the query with that model too, and search again.';
+  END IF;
+  RETURN vectors[place];
+END
+$query$
+
+-- name: generations
+-- What readers must be able to embed queries with, the live one first: both while a swap, or a swap back, is possible;
+-- one otherwise; none where no migration has begun yet. The definer reads our tables, the caller needs no right on them.
+-- idempotent: yes.
+CREATE OR REPLACE FUNCTION migrator.generations(target text, column_name text) RETURNS text[]
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog AS $generations$
+DECLARE
+  parts text[] := parse_ident(target);
+  live text;
+  other text;
+BEGIN
+  IF cardinality(parts) = 1 THEN
+    parts := ARRAY['public'] || parts;
+  END IF;
+  IF migrator.never_moved(target, column_name) THEN
+    RETURN '{{}}';
+  END IF;
+  live := migrator.live_generation(target, column_name);
+  SELECT CASE WHEN m.from_generation = live THEN m.to_generation ELSE m.from_generation END INTO other
+    FROM migrator.migrations AS m
+   WHERE m.target_schema = parts[1] AND m.target_table = parts[2] AND m.target_column = generations.column_name
+     AND m.status = ANY ({swappable}::text[]);
+  RETURN ARRAY[live] || CASE WHEN other IS NULL THEN '{{}}'::text[] ELSE ARRAY[other] END;
+END
+$generations$
+
+-- name: reader_ready
+-- A reader says what it can embed queries with, and hears what it must be prepared for. One plain INSERT without a
+-- unique key, so that it can't conflict, wait or fail in whatever transaction it is called; nothing where there is no
+-- swap to be ready for, or where nothing may be written (a standby). Only what is asked for is kept of what was said.
+-- idempotent: yes.
+CREATE OR REPLACE FUNCTION migrator.reader_ready(
+  target text, column_name text, generations text[],
+  application text DEFAULT current_setting('application_name'), instance text DEFAULT pg_backend_pid()::text)
+RETURNS text[] LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $ready$
+DECLARE
+  parts text[] := parse_ident(target);
+BEGIN
+  IF cardinality(parts) = 1 THEN
+    parts := ARRAY['public'] || parts;
+  END IF;
+  IF current_setting('transaction_read_only') = 'off' THEN
+    INSERT INTO migrator.readers (migration_id, application, role, instance, generations)
+    SELECT m.id, regexp_replace(left(reader_ready.application, 63), '[^[:print:]]', '?', 'g'), session_user,
+           regexp_replace(left(reader_ready.instance, 63), '[^[:print:]]', '?', 'g'),
+           ARRAY(SELECT known FROM unnest(ARRAY[m.from_generation, m.to_generation]) AS known
+                  WHERE known = ANY (reader_ready.generations))
+      FROM migrator.migrations AS m
+     WHERE m.target_schema = parts[1] AND m.target_table = parts[2] AND m.target_column = reader_ready.column_name
+       AND m.status = ANY ({swappable}::text[]);
+  END IF;
+  RETURN migrator.generations(target, column_name);
+END
+$ready$
+
 -- name: vector_types
 -- The types of the installed pgvector, with their schema.
 SELECT t.typname AS name, n.nspname AS schema

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from sqlalchemy import update
 
-from migrator.demo.servers import Postgres, _as_nobody
+from migrator.demo.servers import Postgres
 from migrator.lifecycle import MigrationStatus
 from migrator.signals import Signal
 from migrator.state import signals, tables
@@ -327,32 +324,6 @@ async def test_p12_wal_that_the_archiver_does_not_take_binds(scratch_server: Cal
     assert found.value >= 3
     assert found.detail == "archive_command fails"
     await watch.engine.dispose()
-
-
-@pytest.fixture
-def standby(scratch_server: Callable[..., Postgres], scratch: Path) -> Iterator[tuple[Postgres, Postgres]]:
-    """A primary and its physical standby, made by pg_basebackup, on loopback."""
-    primary = scratch_server(wal_level="replica", hot_standby="on")
-    made = Postgres(scratch / f"standby-{time.monotonic_ns()}", settings={"fsync": "off", "hot_standby": "on"})
-    made.home.mkdir(mode=0o711)
-    account = _as_nobody()
-    data = made.home / "data"
-    data.mkdir(mode=0o700)
-    if account:
-        os.chown(data, account["user"], account["group"])
-    assert primary._bin is not None
-    subprocess.run(
-        [
-            primary._bin / "pg_basebackup", "-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres",
-            "-D", str(data), "--checkpoint=fast", "--no-sync", "-X", "stream",
-        ],
-        check=True, capture_output=True, cwd="/", timeout=60, **account,
-    )  # fmt: skip
-    (data / "standby.signal").touch()
-    made.settings["primary_conninfo"] = f"host=127.0.0.1 port={primary.port} user=postgres application_name=standby1"
-    made.start()
-    yield primary, made
-    made.remove()
 
 
 async def test_p12_a_standby_that_lags_binds_and_is_named(standby: tuple[Postgres, Postgres]) -> None:

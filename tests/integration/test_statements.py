@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from migrator import statements
+from migrator import lifecycle, statements
 from migrator.cutover import recapture
 from migrator.cutover.rehearsal import Rehearsal
 from migrator.demo.servers import Postgres
@@ -167,6 +167,10 @@ def own(made: Capture, migration: Migration, found: dict[str, str], oid: int, vi
         },
         "target/index.sql:drop": {"index": sql.Identifier("public", "spare_1_idx")},
         "target/readers.sql:query_vector": {"type": sql.Identifier("public", "halfvec")},
+        **{
+            f"target/readers.sql:{name}": {"swappable": sql.Literal(sorted(lifecycle.SWAPPABLE))}
+            for name in ("generations", "reader_ready")
+        },
         "cutover/cleaning.sql:drop_index": {"index": sql.Identifier("public", "spare_2_idx")},
         "cutover/expand.sql:add_column": {
             "shadow": sql.Identifier("another__migrator"),

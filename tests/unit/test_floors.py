@@ -42,6 +42,8 @@ ALLOWED = {
     "report": GROUND | STEPS | {"orchestrator"},
     "cli": GROUND | STEPS | {"orchestrator", "report", "demo"},
     "demo": GROUND | STEPS | {"orchestrator"},
+    # What applications import: nothing of the tool may come along.
+    "client": {"generation"},
     "__init__": set(),
     "__main__": {"cli"},
 }
