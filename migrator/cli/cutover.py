@@ -15,6 +15,7 @@ from migrator.cli import console, options
 if TYPE_CHECKING:
     from migrator.cutover.swapping import Direction
     from migrator.orchestrator.attended import Swapped
+    from migrator.orchestrator.readers import Readiness
     from migrator.spending.worker import Worker
 
 
@@ -30,7 +31,7 @@ def command(
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="No row may be absent; as --max-dirty-rows 0.")] = False,
     readers_ready: Annotated[
-        bool, typer.Option("--readers-ready", help="The application embeds queries with the new model, or sends both.")
+        bool, typer.Option("--readers-ready", help="You say that all readers can embed queries with the new model.")
     ] = False,
     keep_fresh: Annotated[
         bool,
@@ -46,6 +47,7 @@ def command(
 
     Waits for old snapshots, keeps catching up, and tries the lock on a ladder; nobody waits longer than 0.4 s.
     With --keep-fresh the way back owes nothing: `limits NAME --no-keep-fresh` ends it.
+    With --yes it needs a reader that said in the last 10 minutes that it is ready, and none that is not.
 
     Examples:
         migrator cutover docs --rehearse
@@ -53,7 +55,6 @@ def command(
         migrator cutover docs --readers-ready --yes
     """
     from migrator.cutover import swapping
-    from migrator.errors import Declined
     from migrator.orchestrator import attended
 
     rows = 0 if strict else attended.MAX_DIRTY_ROWS if max_dirty_rows is None else max_dirty_rows
@@ -63,8 +64,8 @@ def command(
     if dry_run:
         foretell(name, swapping.CUTOVER, json=json)
         return
-    if not readers_ready and yes:
-        raise Declined("cutover", "it was not said that readers are ready: add --readers-ready")
+    if not readers_ready:
+        readers(name, swapping.CUTOVER, alone=yes)
     _cut_over(name, rows, keep_fresh=keep_fresh, yes=yes, json=json)
 
 
@@ -103,6 +104,30 @@ def _rehearse(name: str, rows: int, sql_file: Path | None) -> None:
     for part, took in timing.steps:
         console.say(f"  {part:10} {took:7.2f} ms")
     console.say(f"The lock would be held for {timing.held_ms:.1f} ms. Everything was rolled back.")
+
+
+def readers(name: str, direction: Direction, *, alone: bool) -> Readiness:
+    """Print which readers were heard lately, and whether each can embed queries with the generation to come.
+
+    A cutover that nobody watches (`alone`) goes on only where they are ready.
+    """
+    from migrator.cli import session
+    from migrator.cutover import swapping
+    from migrator.orchestrator import attended
+    from migrator.orchestrator import readers as readiness
+
+    async def look(worker: Worker) -> Readiness:
+        migration = await attended.swappable(worker, name, direction)
+        found = await readiness.look(worker, migration, direction)
+        for line in found.lines():
+            console.aside(line)
+        if direction is swapping.CUTOVER:
+            if alone:
+                found.refuse()
+            await readiness.until_told(worker, migration, console.aside)
+        return found
+
+    return session.run(look)
 
 
 def foretell(name: str, direction: Direction, *, json: bool) -> None:

@@ -54,6 +54,11 @@ def command(
     if leave_debt and max_dirty_rows is not None:
         raise typer.BadParameter("with --leave-debt any number of rows may be absent", param_hint="--max-dirty-rows")
     rows = attended.MAX_DIRTY_ROWS if max_dirty_rows is None else max_dirty_rows
+    for each in cutover.readers(name, swapping.ROLLBACK, alone=yes).lacking:
+        console.aside(
+            f"{each.application or 'A reader'} will search in vain from the swap on, unless it embeds queries with the"
+            " old model again."
+        )
     question = f"Make the old generation of {name} live again?"
     question += " Rows that lack its vector will be absent from search." if leave_debt else ""
     console.ask(question, verb="rollback", yes=yes)

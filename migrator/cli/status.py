@@ -15,6 +15,7 @@ from migrator.cli import console, options
 if TYPE_CHECKING:
     from migrator.orchestrator.progress import Progress
     from migrator.spending.worker import Worker
+    from migrator.state.budget import Account
 
 #: Seconds between two lines of --watch.
 _WATCH_SECONDS = 2.0
@@ -102,9 +103,9 @@ def _row(found: Progress) -> tuple[str, ...]:
 
 def show(found: Progress) -> None:
     """Print a migration for people."""
-    from migrator.orchestrator import judgement, progress, suspicious
+    from migrator.orchestrator import judgement, progress, readers, suspicious
 
-    migration, counts, account = found.migration, found.counts, found.account
+    migration, counts = found.migration, found.counts
     console.heading(
         f"{migration.name}   {migration.target}   {migration.from_generation} -> {migration.to_generation}"
         f"   {progress.status_word(found)}"
@@ -125,13 +126,7 @@ def show(found: Progress) -> None:
     failed = f" (migrator batches {migration.name} --failed)" if counts.failed else ""
     open_batches = f"{counts.leased} leased, {counts.pending} pending"
     rows.append(("batches", f"{counts.done} done, {open_batches}, {counts.failed} failed{failed}"))
-    own = f", {account.estimated_tokens:,} of them by our own count" if account.estimated_tokens else ""
-    own += (
-        f", {account.unwritten_tokens:,} for answers that were lost and asked again" if account.unwritten_tokens else ""
-    )
-    spent = f"{account.spent_usd:.4f} USD spent ({account.spent_tokens:,} tokens{own})"
-    open_usd = f"{account.reserved_usd:.4f} reserved, {account.possibly_billed_usd:.4f} possibly billed"
-    rows.append(("cost", f"{spent}, {open_usd}, cap {account.max_usd:.2f}"))
+    rows.append(("cost", _cost(found.account)))
     rows += [("building", found.building)] if found.building else []
     rows += [("built", note) for note in found.built]
     rows += [("binds", found.binding)] if found.binding else []
@@ -143,6 +138,7 @@ def show(found: Progress) -> None:
     off = migration.capture_off_at
     rows += [("capture", f"OFF since {off:%Y-%m-%d %H:%M:%S %Z} (runbooks/unblock.md)")] if off is not None else []
     rows += [("rollback", _way_back(found))] if found.window_open else []
+    rows += [("readers", each) for each in readers.told(found.readers)]
     rows += [("diverted", f"{who}: {count:,} writes in 24 h") for who, count in found.strays]
     rows += [("suspects", each) for each in suspicious.lines(migration, found.suspects)]
     rows += [("canary", progress.canary_line(found.canary))] if found.canary is not None else []
@@ -150,6 +146,16 @@ def show(found: Progress) -> None:
     rows.append(("workers", str(found.workers_alive) if found.workers_alive else _nobody(found)))
     rows.append(("next", found.next_step))
     console.table([(f"  {name}", value) for name, value in rows])
+
+
+def _cost(account: Account) -> str:
+    own = f", {account.estimated_tokens:,} of them by our own count" if account.estimated_tokens else ""
+    own += (
+        f", {account.unwritten_tokens:,} for answers that were lost and asked again" if account.unwritten_tokens else ""
+    )
+    spent = f"{account.spent_usd:.4f} USD spent ({account.spent_tokens:,} tokens{own})"
+    open_usd = f"{account.reserved_usd:.4f} reserved, {account.possibly_billed_usd:.4f} possibly billed"
+    return f"{spent}, {open_usd}, cap {account.max_usd:.2f}"
 
 
 def _way_back(found: Progress) -> str:

@@ -1,4 +1,4 @@
-"""Verdicts as they are told: each gate's newest, whether it still holds, and a line for people.
+"""Verdicts, and the canary, as they are told: each gate's newest, whether it still holds, and a line for people.
 
 Floor 3. Promise: what is shown as passed is what cutover would go by at this moment; who waived what, and why, is never
 left out.
@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from migrator.generation import Side
 from migrator.spending.worker import Worker
 from migrator.state import dispositions, migrations, verdicts
+from migrator.state.canary import STEADY_COSINE, Canary
 from migrator.state.connection import transaction
 from migrator.state.migrations import Migration
 from migrator.target import watermark
@@ -72,3 +73,17 @@ def line(each: Mapping[str, Any]) -> str:
     word = "passed" if each["passed"] else waived or "FAILED"
     stale = f"; stale: {each['stale']}" if each["stale"] else ""
     return f"{each['gate']} {word}: {each['figure']:.6g} against {each['threshold']:.6g}, {each['detail']}{stale}"
+
+
+def canary_as_json(found: Canary | None) -> dict[str, Any] | None:
+    """Return the shape of `canary` in `status --json`; its keys stay."""
+    if found is None:
+        return None
+    return {
+        "moved": found.moved_cosine is not None,
+        "steady": found.lowest_cosine >= STEADY_COSINE,
+        "lowest_cosine": found.lowest_cosine,
+        "checks": found.checks,
+        "good_at": found.good_at.isoformat(),
+        "old_model_answers_otherwise": found.told_apart,
+    }

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.generation import Side
 from migrator.lifecycle import NEXT_STEP, MigrationStatus
-from migrator.orchestrator import judgement, suspicious
+from migrator.orchestrator import judgement, readers, suspicious
 from migrator.state import (
     batches,
     budget,
@@ -75,6 +75,7 @@ class Progress:
     workers_alive: int
     strays: list[tuple[str, int]]
     suspects: suspicious.Writers
+    readers: list[dict[str, Any]]
     canary: Canary | None
     #: Catch-up's rates; None where too little is known to tell.
     flow: Flow | None = None
@@ -197,15 +198,18 @@ async def read(connection: AsyncConnection, migration: Migration) -> Progress:
         live_since=live.since if live is not None else None,
         verdicts=await judgement.read(connection, migration),
         building=await index.progress(connection, oid) if oid and migration.status is S.INDEXING else None,
-        built=[
-            each for each in await migrations.notes(connection, migration.id, S.INDEXING) if each.startswith("index ")
-        ],
+        built=await _built(connection, migration),
         workers_alive=len(await workers.alive(connection)),
         strays=await migrations.strays(connection, migration),
         suspects=await written.writers(connection, migration.id),
+        readers=await readers.read(connection, migration),
         canary=await canary.find(connection, migration.id),
         flow=await flows.read(connection, migration.id),
     )
+
+
+async def _built(connection: AsyncConnection, migration: Migration) -> list[str]:
+    return [each for each in await migrations.notes(connection, migration.id, S.INDEXING) if each.startswith("index ")]
 
 
 def _debt_tokens(migration: Migration, rows: int) -> int:
@@ -344,8 +348,9 @@ def as_json(found: Progress) -> dict[str, Any]:
         "verdicts": judgement.as_json(found.verdicts),
         "diverted": dict(found.strays),
         "suspects": suspicious.as_json(migration, found.suspects),
+        "readers": found.readers,
         "workers": found.workers_alive,
-        "canary": _canary(found.canary),
+        "canary": judgement.canary_as_json(found.canary),
     }
 
 
@@ -370,19 +375,6 @@ def canary_line(found: Canary) -> str:
     word = "steady" if found.lowest_cosine >= STEADY_COSINE else "unsteady"
     when = f"{found.checks} checks, the last {duration(found.age_seconds)} ago"
     return f"{word}: lowest cosine {found.lowest_cosine:.5f} in {when}"
-
-
-def _canary(found: Canary | None) -> dict[str, Any] | None:
-    if found is None:
-        return None
-    return {
-        "moved": found.moved_cosine is not None,
-        "steady": found.lowest_cosine >= STEADY_COSINE,
-        "lowest_cosine": found.lowest_cosine,
-        "checks": found.checks,
-        "good_at": found.good_at.isoformat(),
-        "old_model_answers_otherwise": found.told_apart,
-    }
 
 
 def _catch_up(found: Progress) -> dict[str, Any]:
