@@ -32,6 +32,13 @@ def _without_header(body: str) -> str:
     return "\n".join(lines[first:]).strip().rstrip(";")
 
 
+def quoted(text: str) -> sql.Composable:
+    """Return a literal for the body of a function, which no text can end: a dollar sign is written by its number."""
+    if "$" not in text:
+        return sql.Literal(text)
+    return sql.SQL("U&'{}'").format(sql.SQL("".join(f"\\+{ord(each):06X}" for each in text)))
+
+
 def compose(file: str, name: str, parts: Mapping[str, sql.Composable] | None = None) -> sql.Composed:
     """Return a statement with its {placeholders} filled."""
     # The text comes from a file of this package, never from input: psycopg asks for a literal and can't know.

@@ -103,7 +103,7 @@ def _row(found: Progress) -> tuple[str, ...]:
 
 def show(found: Progress) -> None:
     """Print a migration for people."""
-    from migrator.orchestrator import judgement, progress, readers, suspicious
+    from migrator.orchestrator import diverted, judgement, progress, readers, suspicious
 
     migration, counts = found.migration, found.counts
     console.heading(
@@ -139,7 +139,7 @@ def show(found: Progress) -> None:
     rows += [("capture", f"OFF since {off:%Y-%m-%d %H:%M:%S %Z} (runbooks/unblock.md)")] if off is not None else []
     rows += [("rollback", _way_back(found))] if found.window_open else []
     rows += [("readers", each) for each in readers.told(found.readers)]
-    rows += [("diverted", f"{who}: {count:,} writes in 24 h") for who, count in found.strays]
+    rows += diverted.lines(migration, found.strays)
     rows += [("suspects", each) for each in suspicious.lines(migration, found.suspects)]
     rows += [("canary", progress.canary_line(found.canary))] if found.canary is not None else []
     rows += [("gate", judgement.line(each)) for each in found.verdicts]

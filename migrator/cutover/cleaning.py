@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from migrator.cutover import not_null
 from migrator.errors import OperatorError
 from migrator.lifecycle import MigrationStatus
-from migrator.state import leases, migrations
+from migrator.state import leases, migrations, strays
 from migrator.state.connection import fetch, transaction
 from migrator.state.migrations import Migration
 from migrator.statements import compose
@@ -80,9 +80,9 @@ async def refuse_early(engine: AsyncEngine, migration: Migration, *, close_windo
     if migration.status is not S.COMPLETED or strays_gone:
         return
     async with transaction(engine, read_only=True) as connection:
-        seen = await migrations.strays(connection, migration)
+        seen = await strays.seen(connection, migration)
     if seen:
-        raise StraysSeen(migration.name, "; ".join(f"{who}: {count:,}" for who, count in seen))
+        raise StraysSeen(migration.name, "; ".join(f"{each.who}: {each.writes:,}" for each in seen))
 
 
 async def drop_indexes(engine: AsyncEngine, migration: Migration) -> None:
@@ -147,6 +147,7 @@ async def prepare(
         compose(_FILE, "forget_looks", parts),
         compose(_FILE, "forget_look_rows", parts),
         compose(_FILE, "forget_readers", parts),
+        compose(_FILE, "forget_writers", parts),
         migrations.move_in_message(migration, S.CLEANED, actor=actor),
     ]
     locks = [message.lock_table(made.target.table_id)]

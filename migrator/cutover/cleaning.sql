@@ -58,3 +58,8 @@ DELETE FROM migrator.suspects WHERE migration_id = {migration_id}
 -- name: forget_readers
 -- idempotent: yes.
 DELETE FROM migrator.readers WHERE migration_id = {migration_id}
+
+-- name: forget_writers
+-- What roles were declared to write goes with the functions that held it.
+-- idempotent: yes.
+UPDATE migrator.migrations SET writers = '{{}}' WHERE id = {migration_id}

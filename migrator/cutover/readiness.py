@@ -6,13 +6,13 @@ dependents can't all be moved, or whose old snapshots would read NULL; and the l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from migrator.errors import GateFailed, OperatorError, TransientError
 from migrator.generation import Side
-from migrator.state import batches, verdicts
+from migrator.state import batches, migrations, verdicts
 from migrator.state.connection import transaction
 from migrator.state.migrations import Migration
 from migrator.target import dependents, facts, index, message, restating, swap, watermark
@@ -95,6 +95,8 @@ async def look(engine: AsyncEngine, migration: Migration, *, verb: str) -> Swap:
         problems += [each for each in dependents.changes(migration.fingerprint, print_now) if not _taken_along(each)]
         if problems:
             raise NotSwappable(migration.name, verb, problems)
+        # Whoever was declared while this step waited is a writer that the swap's rules must know.
+        migration = replace(migration, writers=(await migrations.get_by_id(connection, migration.id)).writers)
         views = [each.oid for each in found if each.kind == "view" and each.direct]
         ordered = await swap.outermost_first(connection, views)
         return Swap(

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.generation import Side
 from migrator.lifecycle import NEXT_STEP, MigrationStatus
-from migrator.orchestrator import judgement, readers, suspicious
+from migrator.orchestrator import diverted, judgement, readers, suspicious
 from migrator.state import (
     batches,
     budget,
@@ -73,7 +73,7 @@ class Progress:
     #: What was noticed while indexes were built: a graph that did not fit into memory, with the mend.
     built: list[str]
     workers_alive: int
-    strays: list[tuple[str, int]]
+    strays: diverted.Strays
     suspects: suspicious.Writers
     readers: list[dict[str, Any]]
     canary: Canary | None
@@ -200,7 +200,7 @@ async def read(connection: AsyncConnection, migration: Migration) -> Progress:
         building=await index.progress(connection, oid) if oid and migration.status is S.INDEXING else None,
         built=await _built(connection, migration),
         workers_alive=len(await workers.alive(connection)),
-        strays=await migrations.strays(connection, migration),
+        strays=await diverted.seen(connection, migration),
         suspects=await written.writers(connection, migration.id),
         readers=await readers.read(connection, migration),
         canary=await canary.find(connection, migration.id),
@@ -346,7 +346,7 @@ def as_json(found: Progress) -> dict[str, Any]:
         "rollback": debt(found),
         "index": {"building": found.building, "built": found.built},
         "verdicts": judgement.as_json(found.verdicts),
-        "diverted": dict(found.strays),
+        **diverted.as_json(migration, found.strays),
         "suspects": suspicious.as_json(migration, found.suspects),
         "readers": found.readers,
         "workers": found.workers_alive,

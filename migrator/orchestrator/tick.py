@@ -27,6 +27,7 @@ from migrator.state import (
     leases,
     migrations,
     readers,
+    strays,
     tallies,
     timeline,
     verdicts,
@@ -119,6 +120,7 @@ async def tick(
             await tallies.fold(connection, migration.id)
             await dispositions.fold(connection, migration.id)
             await readers.forget_old(connection)
+            await strays.fold(connection, migration.id)
             now = await migrations.get_by_id(connection, migration.id)
             await _note_flow(connection, now)
             seen = await progress.read(connection, now)

@@ -122,6 +122,7 @@ class Migration:
     keep_fresh: bool
     capture_off_at: datetime | None
     capture_off_xid: int | None
+    writers: dict[str, str]
 
     @property
     def thresholds(self) -> ThrottleSpec:
@@ -187,6 +188,15 @@ async def get(connection: AsyncConnection, name: str) -> Migration:
         names = (await connection.execute(select(migrations.c.name).order_by(migrations.c.id))).scalars().all()
         raise MigrationUnknown(name, ", ".join(names[-10:]) or "none")
     return found
+
+
+async def hold(connection: AsyncConnection, name: str) -> Migration:
+    """Return the migration of that name, which nobody moves or changes until the transaction ends.
+
+    Raises: MigrationUnknown, FormatUnknown.
+    """
+    await connection.execute(select(migrations.c.id).where(migrations.c.name == name).with_for_update())
+    return await get(connection, name)
 
 
 async def get_by_id(connection: AsyncConnection, migration_id: int) -> Migration:
@@ -348,8 +358,6 @@ async def change(connection: AsyncConnection, migration_id: int, **values: Any) 
     await connection.execute(update(migrations).where(migrations.c.id == migration_id).values(**values))
 
 
-#: Seconds for which a diverted write counts as lately: a day holds every nightly job (H7).
-STRAY_SECONDS = 86_400
 #: Seconds for which what was said to bind is believed; whoever waits says it again.
 BINDING_SECONDS = 15
 
@@ -378,22 +386,3 @@ async def live_generation(connection: AsyncConnection, schema: str, table: str, 
         tables.live.c.target_column == column,
     )
     return (await connection.execute(query)).one_or_none()
-
-
-async def strays(connection: AsyncConnection, migration: Migration) -> list[tuple[str, int]]:
-    """Return who wrote vectors of the generation that is not live in the last day: (application, role) by count."""
-    since = func.clock_timestamp() - timedelta(seconds=STRAY_SECONDS)
-    table = tables.strays
-    who = func.concat(table.c.application, " (role ", table.c.role, ")")
-    query = (
-        select(who, func.count())
-        .where(
-            table.c.migration_id == migration.id,
-            table.c.at > since,
-            table.c.generation != str(migration.live_generation),
-        )
-        .group_by(who)
-        .order_by(func.count().desc())
-        .limit(20)
-    )
-    return [(name, int(count)) for name, count in await connection.execute(query)]

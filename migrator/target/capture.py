@@ -8,7 +8,8 @@ transaction, so a session that waited for its lock meets the new rules.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from psycopg import sql
@@ -16,7 +17,7 @@ from psycopg import sql
 from migrator import scope
 from migrator.generation import Generation, Side
 from migrator.state.migrations import Migration
-from migrator.statements import compose
+from migrator.statements import compose, quoted
 from migrator.target.relation import PLAIN_TYPES, Target
 
 _FILE = "target/capture.sql"
@@ -44,6 +45,8 @@ class Capture:
     partitioned: bool = False
     #: Whether the server can tell an untouched TOASTed value by its chunk id alone (PostgreSQL 17).
     knows_chunks: bool = False
+    #: Role -> the generation that its sessions write where they declare none themselves.
+    writers: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, migration: Migration) -> Capture:
@@ -56,6 +59,7 @@ class Capture:
             vector_schema=migration.plan["vector_schema"],
             partitioned=bool(migration.plan.get("partitioned")),
             knows_chunks=bool(migration.plan.get("knows_chunks")),
+            writers=migration.writers,
         )
 
     @property
@@ -95,6 +99,7 @@ class Capture:
             "to_generation": sql.Literal(generations[Side.TO]),
             "live_side": sql.Literal(live_side.value),
             "shadow_side": sql.Literal(live_side.other.value),
+            "by_role": self._by_role(),
             "migration_id": sql.Literal(self.migration_id),
             "watched": sql.Literal(self.from_generation.dims == self.to_generation.dims),
             "vector_schema": sql.Identifier(self.vector_schema),
@@ -106,6 +111,20 @@ class Capture:
             "old_in_scope": target.in_scope("OLD", from_column),
             "new_in_scope": target.in_scope("NEW", from_column),
         }
+
+    def _by_role(self) -> sql.Composable:
+        """Return the generation that a session's role was declared to write, or NULL, as constants.
+
+        The role that was SET comes first, then the one that logged in: behind a pool many applications share a login
+        and SET their own; elsewhere a SET ROLE to an owner must not lose what the login was declared for.
+        """
+        if not self.writers:
+            return sql.SQL("NULL")
+        pairs = [sql.SQL("WHEN {} THEN {}").format(quoted(role), quoted(each)) for role, each in self.writers.items()]
+        # Our functions run as their owner, so current_user would name that one. `none` is no role's name.
+        return sql.SQL("coalesce(CASE current_setting('role') {0} END, CASE session_user {0} END)").format(
+            sql.SQL(" ").join(pairs)
+        )
 
     def when(self, columns: frozenset[str]) -> sql.Composable:
         """Return the update trigger's WHEN: key, template, the columns that `where` names, and the vector (H21)."""

@@ -1,7 +1,7 @@
 -- How live writes are seen, and how every vector ends up in the column of its own generation.
 --
 -- Words: the live column has the target's own name; the other column is the shadow. A session's generation is what it
--- declared (SET migrator.generation), the old one where it declared nothing. A session is native when its generation
+-- declared (SET migrator.generation), else what its role was declared to write, else the old one. A session is native when its generation
 -- is the live column's, foreign otherwise. What a native session does to the live column is its own business, as it was
 -- before the migration. All else is ours: a vector that a new text makes stale becomes NULL and dirty. A vector that was
 -- diverted, or written by a session that declared a generation, is noted in `written`: the sentinel looks at it (H3).
@@ -14,7 +14,7 @@ CREATE OR REPLACE FUNCTION {function}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $capture$
 DECLARE
   live_generation CONSTANT text := {live_generation};
-  said text := nullif(current_setting('migrator.generation', true), '');
+  said text := coalesce(nullif(current_setting('migrator.generation', true), ''), {by_role});
   declared text := coalesce(said, {from_generation});
   native boolean := declared = live_generation;
   wrote boolean := coalesce(NEW.{live} OPERATOR({vector_schema}.<>) OLD.{live},
@@ -99,7 +99,7 @@ CREATE OR REPLACE FUNCTION {function}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $capture$
 DECLARE
   live_generation CONSTANT text := {live_generation};
-  declared text := coalesce(nullif(current_setting('migrator.generation', true), ''), {from_generation});
+  declared text := coalesce(nullif(current_setting('migrator.generation', true), ''), {by_role}, {from_generation});
   moving text := current_setting('migrator.moving', true);
 BEGIN
   IF declared NOT IN ({from_generation}, {to_generation}) THEN
@@ -131,7 +131,7 @@ CREATE OR REPLACE FUNCTION {function}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $capture$
 DECLARE
   live_generation CONSTANT text := {live_generation};
-  said text := nullif(current_setting('migrator.generation', true), '');
+  said text := coalesce(nullif(current_setting('migrator.generation', true), ''), {by_role});
   declared text := coalesce(said, {from_generation});
   native boolean := declared = live_generation;
   diverted boolean := false;

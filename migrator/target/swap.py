@@ -7,6 +7,7 @@ in both directions.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from migrator.lifecycle import MigrationStatus
 from migrator.state import migrations
 from migrator.state.connection import fetch
 from migrator.state.migrations import Migration
-from migrator.statements import compose
+from migrator.statements import compose, quoted
 from migrator.target import capture, dependents, message, readers, restating
 from migrator.target.capture import Capture
 from migrator.target.relation import suffixed
@@ -80,6 +81,7 @@ class Swap:
             "expected": sql.Literal(dependents.digest(self.fingerprint)),
             "migration_id": sql.Literal(migration.id),
             "side": sql.Literal(side.value),
+            "writers": quoted(json.dumps(migration.writers)),
             "max_dirty_rows": sql.Literal(bounds.max_dirty_rows),
             "max_dirty_seconds": sql.Literal(bounds.max_dirty_seconds),
             "said": restating.said(self.oid, made.target, {**self.bound, "views": self.views}),

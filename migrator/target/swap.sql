@@ -1,7 +1,8 @@
 -- The swap, and the way back: the same statements, since both exchange the names of two columns.
 
 -- name: check
--- Under the lock: the catalog is what the last look saw, and few enough rows lack a vector.
+-- Under the lock: the catalog is what the last look saw, the rules are made for every declared writer, and few enough
+-- rows lack a vector.
 -- locks: held already.
 DO $check$
 DECLARE
@@ -13,6 +14,9 @@ BEGIN
     FROM ({fingerprint}) AS f;
   IF now_is IS DISTINCT FROM {expected} THEN
     RAISE EXCEPTION 'migrator: the catalog changed' USING ERRCODE = 'MG002';
+  END IF;
+  IF (SELECT m.writers FROM migrator.migrations AS m WHERE m.id = {migration_id}) <> {writers}::jsonb THEN
+    RAISE EXCEPTION 'migrator: a writer was declared' USING ERRCODE = 'MG002';
   END IF;
   SELECT count(DISTINCT d.key), coalesce(extract(epoch FROM clock_timestamp() - min(d.at)), 0)
     INTO dirty_rows, oldest

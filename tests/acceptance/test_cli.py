@@ -366,3 +366,33 @@ def test_help_is_quick_and_complete(deployment: Deployment) -> None:
         assert f"\n  {verb}" in done.stdout
         text = deployment.run(verb, "--help").stdout
         assert "Examples" in text
+
+
+def test_fence_declares_lists_and_takes_back(deployment: Deployment) -> None:
+    deployment.make_table(5)
+    deployment.must("plan", deployment.spec_file)
+    declaration = ("fence", "docs", "--role", "postgres", "--generation", f"qwen/{V4}@64")
+    assert "started and not cleaned up" in deployment.must(*declaration, "--yes", code=2)
+    deployment.must("start", deployment.spec_file, "--yes")
+    assert "No role is declared for docs" in deployment.must("fence", "docs")
+    assert "--yes was not given" in deployment.must(*declaration, code=2)
+    assert "Nothing was done (--dry-run)" in deployment.must(*declaration, "--dry-run")
+    assert json.loads(deployment.run("fence", "docs", "--list", "--json").stdout)["writers"] == []
+    told = json.loads(deployment.run(*declaration, "--yes", "--json").stdout)
+    assert (told["changed"], told["generation"]) == (True, f"qwen/{V4}@64")
+    assert f"postgres  qwen/{V4}@64" in deployment.must("fence", "docs")
+    assert f"declared  role postgres writes qwen/{V4}@64" in deployment.must("status", "docs")
+    assert "already; nothing was changed" in deployment.must(*declaration)
+    assert "does not know the generation v4@64" in deployment.must(
+        "fence", "docs", "--role", "postgres", "--generation", "v4@64", "--yes", code=2
+    )
+    assert "no role ghost" in deployment.must("fence", "docs", "--role", "ghost", "--remove", "--yes", code=2)
+    for words in (
+        ("--role", "postgres"),
+        ("--remove",),
+        ("--role", "postgres", "--list"),
+        (*declaration[2:], "--remove"),
+    ):
+        assert "Usage:" in deployment.must("fence", "docs", *words, code=2)
+    deployment.must("fence", "docs", "--role", "postgres", "--generation", "", "--yes")
+    assert "No role is declared for docs" in deployment.must("fence", "docs")

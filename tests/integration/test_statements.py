@@ -205,6 +205,7 @@ def common(made: Capture, oid: int) -> dict[str, sql.Composable]:
         "target_column": sql.Literal(target.column),
         "payload": sql.Literal("public.docs.embedding v4@2"),
         "side": sql.Literal("to"),
+        "writers": statements.quoted("{}"),
         "max_dirty_rows": sql.Literal(100),
         "max_dirty_seconds": sql.Literal(5.0),
         "fingerprint": dependents.fingerprint_query(oid, "embedding"),
