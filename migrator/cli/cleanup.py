@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from migrator.cli import console, options
+from migrator.cli import blockers, console, options
 
 if TYPE_CHECKING:
     from migrator.cutover.cleaning import Leftover
@@ -32,6 +32,7 @@ def command(
         bool,
         typer.Option("--forget-state", help="Afterwards drop our working rows too; what was decided and paid stays."),
     ] = False,
+    cancel_blockers: options.CancelBlockers = False,
     yes: options.Yes = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -49,13 +50,14 @@ def command(
     """
     sure = {"close_window": close_window or dry_run, "strays_gone": strays_gone or dry_run}
     found = _look(name, sure, json=json)
-    if dry_run and json:
-        console.as_json({"name": name, "objects": [[each.kind, each.name, each.bytes] for each in found]})
     if dry_run:
+        _foretell(name, found, cancel_blockers=cancel_blockers, json=json)
         return
     if found:
-        console.ask(f"Drop them? The other generation's vectors of {name} are gone then.", verb="cleanup", yes=yes)
-    _clean_up(name, sure, leave_nullable=leave_nullable, forget_state=forget_state, json=json)
+        question = f"Drop them? The other generation's vectors of {name} are gone then."
+        console.ask(question + blockers.asked(cancel_blockers), verb="cleanup", yes=yes)
+    said = {**sure, "leave_nullable": leave_nullable, "cancel_blockers": cancel_blockers}
+    _clean_up(name, said, forget_state=forget_state, json=json)
 
 
 def _look(name: str, sure: Mapping[str, bool], *, json: bool) -> list[Leftover]:
@@ -69,14 +71,22 @@ def _look(name: str, sure: Mapping[str, bool], *, json: bool) -> list[Leftover]:
     return found
 
 
-def _clean_up(name: str, sure: Mapping[str, bool], *, leave_nullable: bool, forget_state: bool, json: bool) -> None:
+def _foretell(name: str, found: list[Leftover], *, cancel_blockers: bool, json: bool) -> None:
+    would = blockers.foreseen(name, None) if cancel_blockers else []
+    if json:
+        objects = [[each.kind, each.name, each.bytes] for each in found]
+        told = [blockers.as_json(each) for each in would]
+        console.as_json({"name": name, "objects": objects, "blockers": told})
+    else:
+        blockers.show(would, asked=cancel_blockers)
+
+
+def _clean_up(name: str, said: Mapping[str, bool], *, forget_state: bool, json: bool) -> None:
     from migrator.cli import session
     from migrator.orchestrator import attended
 
     dropped = session.run(
-        lambda worker: attended.clean_up(
-            worker, name, **sure, leave_nullable=leave_nullable, actor=session.actor(), tell=console.aside
-        )
+        lambda worker: attended.clean_up(worker, name, **said, actor=session.actor(), tell=console.aside)
     )
     forgotten = session.run(lambda worker: attended.forget_state(worker, name)) if forget_state else None
     _told(name, dropped, forgotten, json=json)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from migrator.cli import console, options
+from migrator.cli import blockers, console, options
 
 if TYPE_CHECKING:
     from migrator.cutover.swapping import Direction
@@ -37,6 +37,7 @@ def command(
         bool,
         typer.Option("--keep-fresh", help="Embed what is written afterwards with the old model too, and pay for it."),
     ] = False,
+    cancel_blockers: options.CancelBlockers = False,
     yes: options.Yes = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -59,17 +60,17 @@ def command(
 
     rows = 0 if strict else attended.MAX_DIRTY_ROWS if max_dirty_rows is None else max_dirty_rows
     if rehearse:
-        _rehearse(name, rows, sql_file)
+        _rehearse(name, rows, sql_file, cancel_blockers=cancel_blockers)
         return
     if dry_run:
-        foretell(name, swapping.CUTOVER, json=json)
+        foretell(name, swapping.CUTOVER, cancel_blockers=cancel_blockers, json=json)
         return
     if not readers_ready:
         readers(name, swapping.CUTOVER, alone=yes)
-    _cut_over(name, rows, keep_fresh=keep_fresh, yes=yes, json=json)
+    _cut_over(name, rows, keep_fresh=keep_fresh, cancel_blockers=cancel_blockers, yes=yes, json=json)
 
 
-def _cut_over(name: str, rows: int, *, keep_fresh: bool, yes: bool, json: bool) -> None:
+def _cut_over(name: str, rows: int, *, keep_fresh: bool, cancel_blockers: bool, yes: bool, json: bool) -> None:
     from migrator.cli import session
     from migrator.orchestrator import attended, judgement
 
@@ -79,11 +80,17 @@ def _cut_over(name: str, rows: int, *, keep_fresh: bool, yes: bool, json: bool) 
         f"Make the new generation of {name} live? Readers must embed queries with the new model from that instant on, "
         "or send both vectors to migrator.query_vector."
     )
-    console.ask(question, verb="cutover", yes=yes)
+    console.ask(question + blockers.asked(cancel_blockers), verb="cutover", yes=yes)
 
     async def step(worker: Worker) -> Swapped:
         return await attended.cut_over(
-            worker, name, max_dirty_rows=rows, actor=session.actor(), tell=console.aside, keep_fresh=keep_fresh
+            worker,
+            name,
+            max_dirty_rows=rows,
+            actor=session.actor(),
+            tell=console.aside,
+            keep_fresh=keep_fresh,
+            cancel_blockers=cancel_blockers,
         )
 
     swapped = session.run(step)
@@ -92,10 +99,12 @@ def _cut_over(name: str, rows: int, *, keep_fresh: bool, yes: bool, json: bool) 
         console.say(f"Next: watch it; then `migrator cleanup {name} --close-window`, or `migrator rollback {name}`.")
 
 
-def _rehearse(name: str, rows: int, sql_file: Path | None) -> None:
+def _rehearse(name: str, rows: int, sql_file: Path | None, *, cancel_blockers: bool) -> None:
     from migrator.cli import session
     from migrator.orchestrator import attended
 
+    if cancel_blockers:
+        raise typer.BadParameter("a rehearsal is one try, and cancels nobody", param_hint="--cancel-blockers")
     timing, text = session.run(
         lambda worker: attended.rehearse(worker, name, max_dirty_rows=rows, actor=session.actor())
     )
@@ -130,21 +139,22 @@ def readers(name: str, direction: Direction, *, alone: bool) -> Readiness:
     return session.run(look)
 
 
-def foretell(name: str, direction: Direction, *, json: bool) -> None:
+def foretell(name: str, direction: Direction, *, cancel_blockers: bool, json: bool) -> None:
     """Print what a swap would do."""
     from migrator.cli import session
     from migrator.orchestrator import foresight, judgement
 
     found = session.run(lambda worker: foresight.foresee(worker, name, direction))
+    would = blockers.foreseen(name, direction) if cancel_blockers else []
     if json:
-        console.as_json(
-            {"name": name, "generation": found.generation, "objects": found.objects, "dirty_rows": found.dirty_rows}
-        )
+        shown = {"generation": found.generation, "objects": found.objects, "dirty_rows": found.dirty_rows}
+        console.as_json({"name": name, **shown, "blockers": [blockers.as_json(each) for each in would]})
         return
     console.say(f"`{direction.verb}` would make {found.generation} live in one transaction:")
     console.table([(f"  {kind}", each, becomes) for kind, each, becomes in found.objects])
     for caution in session.run(lambda worker: judgement.cautions(worker, name)):
         console.say(caution)
+    blockers.show(would, asked=cancel_blockers)
     console.say(f"{found.dirty_rows:,} rows lack its vector now; it catches up first. Nothing was done.")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from migrator.cli import console, options
+from migrator.cli import blockers, console, options
 
 if TYPE_CHECKING:
     from migrator.orchestrator.attended import Swapped
@@ -26,6 +26,7 @@ def command(
         bool,
         typer.Option("--leave-debt", help="Ask the old model nothing first; rows that lack its vector are absent."),
     ] = False,
+    cancel_blockers: options.CancelBlockers = False,
     yes: options.Yes = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -49,7 +50,7 @@ def command(
     from migrator.orchestrator import attended
 
     if dry_run:
-        cutover.foretell(name, swapping.ROLLBACK, json=json)
+        cutover.foretell(name, swapping.ROLLBACK, cancel_blockers=cancel_blockers, json=json)
         return
     if leave_debt and max_dirty_rows is not None:
         raise typer.BadParameter("with --leave-debt any number of rows may be absent", param_hint="--max-dirty-rows")
@@ -61,19 +62,26 @@ def command(
         )
     question = f"Make the old generation of {name} live again?"
     question += " Rows that lack its vector will be absent from search." if leave_debt else ""
-    console.ask(question, verb="rollback", yes=yes)
-    cutover.told(name, "rolled_back", _go_back(name, rows, leave_debt=leave_debt), json=json)
+    console.ask(question + blockers.asked(cancel_blockers), verb="rollback", yes=yes)
+    swapped = _go_back(name, rows, leave_debt=leave_debt, cancel_blockers=cancel_blockers)
+    cutover.told(name, "rolled_back", swapped, json=json)
     if not json:
         console.say(f"Next: `migrator resume {name}` to try again, or `migrator cleanup {name}`.")
 
 
-def _go_back(name: str, rows: int, *, leave_debt: bool) -> Swapped:
+def _go_back(name: str, rows: int, *, leave_debt: bool, cancel_blockers: bool) -> Swapped:
     from migrator.cli import session
     from migrator.orchestrator import attended
 
     async def step(worker: Worker) -> Swapped:
         return await attended.roll_back(
-            worker, name, max_dirty_rows=rows, actor=session.actor(), tell=console.aside, leave_debt=leave_debt
+            worker,
+            name,
+            max_dirty_rows=rows,
+            actor=session.actor(),
+            tell=console.aside,
+            leave_debt=leave_debt,
+            cancel_blockers=cancel_blockers,
         )
 
     return session.run(step)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from migrator.cli import console, options
+from migrator.cli import blockers, console, options
 
 if TYPE_CHECKING:
     from migrator.provenance.page import Page
@@ -29,6 +29,7 @@ def command(
             "--skip-provenance", metavar="REASON", help="Begin without making old vectors again; the reason is kept."
         ),
     ] = None,
+    cancel_blockers: options.CancelBlockers = False,
     yes: options.Yes = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -56,7 +57,9 @@ def command(
     wanted = specs.load(spec)
     if skip_provenance is not None and not skip_provenance.strip():
         raise typer.BadParameter("a reason is needed", param_hint="--skip-provenance")
-    asked = _Asked(replan=replan, yes=yes, dry_run=dry_run, json=json, waiver=skip_provenance)
+    asked = _Asked(
+        replan=replan, cancel_blockers=cancel_blockers, yes=yes, dry_run=dry_run, json=json, waiver=skip_provenance
+    )
     timing, page = session.run(lambda worker: _step(worker, wanted, str(spec), asked))
     if json:
         shown = page.as_json() if page is not None else None
@@ -73,6 +76,7 @@ class _Asked:
     """The options."""
 
     replan: bool
+    cancel_blockers: bool
     yes: bool
     dry_run: bool
     json: bool
@@ -83,7 +87,7 @@ async def _step(worker: Worker, wanted: Spec, path: str, asked: _Asked) -> tuple
     """Plan where there is no plan, show it, ask, look where the vectors come from, and expand; None for a dry run."""
     from migrator.cli import plan as plan_verb
     from migrator.cli import session
-    from migrator.orchestrator import origin, verbs
+    from migrator.orchestrator import blocking, origin, verbs
 
     stored = await verbs.stored_plan(worker.engine, wanted)
     if stored is None or asked.replan:
@@ -103,16 +107,16 @@ async def _step(worker: Worker, wanted: Spec, path: str, asked: _Asked) -> tuple
         f"{document['rows_to_embed']:,} rows for {console.usd(cost['low'])} to {console.usd(cost['high'])} USD{look} "
         f"(cap {wanted.limits.max_cost_usd:.2f})?"
     )
-    console.ask(question, verb="start", yes=asked.yes)
+    console.ask(question + blockers.asked(asked.cancel_blockers), verb="start", yes=asked.yes)
     migration = await verbs.startable(worker.engine, wanted, path=path)
     page = await origin.gate(worker, migration, waiver=asked.waiver, actor=session.actor())
     if page is not None:
         _show(page, json=asked.json)
         origin.refuse(page, wanted.name, path)
         await origin.fingerprint(worker, migration)
-    timing = await verbs.start(
-        worker.engine, wanted, path=path, actor=session.actor(), on_wait=_told, tell=console.aside
-    )
+    actor, tell = session.actor(), console.aside
+    cancel = blocking.canceller(worker.engine, migration, "start", actor, tell, asked=asked.cancel_blockers)
+    timing = await verbs.start(worker.engine, wanted, path=path, actor=actor, on_wait=_told, tell=tell, cancel=cancel)
     return timing, page
 
 

@@ -21,7 +21,7 @@ from migrator.state.migrations import Migration
 from migrator.statements import compose
 from migrator.target import capture, facts, message
 from migrator.target.capture import Capture
-from migrator.target.message import OnWait, Timing
+from migrator.target.message import Cancel, OnWait, Timing
 
 _FILE = "cutover/cleaning.sql"
 S = MigrationStatus
@@ -101,7 +101,13 @@ async def drop_indexes(engine: AsyncEngine, migration: Migration) -> None:
 
 
 async def drop_the_rest(
-    engine: AsyncEngine, migration: Migration, *, actor: str, on_wait: OnWait, leave_nullable: bool = False
+    engine: AsyncEngine,
+    migration: Migration,
+    *,
+    actor: str,
+    on_wait: OnWait,
+    cancel: Cancel | None = None,
+    leave_nullable: bool = False,
 ) -> Timing:
     """Drop triggers, functions and the shadow column, put NOT NULL back, and be `cleaned`: one transaction.
 
@@ -114,7 +120,9 @@ async def drop_the_rest(
             await migrations.move(connection, migration, S.CLEANED, actor=actor, reason="the table is gone")
         return Timing(())
     oid, framed = prepared
-    timing = await message.insist(engine, oid, framed, name=migration.name, verb="cleanup", on_wait=on_wait)
+    timing = await message.insist(
+        engine, oid, framed, name=migration.name, verb="cleanup", on_wait=on_wait, cancel=cancel
+    )
     async with transaction(engine) as connection:
         await leases.void(connection, migration.id)
     return timing

@@ -24,7 +24,7 @@ from migrator.state.migrations import Migration
 from migrator.statements import compose
 from migrator.target import capture, facts, lanes, message, readers, restating
 from migrator.target.capture import Capture
-from migrator.target.message import Blocker, OnWait, Timing
+from migrator.target.message import Blocker, Cancel, OnWait, Timing
 from migrator.target.restating import Check
 
 _FILE = "cutover/expand.sql"
@@ -40,7 +40,13 @@ class Prepared:
 
 
 async def run(
-    engine: AsyncEngine, migration: Migration, *, actor: str, on_wait: OnWait, tell: Callable[[str], None] | None = None
+    engine: AsyncEngine,
+    migration: Migration,
+    *,
+    actor: str,
+    on_wait: OnWait,
+    tell: Callable[[str], None] | None = None,
+    cancel: Cancel | None = None,
 ) -> Timing:
     """Expand a planned migration's table; returns how long the lock was held. Tells what could not be rehearsed.
 
@@ -67,7 +73,9 @@ async def run(
         async with transaction(engine) as connection:
             return await message.find_blockers(connection, [relation.oid])
 
-    timing = await message.climb(attempt, blockers=blockers, name=migration.name, verb="start", on_wait=on_wait)
+    timing = await message.climb(
+        attempt, blockers=blockers, name=migration.name, verb="start", on_wait=on_wait, cancel=cancel
+    )
     async with transaction(engine) as connection:
         # Read behind the rehearsal, whose rows count as written although none is there.
         baseline = await lanes.write_counters(connection, relation.oid)

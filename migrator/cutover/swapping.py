@@ -1,7 +1,7 @@
 """The swap itself: tries on a ladder, each whole or nothing, and the truth when the connection broke around COMMIT.
 
 Floor 2. Promise (P8, P9): no try makes anybody wait longer than its deadline; a failed one leaves everything as it was
-and is written down as a note with who was in the way; nobody is cancelled.
+and is written down as a note with who was in the way; nobody is cancelled, unless the caller brings what cancels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from migrator.state import migrations
 from migrator.state.connection import DatabaseGone, DatabaseUnreachable, transaction
 from migrator.state.migrations import Migration
 from migrator.target import message
-from migrator.target.message import Blocker, OnWait, Timing
+from migrator.target.message import Blocker, Cancel, OnWait, Timing
 from migrator.target.swap import Bounds, Swap
 
 
@@ -43,6 +43,7 @@ async def swap(
     bounds: Bounds,
     actor: str,
     on_wait: OnWait,
+    cancel: Cancel | None = None,
     ladder: Sequence[float] = message.LADDER_SECONDS,
 ) -> Timing:
     """Swap, in as many tries as the ladder has.
@@ -52,11 +53,8 @@ async def swap(
     """
     looked = await readiness.look(engine, migration, verb=direction.verb)
     whole = message.whole(looked.statements(direction.side, direction.status, bounds=bounds, actor=actor))
-    tries = 0
 
     async def attempt() -> Timing:
-        nonlocal tries
-        tries += 1
         try:
             async with message.raw_connection(engine) as raw:
                 return await message.send(raw, whole)
@@ -69,7 +67,7 @@ async def swap(
             return Timing(())
 
     async def blockers() -> list[Blocker]:
-        return await _blockers(engine, looked)
+        return await holders(engine, looked)
 
     try:
         return await message.climb(
@@ -78,6 +76,7 @@ async def swap(
             name=migration.name,
             verb=direction.verb,
             on_wait=on_wait,
+            cancel=cancel,
             ladder=ladder,
         )
     except message.LockNotObtained as error:
@@ -87,7 +86,8 @@ async def swap(
         raise
 
 
-async def _blockers(engine: AsyncEngine, looked: Swap) -> list[Blocker]:
+async def holders(engine: AsyncEngine, looked: Swap) -> list[Blocker]:
+    """Return who holds what a swap would lock."""
     async with transaction(engine) as connection:
         return await message.find_blockers(connection, [looked.oid, *looked.views])
 

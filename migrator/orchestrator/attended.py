@@ -18,7 +18,7 @@ from migrator.cutover.swapping import CUTOVER, ROLLBACK, Direction
 from migrator.errors import MigratorError, StatusConflict
 from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
-from migrator.orchestrator import suspicious, trust
+from migrator.orchestrator import blocking, suspicious, trust
 from migrator.orchestrator.attendance import (
     Attended,
     NotConverging,
@@ -37,7 +37,7 @@ from migrator.state.connection import TooDirty, transaction
 from migrator.state.leases import Duty
 from migrator.state.migrations import Migration
 from migrator.state.verdicts import Verdict
-from migrator.target.message import Timing
+from migrator.target.message import Cancel, Timing
 from migrator.target.swap import Bounds
 from migrator.validation import recent
 from migrator.validation import validate as validation
@@ -63,6 +63,26 @@ class Swapped:
     absent_seconds: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class _How:
+    """Who does a step, who is told of it, and what cancels those in its way."""
+
+    actor: str
+    tell: Tell
+    cancel: Cancel | None
+
+    async def swap(self, worker: Worker, migration: Migration, direction: Direction, bounds: Bounds) -> Timing:
+        return await swapping.swap(
+            worker.engine,
+            migration,
+            direction,
+            bounds=bounds,
+            actor=self.actor,
+            on_wait=on_wait(self.tell),
+            cancel=self.cancel,
+        )
+
+
 async def swappable(worker: Worker, name: str, direction: Direction) -> Migration:
     """Return a migration that may be swapped that way.
 
@@ -79,9 +99,18 @@ async def swappable(worker: Worker, name: str, direction: Direction) -> Migratio
 
 
 async def cut_over(
-    worker: Worker, name: str, *, max_dirty_rows: int, actor: str, tell: Tell, keep_fresh: bool = False
+    worker: Worker,
+    name: str,
+    *,
+    max_dirty_rows: int,
+    actor: str,
+    tell: Tell,
+    keep_fresh: bool = False,
+    cancel_blockers: bool = False,
 ) -> Swapped:
     """Make the new generation live; with `keep_fresh` the old column is kept whole from then on, and paid for.
+
+    With `cancel_blockers` what others run on the table is cancelled behind the first try.
 
     Raises: StatusConflict, Attended, CanaryMoved, GateFailed, NotSwappable, OldSnapshots, NotConverging,
     LockNotObtained.
@@ -97,7 +126,10 @@ async def cut_over(
         await _old_snapshots_gone(worker, migration, tell)
         async with transaction(worker.engine) as connection:
             await migrations.change(connection, migration.id, keep_fresh=keep_fresh)
-        return await _swap(worker, migration, CUTOVER, max_dirty_rows=max_dirty_rows, actor=actor, tell=tell)
+        how = _How(
+            actor, tell, blocking.canceller(worker.engine, migration, "cutover", actor, tell, asked=cancel_blockers)
+        )
+        return await _swap(worker, migration, CUTOVER, how, max_dirty_rows)
 
 
 async def rehearse(worker: Worker, name: str, *, max_dirty_rows: int, actor: str) -> tuple[Timing, str]:
@@ -111,7 +143,14 @@ async def rehearse(worker: Worker, name: str, *, max_dirty_rows: int, actor: str
 
 
 async def roll_back(
-    worker: Worker, name: str, *, max_dirty_rows: int, actor: str, tell: Tell, leave_debt: bool = False
+    worker: Worker,
+    name: str,
+    *,
+    max_dirty_rows: int,
+    actor: str,
+    tell: Tell,
+    leave_debt: bool = False,
+    cancel_blockers: bool = False,
 ) -> Swapped:
     """Make the old generation live again, after settling what it lacks.
 
@@ -123,9 +162,12 @@ async def roll_back(
     migration = await swappable(worker, name, ROLLBACK)
     async with attending(worker, migration, "rollback"):
         await suspicious.refuse(worker, migration, ROLLBACK)
+        how = _How(
+            actor, tell, blocking.canceller(worker.engine, migration, "rollback", actor, tell, asked=cancel_blockers)
+        )
         if leave_debt:
-            return await _swap_owing(worker, migration, actor=actor, tell=tell)
-        return await _swap(worker, migration, ROLLBACK, max_dirty_rows=max_dirty_rows, actor=actor, tell=tell)
+            return await _swap_owing(worker, migration, how)
+        return await _swap(worker, migration, ROLLBACK, how, max_dirty_rows)
 
 
 async def validate(
@@ -181,6 +223,7 @@ async def clean_up(
     actor: str,
     tell: Tell,
     leave_nullable: bool = False,
+    cancel_blockers: bool = False,
 ) -> list[Leftover]:
     """Drop what is no longer needed, and put back what was taken off meanwhile; returns what was dropped.
 
@@ -205,16 +248,17 @@ async def clean_up(
                 await migrations.move(connection, migration, S.CLEANING, actor=actor)
         dropped = await cleaning.objects(worker.engine, migration)
         await cleaning.drop_indexes(worker.engine, migration)
-        migration = await _get(worker, name)
+        migration, told = await _get(worker, name), on_wait(tell)
+        cancel = blocking.canceller(worker.engine, migration, "cleanup", actor, tell, asked=cancel_blockers)
         for _ in range(_DIRTY_TRIES):
             await settle(worker, migration, lease, migration.live_side, frozenset({S.CLEANING}))
             try:
                 await cleaning.drop_the_rest(
-                    worker.engine, migration, actor=actor, on_wait=on_wait(tell), leave_nullable=leave_nullable
+                    worker.engine, migration, actor=actor, on_wait=told, cancel=cancel, leave_nullable=leave_nullable
                 )
             except TooDirty:
                 continue
-            await not_null.finish(worker.engine, migration, on_wait=on_wait(tell))
+            await not_null.finish(worker.engine, migration, on_wait=told)
             return dropped
     raise NotConverging(name, "cleanup", await dirty_rows(worker, migration, migration.live_side))
 
@@ -231,28 +275,22 @@ async def forget_state(worker: Worker, name: str) -> int:
         return await forgetting.forget_work(connection, migration.id)
 
 
-async def _swap(
-    worker: Worker, migration: Migration, direction: Direction, *, max_dirty_rows: int, actor: str, tell: Tell
-) -> Swapped:
+async def _swap(worker: Worker, migration: Migration, direction: Direction, how: _How, max_dirty_rows: int) -> Swapped:
     bounds = Bounds(max_dirty_rows, MAX_DIRTY_SECONDS if max_dirty_rows else 0.0)
     for _ in range(_DIRTY_TRIES):
-        await fresh(worker, migration, direction.side, bounds, direction.verb, tell)
+        await fresh(worker, migration, direction.side, bounds, direction.verb, how.tell)
         try:
-            timing = await swapping.swap(
-                worker.engine, migration, direction, bounds=bounds, actor=actor, on_wait=on_wait(tell)
-            )
+            timing = await how.swap(worker, migration, direction, bounds)
         except TooDirty:
             continue
         return Swapped(timing, timing.dirty_rows, await until_embedded(worker, migration, direction.side))
     raise NotConverging(migration.name, direction.verb, await dirty_rows(worker, migration, direction.side))
 
 
-async def _swap_owing(worker: Worker, migration: Migration, *, actor: str, tell: Tell) -> Swapped:
+async def _swap_owing(worker: Worker, migration: Migration, how: _How) -> Swapped:
     rows = await dirty_rows(worker, migration, Side.FROM)
-    tell(f"{rows:,} rows lack their {migration.from_generation} vector and will be absent from search")
-    timing = await swapping.swap(
-        worker.engine, migration, ROLLBACK, bounds=_WHATEVER_IS_OWED, actor=actor, on_wait=on_wait(tell)
-    )
+    how.tell(f"{rows:,} rows lack their {migration.from_generation} vector and will be absent from search")
+    timing = await how.swap(worker, migration, ROLLBACK, _WHATEVER_IS_OWED)
     return Swapped(timing, timing.dirty_rows, None)
 
 

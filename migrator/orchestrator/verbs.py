@@ -32,7 +32,7 @@ from migrator.state.connection import transaction
 from migrator.state.migrations import Migration, NameTaken
 from migrator.target import facts, index, watermark
 from migrator.target.build import builder_name
-from migrator.target.message import Blocker, Timing
+from migrator.target.message import Blocker, Cancel, Timing
 from migrator.windows import Window
 
 S = MigrationStatus
@@ -105,13 +105,14 @@ async def start(
     actor: str,
     on_wait: OnWait,
     tell: Callable[[str], None] | None = None,
+    cancel: Cancel | None = None,
 ) -> Timing:
     """Expand the table of a stored plan; the workers go on from there. Returns how long the lock was held.
 
     Raises: PlanStale, PlanRefused, NameTaken, LockNotObtained, MovedMeanwhile, WritesWouldFail.
     """
     found = await startable(engine, spec, path=path)
-    return await expand.run(engine, found, actor=actor, on_wait=on_wait, tell=tell)
+    return await expand.run(engine, found, actor=actor, on_wait=on_wait, tell=tell, cancel=cancel)
 
 
 async def pause(engine: AsyncEngine, name: str, *, actor: str) -> Migration:

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
@@ -39,17 +40,25 @@ class Blocker:
     pid: int
     role: str
     application: str
+    #: As in pg_stat_activity; empty where we may not see it.
     state: str
     kind: str
     age_seconds: float
+    #: The fingerprint of what it runs, or ran last: never the text, which may quote a row (P11).
+    query: str = ""
+    #: When its transaction began.
+    since: datetime | None = None
 
     def __str__(self) -> str:
-        who = self.application or self.kind
-        return f"pid {self.pid} ({who}, role {self.role or '-'}, {self.state or 'active'}, {self.age_seconds:.1f} s)"
+        who = self.application or self.kind or "unseen"
+        told = f"pid {self.pid} ({who}, role {self.role or '-'}, {self.state or 'unseen'}, {self.age_seconds:.1f} s"
+        return told + (f", query {self.query})" if self.query else ")")
 
 
 #: Told of each try that failed: its number, who held the table, and the pause until the next one in seconds.
 OnWait = Callable[[int, list[Blocker], float], None]
+#: Cancels what holds the table, behind a try that failed; returns how many statements it cancelled.
+Cancel = Callable[[list[Blocker]], Awaitable[int]]
 
 
 @dataclass(eq=False)
@@ -60,9 +69,10 @@ class LockNotObtained(TransientError):
     verb: str
     tries: int
     blockers: list[Blocker]
+    cancelled: int = 0
 
     runbook = "cutover-lock-timeout"
-    state = "The columns are as they were: {name} stands where it stood, and nobody was cancelled."
+    state = "The columns are as they were: {name} stands where it stood, and {cancelled} was cancelled."
     next = "Wait for them or end them, then run `migrator {verb} {again}` again."
 
     def sentences(self) -> tuple[str, str, str]:
@@ -70,7 +80,9 @@ class LockNotObtained(TransientError):
         who = "; ".join(map(str, self.blockers)) or "nobody any more"
         happened = f"`{self.verb}` could not lock the table of {self.name} in {self.tries} tries; holding it: {who}."
         again = "SPEC" if self.verb == "start" else self.name
-        return happened, self.state.format(name=self.name), self.next.format(verb=self.verb, again=again)
+        cancelled = f"what {self.cancelled} others ran" if self.cancelled else "nobody"
+        state = self.state.format(name=self.name, cancelled=cancelled)
+        return happened, state, self.next.format(verb=self.verb, again=again)
 
 
 def milliseconds(seconds: float) -> sql.Literal:
@@ -207,27 +219,40 @@ async def climb(
     name: str,
     verb: str,
     on_wait: OnWait,
+    cancel: Cancel | None = None,
     ladder: Sequence[float] = LADDER_SECONDS,
 ) -> Timing:
     """Try until the locks are had; pauses between tries, and says who was in the way. Returns what `attempt` does.
 
+    `cancel` is asked behind each try that failed, but the last.
+
     Raises: LockNotObtained, when the ladder ends.
     """
     held: list[Blocker] = []
+    cancelled = 0
     for number, pause in enumerate([*ladder, None], start=1):
         try:
             return await attempt()
         except LockBusy:
             held = await blockers()
             if pause is None:
-                raise LockNotObtained(name, verb, number, held) from None
+                raise LockNotObtained(name, verb, number, held, cancelled) from None
             on_wait(number, held, pause)
+            if cancel is not None:
+                cancelled += await cancel(held)
             await asyncio.sleep(pause)
     raise AssertionError  # the last try returned or raised
 
 
 async def insist(
-    engine: AsyncEngine, oid: int, framed: Sequence[sql.Composable], *, name: str, verb: str, on_wait: OnWait
+    engine: AsyncEngine,
+    oid: int,
+    framed: Sequence[sql.Composable],
+    *,
+    name: str,
+    verb: str,
+    on_wait: OnWait,
+    cancel: Cancel | None = None,
 ) -> Timing:
     """Send a framed message until its locks on one table are had.
 
@@ -242,7 +267,7 @@ async def insist(
         async with transaction(engine) as connection:
             return await find_blockers(connection, [oid])
 
-    return await climb(attempt, blockers=blockers, name=name, verb=verb, on_wait=on_wait)
+    return await climb(attempt, blockers=blockers, name=name, verb=verb, on_wait=on_wait, cancel=cancel)
 
 
 async def find_blockers(connection: AsyncConnection, oids: Sequence[int]) -> list[Blocker]:

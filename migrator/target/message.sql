@@ -58,18 +58,33 @@ SELECT format('ALTER VIEW %%I.%%I OWNER TO %%I', n.nspname, c.relname, pg_get_us
 DO $moment$ BEGIN RAISE NOTICE 'migrator: % %', {step}, extract(epoch FROM clock_timestamp()); END $moment$
 
 -- name: blockers
--- Who holds locks that ours has to wait for: never their statement's text, which may quote a row (P11).
+-- Who holds locks that ours has to wait for, also on partitions alone. Never their statement's text, which may quote a
+-- row (P11), but its fingerprint: what pg_stat_statements calls it where the server reckons that, else a hash of the
+-- text without its values. Of whom we may not see anything, there is none. A prepared transaction has no pid, and its
+-- locks are known by its virtual transaction: what that looks like differs between versions, so its own lock tells it.
+WITH wanted AS (
+  SELECT unnest(%(oids)s::oid[]) AS oid
+  UNION SELECT t.relid FROM unnest(%(oids)s::oid[]) AS o (oid), pg_partition_tree(o.oid) AS t
+), held AS (
+  SELECT l.pid, l.virtualtransaction FROM pg_locks l
+   WHERE l.locktype = 'relation' AND l.granted AND l.relation IN (SELECT oid FROM wanted)
+     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+)
 SELECT a.pid, coalesce(a.usename, '')::text AS role, coalesce(a.application_name, '') AS application,
-       coalesce(a.state, '') AS state, a.backend_type::text AS kind,
-       coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float AS age_seconds
-  FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
- WHERE l.locktype = 'relation' AND l.relation = ANY(%(oids)s::oid[]) AND l.granted AND a.pid <> pg_backend_pid()
-   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-UNION
+       coalesce(a.state, '') AS state, coalesce(a.backend_type, '')::text AS kind,
+       coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float AS age_seconds,
+       coalesce(a.query_id::text, CASE WHEN a.query NOT IN ('', '<insufficient privilege>') THEN
+         left(md5(regexp_replace(regexp_replace(lower(a.query), '''(?:[^'']|'''')*(?:''|$)|\y[0-9][0-9.e]*\y',
+                                                '?', 'g'), '\s+', ' ', 'g')), 12) END, '') AS query,
+       a.xact_start AS since
+  FROM pg_stat_activity a WHERE a.pid <> pg_backend_pid() AND a.pid IN (SELECT pid FROM held)
+UNION ALL
 SELECT 0, p.owner::text, 'prepared transaction ' || p.gid, 'prepared', 'two-phase',
-       extract(epoch FROM clock_timestamp() - p.prepared)::float
-  FROM pg_prepared_xacts p JOIN pg_locks l ON l.virtualtransaction = '-1/' || p.transaction
- WHERE l.relation = ANY(%(oids)s::oid[]) AND p.database = current_database()
+       extract(epoch FROM clock_timestamp() - p.prepared)::float, '', p.prepared
+  FROM pg_prepared_xacts p
+  JOIN pg_locks x ON x.locktype = 'transactionid' AND x.transactionid = p.transaction AND x.pid IS NULL
+ WHERE p.database = current_database()
+   AND x.virtualtransaction IN (SELECT virtualtransaction FROM held WHERE pid IS NULL)
  ORDER BY age_seconds DESC
 
 -- name: old_snapshots
