@@ -169,6 +169,25 @@ async def test_h7_set_role_in_a_function_of_the_applications_own(
         assert row(sql, 2) == (NEW2, None)
 
 
+async def test_h7_a_role_sets_the_parameter_for_itself_only_with_a_grant(
+    engine: AsyncEngine, sql: psycopg.Connection, database: str
+) -> None:
+    """ALTER ROLE ... SET is for superusers, and for whom one granted the parameter; others have `migrator fence`."""
+    own = "ALTER ROLE app_v2 SET migrator.generation = 'v4@2'"
+    with roles(database, "app_v2"):
+        await fenced(engine, sql, Side.TO)
+        sql.execute("GRANT ALL ON docs TO app_v2")
+        with session(database, "app_v2") as made:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                made.execute(own.encode())
+            sql.execute("GRANT SET ON PARAMETER migrator.generation TO app_v2")
+            made.execute(own.encode())
+        with session(database, "app_v2") as made:
+            write(made, 2, NEW2)
+        assert row(sql, 2) == (NEW2, None)
+        sql.execute("REVOKE SET ON PARAMETER migrator.generation FROM app_v2")
+
+
 async def test_h7_a_role_of_any_name_can_be_declared(
     engine: AsyncEngine, sql: psycopg.Connection, database: str
 ) -> None:
