@@ -94,7 +94,9 @@ def statements(migration: Migration, server_version: int, *, leave_nullable: boo
     if leave_nullable:
         return [compose(_FILE, "forget", parts)]
     if server_version >= _NAMED_SINCE:
-        return [compose(_FILE, "add", parts)]
+        comment = migration.plan.get("not_null_comment")
+        said = [] if comment is None else [compose(_FILE, "comment", {**parts, "comment": sql.Literal(comment)})]
+        return [compose(_FILE, "add", parts), *said]
     return [compose(_FILE, "add_check", parts)]
 
 

@@ -13,6 +13,10 @@ SELECT count(*) AS rows FROM {table} AS t
 -- locks: ACCESS EXCLUSIVE on the table, held already.   idempotent: no.
 ALTER TABLE {table} ADD CONSTRAINT {name} NOT NULL {column} NOT VALID
 
+-- name: comment
+-- locks: SHARE UPDATE EXCLUSIVE on the table, held already.   idempotent: yes.
+COMMENT ON CONSTRAINT {name} ON {table} IS {comment}
+
 -- name: add_check
 -- Before 18: a CHECK that says the same, which SET NOT NULL takes for proof.
 -- locks: ACCESS EXCLUSIVE on the table, held already.   idempotent: no.

@@ -307,6 +307,10 @@ _MENDS = {
     "check constraint on NULL": "it wants a vector in every row, and the new column starts empty: drop it until then",
     "check constraint of other columns": "make it a constraint of the vector alone, or drop it until then",
     "column grant of another role": "have the table's owner grant it",
+    **dict.fromkeys(
+        ("view by position", "view rule by position", "function by position", "row policy by position"),
+        "it names the table's columns by their places, which change: let it use the columns' own names",
+    ),
 }
 
 

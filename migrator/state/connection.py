@@ -175,8 +175,8 @@ async def run(
 
 
 #: Our own SQLSTATEs: a guarded move found another status (state/moving.sql); under the swap's lock the catalog was not
-#: what it had been, or too many rows lacked a vector (target/swap.sql).
-MOVED, CATALOG_CHANGED, TOO_DIRTY = "MG001", "MG002", "MG003"
+#: what it had been, too many rows lacked a vector, or something did not follow the column's name (target/swap.sql).
+MOVED, CATALOG_CHANGED, TOO_DIRTY, LEFT_BEHIND = "MG001", "MG002", "MG003", "MG006"
 
 
 @dataclass(eq=False)
@@ -197,6 +197,18 @@ class TooDirty(TransientError):
     happened = "More rows than allowed lacked their vector when the lock was had."
     state = "The transaction was rolled back; nothing was changed by it."
     next = "Let catch-up go on, then run the same command again; or allow more with --max-dirty-rows."
+
+
+@dataclass(eq=False)
+class LeftBehind(OperatorError):
+    """Something would have stayed on the old column."""
+
+    what: str
+
+    runbook = "cutover"
+    happened = "After the swap of names something still hung on the old column: {what}."
+    state = "The transaction was rolled back; nothing was changed by it."
+    next = "Run the same command again, which takes along what came just now; drop what it names once more."
 
 
 @dataclass(eq=False)
@@ -251,6 +263,7 @@ def as_ours(error: psycopg.Error, where: str) -> Exception:
         MOVED: MovedMeanwhile,
         CATALOG_CHANGED: CatalogChanged,
         TOO_DIRTY: TooDirty,
+        LEFT_BEHIND: lambda: LeftBehind(_first_line(error).removeprefix("migrator: ")),
         **dict.fromkeys(_GONE, lambda: DatabaseGone(state)),
         **dict.fromkeys(_BUSY, lambda: LockBusy(f"SQLSTATE {state}")),
         **dict.fromkeys(_FULL, lambda: DatabaseUnreachable(where, _first_line(error))),

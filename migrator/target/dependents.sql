@@ -1,6 +1,8 @@
 -- Everything that is bound to a column by its number, and would stay on the old column when only names are swapped.
 
 -- name: column_dependents
+-- What gives the table's columns names of its own by their places, `docs AS d (a, b, c)`, says the same after the names
+-- have changed and still means the old column: `by position`.
 -- locks: none.
 WITH RECURSIVE direct AS (
   SELECT DISTINCT d.classid, d.objid
@@ -17,47 +19,55 @@ views AS (
                                  AND d.classid = 'pg_rewrite'::regclass
     JOIN pg_rewrite r ON r.oid = d.objid AND r.ev_class <> v.oid AND r.rulename = '_RETURN'
 )
+SELECT f.kind || CASE WHEN f.direct AND f.words ~ t.by_position THEN ' by position' ELSE '' END AS kind,
+       f.name, f.oid, f.direct, f.owned
+  FROM (
 SELECT CASE c.relkind WHEN 'm' THEN 'materialized view' ELSE 'view' END AS kind,
        format('%%I.%%I', n.nspname, c.relname) AS name, v.oid::bigint AS oid, bool_or(v.direct) AS direct,
-       pg_has_role(c.relowner, 'MEMBER') AS owned
+       pg_has_role(c.relowner, 'MEMBER') AS owned, pg_get_viewdef(v.oid) AS words
   FROM views v JOIN pg_class c ON c.oid = v.oid JOIN pg_namespace n ON n.oid = c.relnamespace
- GROUP BY 1, 2, 3, 5
+ GROUP BY 1, 2, 3, 5, 6
 UNION ALL
 SELECT CASE WHEN EXISTS (SELECT FROM views v JOIN pg_class c ON c.oid = v.oid AND c.relkind = 'v'
                           WHERE v.oid = r.ev_class AND v.direct) THEN 'view rule' ELSE 'rule' END,
-       r.rulename::text, r.oid::bigint, true, true
+       r.rulename::text, r.oid::bigint, true, true, pg_get_ruledef(r.oid)
   FROM direct x JOIN pg_rewrite r ON x.classid = 'pg_rewrite'::regclass AND r.oid = x.objid WHERE r.rulename <> '_RETURN'
 UNION ALL
-SELECT 'index', c.relname::text, c.oid::bigint, true, true
+SELECT 'index', c.relname::text, c.oid::bigint, true, true, NULL
   FROM direct x JOIN pg_class c ON x.classid = 'pg_class'::regclass AND c.oid = x.objid AND c.relkind IN ('i', 'I')
 UNION ALL
 SELECT CASE k.contype WHEN 'c' THEN 'check constraint' WHEN 'n' THEN 'not null constraint' WHEN 'f' THEN 'foreign key'
                       WHEN 'x' THEN 'exclusion constraint' ELSE 'unique constraint' END,
-       k.conname::text, k.oid::bigint, true, true
+       k.conname::text, k.oid::bigint, true, true, NULL
   FROM direct x JOIN pg_constraint k ON x.classid = 'pg_constraint'::regclass AND k.oid = x.objid
 UNION ALL
-SELECT CASE WHEN a.attgenerated <> '' THEN 'generated column' ELSE 'default' END, a.attname::text, f.oid::bigint, true, true
+SELECT CASE WHEN a.attgenerated <> '' THEN 'generated column' ELSE 'default' END, a.attname::text, f.oid::bigint, true, true, NULL
   FROM direct x JOIN pg_attrdef f ON x.classid = 'pg_attrdef'::regclass AND f.oid = x.objid
   JOIN pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum
 UNION ALL
-SELECT 'trigger', t.tgname::text, t.oid::bigint, true, true
+SELECT 'trigger', t.tgname::text, t.oid::bigint, true, true, NULL
   FROM direct x JOIN pg_trigger t ON x.classid = 'pg_trigger'::regclass AND t.oid = x.objid
  WHERE t.tgname NOT LIKE '%%\_\_migrator'
 UNION ALL
 SELECT CASE WHEN p.polrelid = %(oid)s THEN 'row policy' ELSE 'row policy of another table' END,
-       p.polname::text, p.oid::bigint, true, true
+       p.polname::text, p.oid::bigint, true, true,
+       concat(pg_get_expr(p.polqual, p.polrelid), ' ', pg_get_expr(p.polwithcheck, p.polrelid))
   FROM direct x JOIN pg_policy p ON x.classid = 'pg_policy'::regclass AND p.oid = x.objid
 UNION ALL
-SELECT 'function', p.oid::regprocedure::text, p.oid::bigint, true, pg_has_role(p.proowner, 'MEMBER')
+SELECT 'function', p.oid::regprocedure::text, p.oid::bigint, true, pg_has_role(p.proowner, 'MEMBER'), pg_get_functiondef(p.oid)
   FROM direct x JOIN pg_proc p ON x.classid = 'pg_proc'::regclass AND p.oid = x.objid
 UNION ALL
-SELECT 'extended statistics', s.stxname::text, s.oid::bigint, true, pg_has_role(s.stxowner, 'MEMBER')
+SELECT 'extended statistics', s.stxname::text, s.oid::bigint, true, pg_has_role(s.stxowner, 'MEMBER'), NULL
   FROM direct x JOIN pg_statistic_ext s ON x.classid = 'pg_statistic_ext'::regclass AND s.oid = x.objid
 UNION ALL
-SELECT 'publication column list', p.pubname::text, p.oid::bigint, true, true
+SELECT 'publication column list', p.pubname::text, p.oid::bigint, true, true, NULL
   FROM direct x JOIN pg_publication_rel r ON x.classid = 'pg_publication_rel'::regclass AND r.oid = x.objid
   JOIN pg_publication p ON p.oid = r.prpubid
-ORDER BY 1, 2
+) AS f
+ CROSS JOIN (SELECT format('(^|[[:space:].(])%%s ("[^"]+"|[[:alnum:]_]+)\(',
+                           regexp_replace(quote_ident(relname), '[^[:alnum:]_[:space:]]', '\\\&', 'g')) AS by_position
+               FROM pg_class WHERE oid = %(oid)s) AS t
+ ORDER BY 1, 2
 
 -- name: of_partitions
 -- What hangs on the column of one partition and is no part of anything on the partitioned table itself: views over

@@ -49,9 +49,19 @@ class Check:
     comment: str | None
 
 
-def said(oid: int, target: Target, bound: Mapping[str, Sequence[int]]) -> sql.Composed:
-    """Return the query for what must be said again; `bound` are object ids by the lists of LISTS, views in order."""
+def said(
+    oid: int, target: Target, bound: Mapping[str, Sequence[int]], indexes: Sequence[tuple[str, str]] = ()
+) -> sql.Composed:
+    """Return the query for what must be said again; `bound` are object ids by the lists of LISTS, views in order.
+
+    `indexes` are those that exchange names with their twins, (schema, name).
+    """
     parts: dict[str, sql.Composable] = {name: sql.Literal(list(bound.get(name, ()))) for name in LISTS.values()}
+    parts |= {
+        "index_schemas": sql.Literal([schema for schema, _ in indexes]),
+        "index_names": sql.Literal([name for _, name in indexes]),
+        "twin_names": sql.Literal([suffixed(name) for _, name in indexes]),
+    }
     parts |= {
         "oid": sql.Literal(oid),
         "column": sql.Literal(target.column),

@@ -81,21 +81,46 @@ SELECT s.statement
        AND EXISTS (SELECT FROM pg_description d JOIN pg_attribute b ON b.attrelid = c.oid AND b.attnum = d.objsubid
                     WHERE d.classoid = 'pg_class'::regclass AND d.objoid = c.oid AND b.attname IN ({column}, {shadow}))
     UNION ALL
+    -- What is set for an index goes where its name goes: here names and twins are as they are before they change places.
+    SELECT 9, o.position, step.number,
+           format(step.statement, step.schema, step.name, coalesce(quote_literal(obj_description(step.source, 'pg_class')), 'NULL'),
+                  step.attribute, step.target, step.source_table)
+      FROM unnest({index_schemas}::text[], {index_names}::text[], {twin_names}::text[])
+           WITH ORDINALITY AS o (schema, name, twin, position)
+      JOIN pg_namespace n ON n.nspname = o.schema
+      JOIN pg_class l ON l.relnamespace = n.oid AND l.relname = o.name JOIN pg_index i ON i.indexrelid = l.oid
+      JOIN pg_class w ON w.relnamespace = n.oid AND w.relname = o.twin JOIN pg_index j ON j.indexrelid = w.oid
+     CROSS JOIN LATERAL (
+       SELECT 1 AS number, 'COMMENT ON INDEX %1$I.%2$I IS %3$s' AS statement, o.schema, side.name, side.source,
+              NULL::int2 AS attribute, NULL::int2 AS target, NULL::regclass AS source_table
+         FROM (VALUES (o.name, l.oid), (o.twin, w.oid)) AS side (name, source)
+        WHERE obj_description(l.oid, 'pg_class') IS NOT NULL OR obj_description(w.oid, 'pg_class') IS NOT NULL
+       UNION ALL
+       SELECT 2, 'ALTER INDEX %1$I.%2$I ALTER COLUMN %4$s SET STATISTICS %5$s', o.schema, side.name, side.source,
+              a.attnum, coalesce(a.attstattarget, -1), NULL
+         FROM (VALUES (o.name, l.oid, w.oid), (o.twin, w.oid, l.oid)) AS side (name, source, other)
+         JOIN pg_attribute a ON a.attrelid = side.source JOIN pg_attribute b ON b.attrelid = side.other AND b.attnum = a.attnum
+        WHERE coalesce(a.attstattarget, -1) <> coalesce(b.attstattarget, -1)
+       UNION ALL
+       SELECT 3, 'ALTER TABLE %6$s CLUSTER ON %2$I', o.schema, side.name, side.source, NULL, NULL, i.indrelid::regclass
+         FROM (VALUES (o.name, l.oid, i.indisclustered), (o.twin, w.oid, j.indisclustered)) AS side (name, source, marked)
+        WHERE side.marked) AS step
+    UNION ALL
     -- For the time being: rows lack a vector for moments, and cleanup puts it back (H23).
-    SELECT 9, 1, 1, format('ALTER TABLE %s ALTER COLUMN %I DROP NOT NULL', a.attrelid::regclass, {shadow}::text)
+    SELECT 10, 1, 1, format('ALTER TABLE %s ALTER COLUMN %I DROP NOT NULL', a.attrelid::regclass, {shadow}::text)
       FROM pg_attribute a WHERE a.attrelid = {oid} AND a.attname = {column} AND a.attnotnull
   ) AS s
  WHERE s.statement IS NOT NULL
  ORDER BY s.turn, s.position, s.step
 
 -- name: remember_not_null
--- By its name, where PostgreSQL has names for it (18).
+-- By its name and with its comment, where PostgreSQL has them for it (18).
 -- idempotent: yes.
 UPDATE migrator.migrations AS m
-   SET not_null = coalesce((SELECT k.conname FROM pg_constraint k
-                             WHERE k.conrelid = a.attrelid AND k.contype = 'n' AND k.conkey = ARRAY[a.attnum]),
-                           left(a.attname, 54) || '_not_null')
+   SET not_null = coalesce(k.conname, left(a.attname, 54) || '_not_null'),
+       plan = m.plan || jsonb_strip_nulls(jsonb_build_object('not_null_comment', obj_description(k.oid, 'pg_constraint')))
   FROM pg_attribute a
+  LEFT JOIN pg_constraint k ON k.conrelid = a.attrelid AND k.contype = 'n' AND k.conkey = ARRAY[a.attnum]
  WHERE m.id = {migration_id} AND a.attrelid = {oid} AND a.attname = {column} AND a.attnotnull
 
 -- name: search

@@ -51,6 +51,27 @@ BEGIN
 END
 $exchange$
 
+-- name: left_behind
+-- Behind the exchange: whatever reads or writes the column by its number has followed the name. A kind that nobody
+-- thought of, or one that names columns by their place, ends the swap instead of mixing generations (P1).
+-- locks: none of its own.
+DO $behind$
+DECLARE
+  what text;
+BEGIN
+  SELECT string_agg(DISTINCT pg_describe_object(d.classid, d.objid, d.objsubid), ', ') INTO what
+    FROM pg_depend d JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+   WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = {oid} AND a.attname = {shadow} AND d.deptype <> 'i'
+     -- Of our own making, and meant for this column: twins of indexes and CHECKs.
+     AND d.classid NOT IN ('pg_class'::regclass, 'pg_constraint'::regclass)
+     AND NOT EXISTS (SELECT FROM pg_trigger t WHERE d.classid = 'pg_trigger'::regclass AND t.oid = d.objid
+                        AND t.tgname LIKE '%\_\_migrator');
+  IF what IS NOT NULL THEN
+    RAISE EXCEPTION 'migrator: %', what USING ERRCODE = 'MG006';
+  END IF;
+END
+$behind$
+
 -- name: rename_column
 -- locks: held already.   idempotent: no.
 ALTER TABLE {table} RENAME COLUMN {old} TO {new}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 import psycopg
@@ -18,6 +19,33 @@ def dump(server: Postgres, url: str, *options: str) -> str:
         check=True,
     )
     return "\n".join(line for line in done.stdout.splitlines() if not line.startswith(("\\restrict", "\\unrestrict")))
+
+
+def lines(server: Postgres, url: str, *, ours: bool = False) -> list[str]:
+    """What the schema says, owners and rights too, whatever the order of a table's columns; without what is ours."""
+    done = subprocess.run(
+        [server.tool("pg_dump"), "--exclude-schema=migrator", "--schema-only", url],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    text = re.sub(r"(ALTER TABLE [^\n;]+)\n +", r"\1 ", done.stdout)
+    found = (line.rstrip(",") for line in text.splitlines())
+    told = (line for line in found if line and not line.startswith(("--", "\\restrict", "\\unrestrict")))
+    return sorted(line for line in told if ours or "__migrator" not in line)
+
+
+def hanging(url: str, column: str) -> list[str]:
+    """What PostgreSQL binds to a column by its number, but for what is ours: also where a dump can't tell."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        found = connection.execute(
+            """SELECT pg_describe_object(d.classid, d.objid, d.objsubid)
+                 FROM pg_depend d JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+                WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = 'docs'::regclass AND a.attname = %s
+                  AND d.deptype <> 'i' ORDER BY 1""",
+            [column],
+        ).fetchall()
+    return [text.replace(column, "it") for (text,) in found if "__migrator" not in text.replace(column, "it")]
 
 
 def picture(url: str) -> list[tuple[object, ...]]:

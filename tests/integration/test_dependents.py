@@ -158,6 +158,20 @@ async def test_p1_every_kind_of_dependent_works_on_the_new_column_and_nothing_is
         ),
         ("CREATE MATERIALIZED VIEW kept AS SELECT embedding FROM docs", "materialized view"),
         ("CREATE RULE also AS ON INSERT TO docs DO ALSO SELECT NEW.embedding", "rule"),
+        ("CREATE VIEW placed AS SELECT d.e FROM docs AS d (i, t, b, m, e)", "view by position"),
+        (
+            """CREATE FUNCTION placed() RETURNS bigint LANGUAGE sql
+               BEGIN ATOMIC SELECT i FROM docs AS d (i, t, b, m, e) ORDER BY e LIMIT 1; END""",
+            "function by position",
+        ),
+        (
+            "CREATE POLICY placed ON docs USING (n < (SELECT count(e) FROM docs AS other (i, t, b, m, e)))",
+            "row policy by position",
+        ),
+        (
+            "CREATE RULE placed AS ON DELETE TO docs_view DO INSTEAD SELECT e FROM docs AS d (i, t, b, m, e)",
+            "view rule by position",
+        ),
     ],
 )
 async def test_p1_what_can_not_be_taken_along_is_refused_by_name(

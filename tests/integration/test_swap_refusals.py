@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from migrator.cutover import swapping
+from migrator.cutover import readiness, swapping
 from migrator.cutover.cleaning import StraysSeen, WindowOpen
 from migrator.cutover.readiness import NotSwappable, OldSnapshots
 from migrator.cutover.swapping import CUTOVER
@@ -14,12 +14,13 @@ from migrator.errors import GateFailed, StatusConflict
 from migrator.lifecycle import MigrationStatus
 from migrator.orchestrator import attended, verbs
 from migrator.spending.worker import Worker
-from migrator.state.connection import TooDirty
+from migrator.state.connection import LeftBehind, TooDirty
+from migrator.target import message
 from migrator.target.swap import Bounds
 from tests.deployment import V3, V4, Deployment, embed, literal
 from tests.integration import catalog
 from tests.integration.steps import begin, drain, ready, start, stored, to
-from tests.integration.swaps import cut_over, quiet, roll_back, swap
+from tests.integration.swaps import ANY, cut_over, quiet, roll_back, swap
 
 S = MigrationStatus
 
@@ -68,6 +69,34 @@ async def test_what_came_since_the_start_and_cannot_be_moved_is_refused_by_name(
     with pytest.raises(NotSwappable, match=problem):
         await cut_over(worker)
     assert deployment.status == "ready"
+
+
+@pytest.mark.parametrize(
+    ("statement", "what"),
+    [
+        (
+            """CREATE FUNCTION late() RETURNS vector LANGUAGE sql
+               BEGIN ATOMIC SELECT embedding FROM docs LIMIT 1; END""",
+            r"function public.late\(\)",
+        ),
+        ("CREATE RULE late AS ON DELETE TO docs_view DO INSTEAD SELECT embedding FROM docs", "rule late on view"),
+        ("CREATE STATISTICS late ON n, embedding FROM docs", "statistics object public.late"),
+    ],
+)
+async def test_p1_what_comes_between_the_last_look_and_the_lock_ends_the_swap(
+    deployment: Deployment, worker: Worker, statement: str, what: str
+) -> None:
+    migration = await ready(deployment, worker, 5)
+    looked = await readiness.look(worker.engine, migration, verb="cutover")
+    before = catalog.picture(deployment.url)
+    with deployment.connect() as connection:
+        connection.execute(statement.encode())
+    sent = looked.statements(CUTOVER.side, CUTOVER.status, bounds=ANY, actor="test")
+    with pytest.raises(LeftBehind, match=what):
+        async with message.raw_connection(worker.engine) as raw:
+            await message.send(raw, message.whole(sent))
+    assert {each for each in catalog.picture(deployment.url) if "late" not in str(each)} >= set(before)
+    await cut_over(worker)
 
 
 async def test_a_column_that_came_since_the_start_is_no_obstacle(deployment: Deployment, worker: Worker) -> None:

@@ -151,6 +151,8 @@ CASES: list[tuple[str, Severity, Callable[[Survey], Any]]] = [
         for kind in (
             "materialized view",
             "rule",
+            "view by position",
+            "function by position",
             "check constraint on NULL",
             "check constraint of other columns",
             "generated column",
