@@ -111,6 +111,10 @@ class TargetSpec(_Part):
     only_embedded: bool = False
     #: The operator's word that the table's own triggers may fire on every row that is filled; else they are silenced.
     fire_triggers: Annotated[bool, Field(description="true or false")] = False
+    #: The operator's word that nobody searches the vectors of a logical subscriber, where generations mix (H5).
+    subscribers: Annotated[Literal["not-searched"] | None, Field(description='"not-searched"')] = None
+    #: And that each subscriber to whole rows has the shadow column, without which it stops.
+    subscribers_have_shadow: Annotated[bool, Field(description="true or false")] = False
 
     @property
     def schema_name(self) -> str:

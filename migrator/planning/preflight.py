@@ -6,11 +6,13 @@ later. Each finding has a test by its code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from packaging.version import InvalidVersion, Version
 
 from migrator.generation import Side
+from migrator.planning import dependents
+from migrator.planning.dependents import LATER, for_the_owner
 from migrator.planning.findings import Finding, info, refuse, warn
 from migrator.planning.survey import Survey
 from migrator.target import capture, facts
@@ -24,7 +26,6 @@ OLDEST_PGVECTOR, SAFE_PGVECTOR = Version("0.7.0"), Version("0.8.3")
 OLDEST_SERVER = 140000
 
 _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
-_LATER = "it is not moved by this version; drop it for the time of the migration and make it again afterwards"
 
 
 def check(survey: Survey) -> list[Finding]:
@@ -41,7 +42,7 @@ def check(survey: Survey) -> list[Finding]:
             )
         )
         return found
-    for part in (_table, _column, _text, _key, _triggers, _dependents, _state):
+    for part in (_table, _column, _text, _key, _triggers, dependents.check, _state):
         found += part(survey)
     return sorted(found, key=lambda finding: ("refuse", "warn", "info").index(finding.severity))
 
@@ -133,9 +134,9 @@ def _partitions(survey: Survey) -> Iterator[Finding]:
                 "partition_kind", name, f"this partition is {_KINDS.get(heap.kind, 'no plain table')}", "detach it"
             )
         elif heap.level > 1:
-            yield refuse("partition_levels", name, "it is a partition of a partition", _LATER)
+            yield refuse("partition_levels", name, "it is a partition of a partition", LATER)
     for partition, kind, name in survey.partition_dependents:
-        yield refuse("partition_dependent", partition, f"{kind} {name} hangs on this partition's column alone", _LATER)
+        yield refuse("partition_dependent", partition, f"{kind} {name} hangs on this partition's column alone", LATER)
 
 
 def _column(survey: Survey) -> Iterator[Finding]:
@@ -148,7 +149,7 @@ def _column(survey: Survey) -> Iterator[Finding]:
         yield refuse("column_type", name, f"it is of type {column.type}", "name a vector or halfvec column")
         return
     if column.generated:
-        yield refuse("column_generated", name, "it is a generated column", _LATER)
+        yield refuse("column_generated", name, "it is a generated column", LATER)
     old, new = spec.generation(Side.FROM), spec.generation(Side.TO)
     dims = facts.dims_of(column)
     if dims is not None and dims != old.dims:
@@ -242,11 +243,6 @@ def _key(survey: Survey) -> Iterator[Finding]:
             )
 
 
-def _for_the_owner(survey: Survey) -> Callable[[str, str, str, str], Finding]:
-    """Refuse what this role lacks, or only warn where it is not the role that will start it anyway."""
-    return refuse if survey.relation is not None and survey.relation.is_owner else warn
-
-
 def _triggers(survey: Survey) -> Iterator[Finding]:
     for trigger in survey.triggers:
         name = trigger["name"] if trigger.get("table") is None else f"{trigger['name']} on {trigger['table']}"
@@ -268,7 +264,7 @@ def _on_our_writes(survey: Survey, name: str, enabled: str) -> Finding:
         if survey.spec.target.fire_triggers:
             return warn("trigger_allowed", name, "it fires on every row that is filled", "the spec says that it may")
         if enabled == "O":
-            return _for_the_owner(survey)(
+            return for_the_owner(survey)(
                 "trigger_fires",
                 name,
                 "it would fire on every backfilled row, and this role may not silence it",
@@ -289,61 +285,6 @@ def silences(survey: Survey) -> bool:
     """Say whether our writing sessions silence the table's own triggers: where there are any, and we may."""
     plain = any(each["on_update"] and each["enabled"] == "O" for each in survey.triggers)
     return plain and survey.may_silence_triggers and not survey.spec.target.fire_triggers
-
-
-#: What becomes of a dependent that is not refused.
-_TAKEN = {
-    "re-point": "the swap takes it along",
-    "follows": "the swap takes it along",
-    "build again": "the new column gets one like it, which takes its name in the swap",
-    "set alike": "the new column gets it at the start",
-}
-_PUT_BACK = (
-    "the cutover takes it off and cleanup puts it back, when every row has a vector; until the cutover a writer that"
-    " declares the new generation can't bring rows or texts"
-)
-#: What an operator can do about those that are refused for a reason of their own.
-_MENDS = {
-    "check constraint on NULL": "it wants a vector in every row, and the new column starts empty: drop it until then",
-    "check constraint of other columns": "make it a constraint of the vector alone, or drop it until then",
-    "column grant of another role": "have the table's owner grant it",
-    **dict.fromkeys(
-        ("view by position", "view rule by position", "function by position", "row policy by position"),
-        "it names the table's columns by their places, which change: let it use the columns' own names",
-    ),
-}
-
-
-def _dependents(survey: Survey) -> Iterator[Finding]:
-    for each in survey.dependents:
-        if each.kind == "index":
-            continue
-        code = "view" if each.kind == "view" else "dependent_" + each.kind.replace(" ", "_")
-        if each.action == "refuse":
-            yield refuse(code, each.name, f"this {each.kind} hangs on it", _MENDS.get(each.kind, _LATER))
-        elif each.action == "put back":
-            yield warn(code, each.name, _PUT_BACK, "deploy writers of the new generation after the cutover")
-        elif not each.owned:
-            yield _for_the_owner(survey)(
-                f"{code}_not_owned",
-                each.name,
-                f"the swap must re-point this {each.kind}, and this role does not own it",
-                "run as a member of the role that owns it",
-            )
-        else:
-            yield info(code, each.name, f"{_TAKEN[each.action]} ({each.action})", "nothing to do")
-    for index in survey.indexes:
-        if not index.valid:
-            yield refuse("index_invalid", index.name, "it is INVALID", "drop it, or REINDEX it")
-        elif index.is_unique:
-            yield refuse("index_unique", index.name, "it is unique, and a new vector may not be", _LATER)
-    for name in survey.publications:
-        yield refuse(
-            "publication",
-            name,
-            "it publishes the vector column: a subscriber breaks at ADD COLUMN, or mixes generations (H5)",
-            "publish a column list without the vector, or drop the table from it",
-        )
 
 
 def _state(survey: Survey) -> Iterator[Finding]:

@@ -20,9 +20,10 @@ from migrator.spec import Spec
 from migrator.state import migrations, schema, workers
 from migrator.state.connection import fetch, run, transaction
 from migrator.statements import compose
-from migrator.target import dependents, facts
+from migrator.target import dependents, facts, publications
 from migrator.target.dependents import Dependent, LiveIndex
 from migrator.target.facts import Column, Heap, Key, Relation
+from migrator.target.publications import Publication
 from migrator.target.relation import Target, suffixed
 
 
@@ -46,7 +47,7 @@ class Survey:
     leftovers: list[tuple[str, str]] = field(default_factory=list)
     dependents: list[Dependent] = field(default_factory=list)
     indexes: list[LiveIndex] = field(default_factory=list)
-    publications: list[str] = field(default_factory=list)
+    publications: list[Publication] = field(default_factory=list)
     fingerprint: dict[str, str] = field(default_factory=dict)
     immutable_functions: frozenset[str] = frozenset()
     #: Why template and `where` could not be tried, or None when they could.
@@ -123,8 +124,7 @@ async def _table(connection: AsyncConnection, found: Survey, relation: Relation)
     if column is not None:
         found.dependents = await dependents.find(connection, oid, column)
         found.indexes = await dependents.every_index(connection, oid, column.name)
-        names = (spec.target.schema_name, spec.target.table_name, spec.target.column)
-        found.publications = await dependents.publications(connection, *names)
+        found.publications = await publications.find(connection, oid, column.name)
         found.partition_dependents = await dependents.of_partitions(connection, oid, column.name)
 
 

@@ -132,13 +132,6 @@ async def every_index(connection: AsyncConnection, oid: int, name: str) -> list[
     return found
 
 
-async def publications(connection: AsyncConnection, schema: str, table: str, column: str) -> list[str]:
-    """Return the publications that carry the column."""
-    values = {"schema": schema, "table": table, "column": column}
-    rows = await fetch(connection, compose("target/dependents.sql", "publications"), values)
-    return [row["name"] for row in rows]
-
-
 async def of_partitions(connection: AsyncConnection, oid: int, column: str) -> list[tuple[str, str, str]]:
     """Return what hangs on the column of single partitions, (partition, kind, name): the parent does not know of it."""
     rows = await fetch(connection, compose("target/dependents.sql", "of_partitions"), {"oid": oid, "column": column})

@@ -60,7 +60,7 @@ UNION ALL
 SELECT 'extended statistics', s.stxname::text, s.oid::bigint, true, pg_has_role(s.stxowner, 'MEMBER'), NULL
   FROM direct x JOIN pg_statistic_ext s ON x.classid = 'pg_statistic_ext'::regclass AND s.oid = x.objid
 UNION ALL
-SELECT 'publication column list', p.pubname::text, p.oid::bigint, true, true, NULL
+SELECT 'publication column list', p.pubname::text, p.oid::bigint, true, pg_has_role(p.pubowner, 'MEMBER'), NULL
   FROM direct x JOIN pg_publication_rel r ON x.classid = 'pg_publication_rel'::regclass AND r.oid = x.objid
   JOIN pg_publication p ON p.oid = r.prpubid
 ) AS f
@@ -99,12 +99,6 @@ SELECT l.name AS partition,
 UNION ALL
 SELECT l.name, 'column grant', array_to_string(l.acl, ', ') FROM leaf l WHERE l.acl IS NOT NULL
 ORDER BY 1, 2, 3
-
--- name: publications
--- Publications that carry the whole row: ADD COLUMN breaks their subscribers.
-SELECT DISTINCT p.pubname::text AS name
-  FROM pg_publication p JOIN pg_publication_tables t ON t.pubname = p.pubname
- WHERE t.schemaname = %(schema)s AND t.tablename = %(table)s AND %(column)s = ANY(t.attnames)
 
 -- name: indexes
 -- The indexes over the column, as they must be made again over the shadow; a part of a partitioned index is no index of
@@ -165,4 +159,14 @@ SELECT 'publication ' || t.pubname,
   FROM pg_publication_tables t JOIN pg_class c ON c.relname = t.tablename
   JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = t.schemaname
  WHERE c.oid = {oid}
+UNION ALL
+-- Whichever names it: the table or a partition, its schema, or all tables.
+SELECT 'publication ' || p.pubname || ' of ' || p.how, p.words FROM (
+  SELECT p.pubname, r.prrelid::regclass::text AS how, coalesce(pg_get_expr(r.prqual, r.prrelid), '') AS words
+    FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid
+   WHERE r.prrelid = {oid} OR r.prrelid IN (SELECT t.relid FROM pg_partition_tree({oid}::oid) AS t)
+   UNION ALL SELECT p.pubname, 'all tables', '' FROM pg_publication p WHERE p.puballtables
+   UNION ALL
+  SELECT p.pubname, 'the schema', '' FROM pg_publication p JOIN pg_publication_namespace s ON s.pnpubid = p.oid
+    JOIN pg_class c ON c.oid = {oid} AND c.relnamespace = s.pnnspid) AS p
 ORDER BY 1

@@ -33,6 +33,8 @@ class Relation:
     inherits: bool
     bypasses_rls: bool
     table_bytes: int
+    #: By what a subscriber is told which row changed: d(efault), i(ndex), f(ull), n(othing).
+    replica_identity: str
 
 
 @dataclass(frozen=True, slots=True)

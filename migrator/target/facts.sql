@@ -9,7 +9,7 @@ SELECT c.oid::bigint AS oid, c.relkind::text AS kind, c.relpersistence::text AS 
        pg_has_role(c.relowner, 'MEMBER') AS is_owner, has_table_privilege(c.oid, 'SELECT') AS may_select,
        EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid OR i.inhparent = c.oid) AS inherits,
        (SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user) AS bypasses_rls,
-       coalesce(parts.table_bytes, pg_table_size(c.oid)) AS table_bytes
+       coalesce(parts.table_bytes, pg_table_size(c.oid)) AS table_bytes, c.relreplident::text AS replica_identity
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  CROSS JOIN LATERAL (SELECT sum(pg_relation_size(l.oid))::bigint AS bytes, sum(pg_table_size(l.oid))::bigint AS table_bytes,
                             sum(greatest(l.reltuples, 0))::bigint AS tuples

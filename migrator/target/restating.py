@@ -31,6 +31,7 @@ LISTS = {
     "trigger": "triggers",
     "row policy": "policies",
     "extended statistics": "statistics",
+    "publication column list": "publications",
 }
 #: Every transaction's of ours.
 _OURS = sql.Literal("pg_catalog")

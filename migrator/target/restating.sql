@@ -106,8 +106,19 @@ SELECT s.statement
          FROM (VALUES (o.name, l.oid, i.indisclustered), (o.twin, w.oid, j.indisclustered)) AS side (name, source, marked)
         WHERE side.marked) AS step
     UNION ALL
+    -- Taken out and put in again: the publication's other tables stay as they are, and no subscriber sees it without.
+    SELECT 10, o.position, step.number, step.statement
+      FROM unnest({publications}::oid[]) WITH ORDINALITY AS o (oid, position)
+      JOIN pg_publication p ON p.oid = o.oid JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = {oid}
+     CROSS JOIN LATERAL (VALUES
+       (1, format('ALTER PUBLICATION %I DROP TABLE %s', p.pubname, r.prrelid::regclass)),
+       (2, format('ALTER PUBLICATION %I ADD TABLE %s (%s)', p.pubname, r.prrelid::regclass,
+                  (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) FROM pg_attribute a
+                    WHERE a.attrelid = r.prrelid AND a.attnum = ANY (r.prattrs::int2[])))
+           || coalesce(' WHERE (' || pg_get_expr(r.prqual, r.prrelid) || ')', ''))) AS step (number, statement)
+    UNION ALL
     -- For the time being: rows lack a vector for moments, and cleanup puts it back (H23).
-    SELECT 10, 1, 1, format('ALTER TABLE %s ALTER COLUMN %I DROP NOT NULL', a.attrelid::regclass, {shadow}::text)
+    SELECT 11, 1, 1, format('ALTER TABLE %s ALTER COLUMN %I DROP NOT NULL', a.attrelid::regclass, {shadow}::text)
       FROM pg_attribute a WHERE a.attrelid = {oid} AND a.attname = {column} AND a.attnotnull
   ) AS s
  WHERE s.statement IS NOT NULL

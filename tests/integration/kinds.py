@@ -115,9 +115,19 @@ KINDS: dict[str, str] = {
     "clustered index": "CREATE INDEX norm ON docs (vector_norm(embedding)); ALTER TABLE docs CLUSTER ON norm",
     "index statistics target": """CREATE INDEX norm ON docs (vector_norm(embedding));
         ALTER INDEX norm ALTER COLUMN 1 SET STATISTICS 33""",
+    # Publications
+    "publication column list": """CREATE TABLE other (id int PRIMARY KEY, n int);
+        CREATE PUBLICATION p FOR TABLE docs (id, embedding) WHERE (id > 0), TABLE other (id)
+          WITH (publish = 'insert, update', publish_via_partition_root);
+        COMMENT ON PUBLICATION p IS 'for the warehouse'""",
+    "publication of the whole row": """CREATE PUBLICATION p FOR TABLE docs WHERE (id > 0)
+          WITH (publish_via_partition_root);
+        CREATE PUBLICATION q FOR TABLES IN SCHEMA public""",
 }  # fmt: skip
 
 #: What PostgreSQL has on plain tables only, or this tool refuses on partitioned ones.
 PLAIN_ONLY = {"ivfflat index", "clustered index"}
+#: What the spec says besides.
+SAID = {"subscribers": "not-searched", "subscribers_have_shadow": True}
 #: What fires on rows that are filled, so that the spec must allow it.
 FIRING = {"trigger ENABLE ALWAYS"}

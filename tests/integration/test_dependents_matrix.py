@@ -14,7 +14,7 @@ from migrator.orchestrator import attended
 from migrator.spending.worker import Worker
 from tests.deployment import Deployment
 from tests.integration import catalog
-from tests.integration.kinds import FIRING, KINDS, PLAIN_ONLY, ROLES
+from tests.integration.kinds import FIRING, KINDS, PLAIN_ONLY, ROLES, SAID
 from tests.integration.steps import start, to
 from tests.integration.swaps import quiet, swap
 from tests.integration.test_backfill_partitions import PARTITIONED
@@ -57,7 +57,7 @@ async def test_p1_all_is_equal_but_the_generation(
     deployment.make_table(5, PARTITIONED) if table == "partitioned" else deployment.make_table(5)
     with deployment.connect() as connection:
         connection.execute(KINDS[kind].encode())
-    deployment.spec_data["target"]["fire_triggers"] = kind in FIRING
+    deployment.spec_data["target"] |= {"fire_triggers": kind in FIRING, **SAID}
     before, bound = catalog.lines(postgres, deployment.url), catalog.hanging(deployment.url, "embedding")
     await indexed(deployment, worker)
     for direction in (swapping.CUTOVER, swapping.ROLLBACK, swapping.CUTOVER):

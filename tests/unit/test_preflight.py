@@ -13,6 +13,7 @@ from migrator.planning.findings import Severity
 from migrator.planning.survey import Survey
 from migrator.target.dependents import Dependent, LiveIndex
 from migrator.target.facts import Column, Heap, Key, Relation
+from migrator.target.publications import Publication
 
 
 def spec(**target: Any) -> specs.Spec:
@@ -45,7 +46,7 @@ def survey() -> Survey:
         relation=Relation(
             oid=1, kind="r", persistence="p", is_partition=False, file=1, pages=1, estimated_rows=1,
             row_security=False, force_row_security=False, is_owner=True, may_select=True, inherits=False,
-            bypasses_rls=True, table_bytes=1,
+            bypasses_rls=True, table_bytes=1, replica_identity="d",
         ),
         columns={
             "id": column("id", "bigint"),
@@ -105,6 +106,17 @@ def dependent(kind: str, *, owned: bool = True) -> Dependent:
     return Dependent(kind, "thing", 3, direct=True, owned=owned)
 
 
+def published(
+    *, whole_row: bool = False, all_tables: bool = False, identity: str = "d", **target: Any
+) -> Callable[[Survey], None]:
+    def change(found: Survey) -> None:
+        found.publications = [Publication("p", whole_row, all_tables)]
+        found.spec = spec(**target)
+        relation(replica_identity=identity)(found)
+
+    return change
+
+
 R, W, I = Severity.REFUSE, Severity.WARN, Severity.INFO  # noqa: E741 - the three severities
 
 CASES: list[tuple[str, Severity, Callable[[Survey], Any]]] = [
@@ -157,7 +169,6 @@ CASES: list[tuple[str, Severity, Callable[[Survey], Any]]] = [
             "check constraint of other columns",
             "generated column",
             "row policy of another table",
-            "publication column list",
             "column grant of another role",
         )
     ),
@@ -183,7 +194,21 @@ CASES: list[tuple[str, Severity, Callable[[Survey], Any]]] = [
     ("dependent_function_not_owned", R, setting(dependents=[dependent("function", owned=False)])),
     ("index_invalid", R, setting(indexes=[index(valid=False)])),
     ("index_unique", R, setting(indexes=[index(is_unique=True)])),
-    ("publication", R, setting(publications=["p"])),
+    ("publication", R, published()),
+    ("publication_allowed", W, published(subscribers="not-searched")),
+    ("publication_whole_row", R, published(whole_row=True, subscribers="not-searched")),
+    ("publication_all_tables", R, published(whole_row=True, all_tables=True, subscribers="not-searched")),
+    ("publication_identity_full", R, published(whole_row=True, identity="f", subscribers="not-searched")),
+    (
+        "dependent_publication_column_list",
+        I,
+        setting(dependents=[dependent("publication column list")], spec=spec(subscribers="not-searched")),
+    ),
+    (
+        "dependent_publication_column_list_not_owned",
+        R,
+        setting(dependents=[dependent("publication column list", owned=False)], spec=spec(subscribers="not-searched")),
+    ),
     ("migration_open", R, setting(open_migrations=[("other", "paused", "embedding")])),
     ("leftover", R, setting(leftovers=[("column", "embedding__migrator")])),
     ("readers_of_earlier_migration", W, setting(earlier="old")),
@@ -222,6 +247,12 @@ def test_finding_about_dimensions_and_types(change: dict[str, dict[str, Any]], c
         data[part].update(values)
     found.spec = specs.parse(data, "test")
     assert code in {each.code for each in preflight.check(found)}
+
+
+def test_subscribers_that_are_not_searched_and_have_the_column_are_no_obstacle() -> None:
+    found = survey()
+    published(whole_row=True, subscribers="not-searched", subscribers_have_shadow=True)(found)
+    assert [each.code for each in preflight.check(found)] == ["publication_allowed"]
 
 
 def test_h21_and_h25_are_refused_before_anything_is_paid() -> None:
