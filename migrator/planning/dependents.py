@@ -39,6 +39,13 @@ _MENDS = {
 def check(survey: Survey) -> Iterator[Finding]:
     """Return what is to be said of everything that hangs on the column."""
     yield from _hanging(survey)
+    for name in survey.named_in:
+        yield info(
+            "function_by_name",
+            name,
+            "its text names the column: it follows by name, and from the swap on it meets the new generation",
+            "look whether it holds the column's vectors against others; those must be of the same generation",
+        )
     yield from _publications(survey)
 
 

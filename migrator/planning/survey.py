@@ -48,6 +48,8 @@ class Survey:
     dependents: list[Dependent] = field(default_factory=list)
     indexes: list[LiveIndex] = field(default_factory=list)
     publications: list[Publication] = field(default_factory=list)
+    #: Functions whose text names the column.
+    named_in: list[str] = field(default_factory=list)
     fingerprint: dict[str, str] = field(default_factory=dict)
     immutable_functions: frozenset[str] = frozenset()
     #: Why template and `where` could not be tried, or None when they could.
@@ -124,6 +126,7 @@ async def _table(connection: AsyncConnection, found: Survey, relation: Relation)
     if column is not None:
         found.dependents = await dependents.find(connection, oid, column)
         found.indexes = await dependents.every_index(connection, oid, column.name)
+        found.named_in = await dependents.by_name(connection, oid, column.name)
         found.publications = await publications.find(connection, oid, column.name)
         found.partition_dependents = await dependents.of_partitions(connection, oid, column.name)
 

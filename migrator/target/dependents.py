@@ -132,6 +132,12 @@ async def every_index(connection: AsyncConnection, oid: int, name: str) -> list[
     return found
 
 
+async def by_name(connection: AsyncConnection, oid: int, column: str) -> list[str]:
+    """Return the functions whose text names the column, with their arguments' types: they follow by themselves."""
+    values = {"oid": oid, "column": column}
+    return [row["name"] for row in await fetch(connection, compose("target/dependents.sql", "by_name"), values)]
+
+
 async def of_partitions(connection: AsyncConnection, oid: int, column: str) -> list[tuple[str, str, str]]:
     """Return what hangs on the column of single partitions, (partition, kind, name): the parent does not know of it."""
     rows = await fetch(connection, compose("target/dependents.sql", "of_partitions"), {"oid": oid, "column": column})

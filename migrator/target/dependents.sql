@@ -100,6 +100,19 @@ UNION ALL
 SELECT l.name, 'column grant', array_to_string(l.acl, ', ') FROM leaf l WHERE l.acl IS NOT NULL
 ORDER BY 1, 2, 3
 
+-- name: by_name
+-- Functions whose text names the column, and the table or a trigger of it that they serve: they look names up when they
+-- are called, so they follow by themselves. Words are all that is compared, so it may name one too many.
+-- locks: none.
+SELECT p.oid::regprocedure::text AS name
+  FROM pg_class c JOIN pg_proc p ON p.prosqlbody IS NULL JOIN pg_language l ON l.oid = p.prolang
+ CROSS JOIN LATERAL (SELECT '\m' || regexp_replace(c.relname, '([^[:alnum:]_])', '\\\1', 'g') || '\M' AS of_table,
+                            '\m' || regexp_replace(%(column)s, '([^[:alnum:]_])', '\\\1', 'g') || '\M' AS of_column) AS words
+ WHERE c.oid = %(oid)s AND l.lanname NOT IN ('c', 'internal') AND p.pronamespace <> 'pg_catalog'::regnamespace
+   AND p.pronamespace::regnamespace::text <> 'migrator' AND p.prosrc ~* words.of_column
+   AND (p.prosrc ~* words.of_table OR EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgfoid = p.oid))
+ ORDER BY 1
+
 -- name: indexes
 -- The indexes over the column, as they must be made again over the shadow; a part of a partitioned index is no index of
 -- its own. `definition` is what stands behind USING: with

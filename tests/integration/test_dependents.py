@@ -185,6 +185,39 @@ async def test_p1_what_can_not_be_taken_along_is_refused_by_name(
     assert "dependent_" + said.replace(" ", "_") in refused
 
 
+async def test_functions_that_name_the_column_in_their_text_are_listed_and_follow(
+    deployment: Deployment, worker: Worker
+) -> None:
+    deployment.make_table(5)
+    with deployment.connect() as connection:
+        connection.execute(b"""
+            CREATE FUNCTION in_sql() RETURNS text LANGUAGE sql AS 'SELECT "embedding"::text FROM docs WHERE id = 3';
+            CREATE FUNCTION in_plpgsql(which int) RETURNS text LANGUAGE plpgsql AS
+              'BEGIN RETURN (SELECT d.EMBEDDING::text FROM public.Docs d WHERE d.id = which); END';
+            CREATE FUNCTION of_a_trigger() RETURNS trigger LANGUAGE plpgsql AS
+              'BEGIN IF NEW.embedding IS NULL THEN RAISE NOTICE ''none''; END IF; RETURN NEW; END';
+            CREATE TRIGGER look BEFORE INSERT ON docs FOR EACH ROW EXECUTE FUNCTION of_a_trigger();
+            CREATE FUNCTION of_another_column() RETURNS text LANGUAGE sql AS
+              'SELECT embeddings FROM (SELECT 1::text) AS docs (embeddings)';
+            CREATE FUNCTION of_another_table() RETURNS text LANGUAGE sql AS
+              'SELECT embedding FROM (SELECT 1::text) AS docs_2 (embedding)';
+            CREATE FUNCTION bound() RETURNS text LANGUAGE sql BEGIN ATOMIC SELECT embedding::text FROM docs; END""")
+    made, _ = await verbs.make_plan(worker.engine, deployment.spec, actor="test")
+    listed = [each.object for each in made.findings if each.code == "function_by_name"]
+    assert listed == ["public.in_plpgsql(integer)", "public.in_sql()", "public.of_a_trigger()"]
+    await start(deployment, worker)
+    await to(worker, S.READY)
+    with deployment.connect() as connection:
+        read = "SELECT in_sql(), in_plpgsql(3), (SELECT embedding::text FROM docs WHERE id = 3)"
+        before = connection.execute(read).fetchone()
+        await cut_over(worker)
+        after = connection.execute(read).fetchone()
+    assert before is not None
+    assert after is not None
+    assert len(set(before)) == len(set(after)) == 1
+    assert before != after
+
+
 async def test_a_check_that_the_new_model_fails_pauses_it_and_says_so(deployment: Deployment, worker: Worker) -> None:
     """A constraint that holds for the old model only: found by the first batch, not after the last."""
     deployment.make_table(30)

@@ -194,6 +194,7 @@ CASES: list[tuple[str, Severity, Callable[[Survey], Any]]] = [
     ("dependent_function_not_owned", R, setting(dependents=[dependent("function", owned=False)])),
     ("index_invalid", R, setting(indexes=[index(valid=False)])),
     ("index_unique", R, setting(indexes=[index(is_unique=True)])),
+    ("function_by_name", I, setting(named_in=["nearest(text)"])),
     ("publication", R, published()),
     ("publication_allowed", W, published(subscribers="not-searched")),
     ("publication_whole_row", R, published(whole_row=True, subscribers="not-searched")),
