@@ -78,7 +78,7 @@ async def _ours(url: str) -> float:
         build = Build(engine, "bench", estimate.build_memory_bytes("vector", DIMS, ROWS), _always)
         began = time.perf_counter()
         for live in found:
-            await index.ensure(build, _TARGET, live)
+            await index.ensure(build, _TARGET, live, "vector")
         seconds = time.perf_counter() - began
         if build.notes:
             raise RuntimeError("; ".join(build.notes))

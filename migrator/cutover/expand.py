@@ -22,7 +22,7 @@ from migrator.state import migrations
 from migrator.state.connection import transaction
 from migrator.state.migrations import Migration
 from migrator.statements import compose
-from migrator.target import capture, facts, lanes, message, readers, restating
+from migrator.target import capture, column_types, facts, lanes, message, readers, restating
 from migrator.target.capture import Capture
 from migrator.target.message import Blocker, Cancel, OnWait, Timing
 from migrator.target.restating import Check
@@ -119,7 +119,7 @@ def _columns(migration: Migration, made: Capture, alike: sql.Composable, checks:
     parts = {
         "table": target.table_id,
         "shadow": sql.Identifier(target.shadow),
-        "type": facts.vector_type(plan["vector_schema"], plan["vector_type"], plan["shadow_dims"]),
+        "type": facts.vector_type(plan["vector_schema"], column_types.of(migration, Side.TO), plan["shadow_dims"]),
     }
     added = compose(_FILE, "add_column", parts)
     return [added, alike, *restating.twin_checks(target, checks, made.vector_schema), message.moment("column")]

@@ -15,8 +15,9 @@ from migrator.generation import Side
 from migrator.state import batches, migrations, verdicts
 from migrator.state.connection import transaction
 from migrator.state.migrations import Migration
-from migrator.target import dependents, facts, index, message, restating, swap, watermark
+from migrator.target import column_types, dependents, facts, index, message, restating, swap, watermark
 from migrator.target.dependents import Dependent, LiveIndex
+from migrator.target.facts import Column
 from migrator.target.lanes import Lanes
 from migrator.target.message import Blocker
 from migrator.target.relation import SUFFIX, suffixed
@@ -89,10 +90,15 @@ async def look(engine: AsyncEngine, migration: Migration, *, verb: str) -> Swap:
         print_now = await dependents.fingerprint(connection, relation.oid, live.name)
         checks = [await restating.checks(connection, relation.oid, columns[name]) for name in (live.name, shadow_name)]
         problems = _dependents(found, shadow)
+        if column_types.differ(migration):
+            typed = [each for each in found if each.kind in dependents.TYPED]
+            problems += [f"{each.kind} {each.name} is made for the old column's type" for each in typed]
         problems += [f"{name} has no twin on the shadow column" for name in restating.without_twin(*checks)]
         problems += [*await _indexes(connection, wanted)]
         problems += await _partitions(connection, migration, relation.oid)
-        problems += [each for each in dependents.changes(migration.fingerprint, print_now) if not _taken_along(each)]
+        problems += [
+            each for each in dependents.changes(_planned(migration, columns), print_now) if not _taken_along(each)
+        ]
         if problems:
             raise NotSwappable(migration.name, verb, problems)
         # Whoever was declared while this step waited is a writer that the swap's rules must know.
@@ -115,6 +121,17 @@ async def look(engine: AsyncEngine, migration: Migration, *, verb: str) -> Swap:
             fingerprint=print_now,
             server_version=(await facts.server(connection))["version"],
         )
+
+
+def _planned(migration: Migration, columns: dict[str, Column]) -> dict[str, str]:
+    """Return the plan's fingerprint, where the columns changed places with the live column's type of today."""
+    part = f"column {migration.target_column}"
+    live, shadow = columns[migration.target_column], columns[migration.shadow_column]
+    changed = column_types.differ(migration) and migration.live_side is Side.TO
+    ours = (live.type_name, facts.dims_of(live)) == (column_types.of(migration, Side.TO), migration.plan["shadow_dims"])
+    if changed and ours and migration.fingerprint.get(part) == shadow.full_type:
+        return {**migration.fingerprint, part: live.full_type}
+    return migration.fingerprint
 
 
 def _taken_along(change: str) -> bool:

@@ -11,15 +11,14 @@ from collections.abc import Iterator
 from packaging.version import InvalidVersion, Version
 
 from migrator.generation import Side
-from migrator.planning import dependents
+from migrator.planning import dependents, retyping
 from migrator.planning.dependents import LATER, for_the_owner
 from migrator.planning.findings import Finding, info, refuse, warn
 from migrator.planning.survey import Survey
 from migrator.target import capture, facts
 from migrator.target.relation import KEY_TYPES, TEXT_TYPES
+from migrator.target.twins import TYPES
 
-#: pgvector README: HNSW and IVFFlat take up to 2,000 dimensions of `vector`, 4,000 of `halfvec`.
-INDEX_DIMS = {"vector": 2000, "halfvec": 4000}
 #: halfvec came with 0.7.0; parallel HNSW builds overflowed a buffer before 0.8.2, vacuum corrupted HNSW before 0.8.3.
 OLDEST_PGVECTOR, SAFE_PGVECTOR = Version("0.7.0"), Version("0.8.3")
 #: `CREATE OR REPLACE TRIGGER` (14) is part of the swap.
@@ -145,12 +144,12 @@ def _column(survey: Survey) -> Iterator[Finding]:
     if column is None:
         yield refuse("column_missing", name, "there is no such column", "check [target] column")
         return
-    if column.type_name not in INDEX_DIMS:
+    if column.type_name not in TYPES:
         yield refuse("column_type", name, f"it is of type {column.type}", "name a vector or halfvec column")
         return
     if column.generated:
         yield refuse("column_generated", name, "it is a generated column", LATER)
-    old, new = spec.generation(Side.FROM), spec.generation(Side.TO)
+    old = spec.generation(Side.FROM)
     dims = facts.dims_of(column)
     if dims is not None and dims != old.dims:
         yield refuse(
@@ -159,28 +158,7 @@ def _column(survey: Survey) -> Iterator[Finding]:
             f"it holds {dims} dimensions and [from] says {old.dims}",
             "mend [from] dimensions",
         )
-    if new.dims != old.dims:
-        yield refuse(
-            "dims_change",
-            name,
-            f"the generations have {old.dims} and {new.dims} dimensions, which this version does not move yet",
-            f"ask [to] for {old.dims} dimensions",
-        )
-    wanted = spec.to.column_type or column.type_name
-    if wanted != column.type_name:
-        yield refuse(
-            "type_change",
-            name,
-            f"it is {column.type_name} and [to] column_type says {wanted}, which this version does not change yet",
-            "leave column_type out",
-        )
-    if new.dims > INDEX_DIMS[wanted]:
-        yield refuse(
-            "dims_over_index_limit",
-            name,
-            f"an index takes {INDEX_DIMS[wanted]} dimensions of {wanted}, and [to] asks for {new.dims}",
-            "ask for fewer dimensions",
-        )
+    yield from retyping.check(survey, column)
 
 
 def _text(survey: Survey) -> Iterator[Finding]:

@@ -20,7 +20,7 @@ from migrator.measures.projection import ROWS, Projection
 from migrator.state.connection import driver, transaction
 from migrator.state.migrations import Migration
 from migrator.statements import compose
-from migrator.target import facts, vectors
+from migrator.target import column_types, facts, vectors
 from migrator.target.relation import Target
 
 _FILE = "report/drawing.sql"
@@ -73,8 +73,10 @@ async def _pairs(engine: AsyncEngine, migration: Migration) -> tuple[np.ndarray,
         async with raw.cursor(row_factory=dict_row, binary=True) as cursor:
             await cursor.execute(compose(_FILE, "pairs", parts(migration)), values)
             drawn = await cursor.fetchall()
-    kind, dims = migration.plan["vector_type"], {"old": migration.from_generation.dims}
-    dims["new"] = migration.to_generation.dims
-    kept = [row for row in drawn if all(vectors.kind_of(row[name], dims[name]) == kind for name in dims)]
-    old, new = (vectors.decode_all([row[name] for row in kept], kind, dims[name]) for name in dims)
+    sides = {"old": Side.FROM, "new": Side.TO}
+    shapes = {name: (column_types.of(migration, side), migration.generation(side).dims) for name, side in sides.items()}
+    kept = [
+        row for row in drawn if all(vectors.kind_of(row[name], dims) == kind for name, (kind, dims) in shapes.items())
+    ]
+    old, new = (vectors.decode_all([row[name] for row in kept], *shapes[name]) for name in shapes)
     return old, new

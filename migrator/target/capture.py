@@ -78,15 +78,25 @@ class Capture:
         if self.partitioned:
             mark = sql.SQL("{};\n").format(compose(_FILE, "mark_move", parts))
         kept = compose(_FILE, "keep_not_null", parts)
+        told: sql.Composable = sql.SQL("")
+        if self.from_generation.dims != self.to_generation.dims:
+            told = sql.SQL("{};\n").format(compose(_FILE, "told_by_dims", parts))
         made = []
         for name in self.triggers:
-            own = {**parts, "function": self.function(name), "mark_move": mark, "keep_not_null": kept}
+            own = {
+                **parts,
+                "function": self.function(name),
+                "mark_move": mark,
+                "keep_not_null": kept,
+                "told_by_dims": told,
+            }
             made.append(compose(_FILE, f"on_{name}", own))
         return made
 
     def _parts(self, live_side: Side) -> dict[str, sql.Composable]:
         target = self.target
         generations = {Side.FROM: str(self.from_generation), Side.TO: str(self.to_generation)}
+        dims = {Side.FROM: self.from_generation.dims, Side.TO: self.to_generation.dims}
         from_column = target.column_of(Side.FROM, live_side)
         key_is_new = [sql.SQL("t.{0} = NEW.{0}").format(sql.Identifier(name)) for name in target.key_columns]
         return {
@@ -103,6 +113,8 @@ class Capture:
             "migration_id": sql.Literal(self.migration_id),
             "watched": sql.Literal(self.from_generation.dims == self.to_generation.dims),
             "vector_schema": sql.Identifier(self.vector_schema),
+            "live_dims": sql.Literal(dims[live_side]),
+            "shadow_dims": sql.Literal(dims[live_side.other]),
             "old_text": target.text_of("OLD"),
             "new_text": target.text_of("NEW"),
             "old_key": target.key_of("OLD"),

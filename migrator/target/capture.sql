@@ -5,7 +5,9 @@
 -- is the live column's, foreign otherwise. What a native session does to the live column is its own business, as it was
 -- before the migration. All else is ours: a vector that a new text makes stale becomes NULL and dirty. A vector that was
 -- diverted, or written by a session that declared a generation, is noted in `written`: the sentinel looks at it (H3).
--- Not where the generations' dimensions differ: PostgreSQL itself keeps the one out of the other's column.
+-- Not where the generations' dimensions differ: there a vector tells itself which one it is of, whatever its session says,
+-- and PostgreSQL keeps the other out of a column that is declared with dimensions, before any trigger. A vector and a
+-- halfvec are compared as halfvecs, so an echo stays one: that is the only cast between them that needs no word.
 
 -- name: on_update
 -- BEFORE UPDATE. Source of the rules: hazards H1-H3, H6, H7, H20, H21.
@@ -43,6 +45,9 @@ BEGIN
     NEW.{live} := OLD.{live};
     wrote := false;
   END IF;
+  IF wrote THEN
+    NULL;
+{told_by_dims}  END IF;
   was_in_scope := {old_in_scope};
   IF wrote AND NOT native THEN
     NEW.{shadow} := NEW.{live};
@@ -91,6 +96,10 @@ $capture$
               HINT = 'Deploy it after the swap, or drop NOT NULL for the time of the migration.';
     END IF
 
+-- name: told_by_dims
+-- A piece of all three, where the dimensions differ.
+  native := CASE {vector_schema}.vector_dims(NEW.{live}) WHEN {live_dims} THEN true WHEN {shadow_dims} THEN false ELSE native END
+
 -- name: on_insert
 -- BEFORE INSERT: only tags. EXCLUDED shows what this leaves, so a foreign vector is copied to its own column and
 -- stays in the live one until the row is really there (H1); `on_inserted` then takes it away.
@@ -100,6 +109,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $capture$
 DECLARE
   live_generation CONSTANT text := {live_generation};
   declared text := coalesce(nullif(current_setting('migrator.generation', true), ''), {by_role}, {from_generation});
+  native boolean := declared = live_generation;
   moving text := current_setting('migrator.moving', true);
 BEGIN
   IF declared NOT IN ({from_generation}, {to_generation}) THEN
@@ -115,7 +125,7 @@ BEGIN
     PERFORM set_config('migrator.moving', '', true);
     RETURN NEW;
   END IF;
-  IF declared = live_generation THEN
+{told_by_dims}  IF native THEN
     NEW.{shadow} := NULL;
   ELSE
     NEW.{shadow} := NEW.{live};
@@ -136,7 +146,7 @@ DECLARE
   native boolean := declared = live_generation;
   diverted boolean := false;
 BEGIN
-  IF NOT native AND NEW.{live} OPERATOR({vector_schema}.=) NEW.{shadow} THEN
+{told_by_dims}  IF NOT native AND NEW.{live} OPERATOR({vector_schema}.=) NEW.{shadow} THEN
 {keep_not_null};
     PERFORM set_config('migrator.internal', 'divert', true);
     UPDATE {table} AS t SET {live} = NULL WHERE {key_is_new};

@@ -22,6 +22,10 @@ from migrator.target.facts import Column
 Action = Literal["re-point", "build again", "set alike", "put back", "follows", "refuse"]
 _REPOINTED = frozenset({*restating.LISTS, "default", "comment"}) - {"view"}
 _BUILT_AGAIN = frozenset({"index", "check constraint"})
+#: What PostgreSQL made for the column's type, and may not take another one: a view's columns, a function's result.
+TYPED = frozenset({
+    "view", "view rule", "function", "trigger", "row policy", "check constraint", "default", "publication column list",
+})  # fmt: skip
 _SET_ALIKE = frozenset({"column grant", "statistics target", "storage", "compression", "column options"})
 
 

@@ -84,12 +84,12 @@ async def parts(connection: AsyncConnection, oid: int, name: str) -> dict[int, P
     return {row.pop("heap_oid"): Part(**row) for row in rows}
 
 
-async def ensure(build: Build, target: Target, live: LiveIndex) -> None:
-    """Make sure that a live index's twin stands valid on the shadow; takes as long as it takes.
+async def ensure(build: Build, target: Target, live: LiveIndex, type_name: str) -> None:
+    """Make sure that a live index's twin stands valid on the shadow, which is of that type; takes as long as it takes.
 
     Raises: BuildUnwanted, IndexNeedsMemory, LockBusy.
     """
-    twin = Twin.of(target, live)
+    twin = Twin.of(target, live, type_name)
     if live.is_partitioned:
         await _ensure_parts(build, twin)
     else:

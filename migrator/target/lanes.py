@@ -23,7 +23,7 @@ from migrator.generation import Side
 from migrator.state.connection import driver, fetch, run
 from migrator.state.migrations import Migration
 from migrator.statements import compose
-from migrator.target import vectors
+from migrator.target import column_types, vectors
 from migrator.target.facts import Heap
 from migrator.target.relation import Target
 
@@ -95,7 +95,7 @@ class Lanes:
             column=migration.column_of(side),
             from_column=migration.column_of(Side.FROM),
             vector_schema=migration.plan["vector_schema"],
-            type_name=migration.plan["vector_type"],
+            type_name=column_types.of(migration, side),
             partition=(heap.schema, heap.table) if heap is not None and heap.level > 0 else None,
         )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from itertools import product
 
 from psycopg import sql
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -55,8 +56,12 @@ async def install(connection: AsyncConnection) -> None:
         raise ExtensionMissing
     await run(connection, compose("target/readers.sql", "live_row"))
     await run(connection, compose("target/readers.sql", "live_generation"))
-    for found in types:
-        parts = {"type": sql.Identifier(found["schema"], found["name"])}
+    for old, new in product(types, repeat=2):
+        wide = old if old["name"] == new["name"] else next(each for each in types if each["name"] == "vector")
+        parts = {
+            name: sql.Identifier(each["schema"], each["name"])
+            for name, each in (("old", old), ("new", new), ("type", wide))
+        }
         await run(connection, compose("target/readers.sql", "query_vector", parts))
     await run(connection, compose("target/readers.sql", "never_moved"))
     await run(connection, compose("target/readers.sql", "query_vector_of"))

@@ -37,8 +37,9 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $$ SELECT r.generation FROM migrator.live_r
 -- name: query_vector
 -- The one of two query vectors that fits the column as this statement sees it. Call it inside the searching
 -- statement: a value fetched before may be of the other generation by the time it is used (H9).
+-- Of two types it is a `vector`: beside a halfvec column that becomes a halfvec by itself, and either index is used.
 -- idempotent: yes.
-CREATE OR REPLACE FUNCTION migrator.query_vector(target text, column_name text, old_vector {type}, new_vector {type})
+CREATE OR REPLACE FUNCTION migrator.query_vector(target text, column_name text, old_vector {old}, new_vector {new})
 RETURNS {type} LANGUAGE plpgsql STABLE PARALLEL SAFE AS $query$
 BEGIN
   IF (SELECT r.side FROM migrator.live_row(target, column_name) AS r) = 'to' THEN

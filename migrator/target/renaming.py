@@ -35,12 +35,12 @@ def renamed(definition: str, old: str, new: str) -> str:
         is_call = next((each for other, each in tokens[at + 1 :] if other != "space"), "") == "("
         name = text[1:-1].replace('""', '"') if kind == "quoted" else text
         hit = kind in {"word", "quoted"} and name == old and before not in _NO_COLUMN_AFTER
-        made.append(_quoted(new) if hit and not storage and not is_call and depth > 0 else text)
+        made.append(quoted(new) if hit and not storage and not is_call and depth > 0 else text)
         if kind != "space":
             before = text
     return "".join(made)
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
     """Write a name as PostgreSQL does: in quotes only where it must; a suffixed name is no keyword."""
     return name if _PLAIN.fullmatch(name) else sql.Identifier(name).as_string()

@@ -25,7 +25,7 @@ from migrator.spending.worker import Worker
 from migrator.state.connection import driver, fetch, transaction
 from migrator.state.migrations import Migration
 from migrator.statements import compose
-from migrator.target import arrays, facts, vectors
+from migrator.target import arrays, column_types, facts, vectors
 from migrator.target.relation import Target
 
 _FILE = "validation/every_vector.sql"
@@ -43,15 +43,15 @@ Key = tuple[str, ...]
 def parts(migration: Migration) -> Mapping[str, sql.Composable]:
     """Return what the statements on both columns of a target are composed from."""
     target = Target.of(migration)
-    schema, kind = migration.plan["vector_schema"], migration.plan["vector_type"]
+    schema = migration.plan["vector_schema"]
     column, old = migration.column_of(Side.TO), migration.column_of(Side.FROM)
     key_arrays, names = target.key_arrays()
     return {
         "table": target.table_id,
         "column": sql.Identifier(column),
         "old_column": sql.Identifier(old),
-        "whole": _whole(schema, kind, column),
-        "whole_old": _whole(schema, kind, old),
+        "whole": _whole(schema, column_types.of(migration, Side.TO), column),
+        "whole_old": _whole(schema, column_types.of(migration, Side.FROM), old),
         "key": target.key_of("t"),
         "text": target.text_of("t"),
         "key_arrays": key_arrays,

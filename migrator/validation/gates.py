@@ -30,7 +30,7 @@ from migrator.state.leases import Lease
 from migrator.state.migrations import Migration
 from migrator.state.verdicts import Verdict
 from migrator.statements import compose
-from migrator.target import vectors
+from migrator.target import column_types, vectors
 from migrator.target.relation import Target
 from migrator.validation import asking
 
@@ -92,7 +92,7 @@ async def sample(connection: AsyncConnection, migration: Migration, *, rows: int
         await cursor.execute(compose(_FILE, "sample", _parts(migration)), values)
         found = await cursor.fetchall()
     dims = migration.to_generation.dims
-    kind = migration.plan["vector_type"]
+    kind = column_types.of(migration, Side.TO)
     stored = vectors.decode_all([row["vector"] for row in found], kind, dims)
     return Sampled([row["body"] for row in found], stored)
 

@@ -7,13 +7,14 @@ begins it anew.
 from __future__ import annotations
 
 from migrator.errors import Defect, TransientError
+from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
 from migrator.spending.worker import Worker
 from migrator.state import leases, migrations
 from migrator.state.connection import transaction
 from migrator.state.leases import Lease
 from migrator.state.migrations import Migration
-from migrator.target import dependents, facts, index, message, restating
+from migrator.target import column_types, dependents, facts, index, message, restating
 from migrator.target.build import Build
 from migrator.target.dependents import LiveIndex
 from migrator.target.relation import SUFFIX, Target
@@ -48,7 +49,7 @@ async def run(worker: Worker, migration: Migration, lease: Lease) -> str:
 
     build = Build(worker.engine, migration.name, memory, still)
     for each in wanted:
-        await index.ensure(build, Target.of(migration), each)
+        await index.ensure(build, Target.of(migration), each, column_types.of(migration, Side.TO))
     await _look_at_checks(worker, migration)
     async with transaction(worker.engine) as connection:
         await leases.finish(connection, lease)

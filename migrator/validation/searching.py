@@ -24,7 +24,7 @@ from migrator.spending.worker import Worker
 from migrator.state.connection import LockBusy, driver, fetch, run, transaction
 from migrator.state.migrations import Migration
 from migrator.statements import compose
-from migrator.target import dependents, facts, vectors
+from migrator.target import column_types, dependents, facts, vectors
 from migrator.target.dependents import LiveIndex
 from migrator.target.relation import SUFFIX, Target
 from migrator.target.renaming import renamed
@@ -91,7 +91,7 @@ class Search:
     def parts(self, side: Side) -> dict[str, sql.Composable]:
         """Return what the statements are composed from."""
         migration, target = self.migration, Target.of(self.migration)
-        schema, kind = migration.plan["vector_schema"], migration.plan["vector_type"]
+        schema, kind = migration.plan["vector_schema"], column_types.of(migration, side)
         # Both come from the catalog, the operator is one of pgvector's; neither is input.
         name: Any = self.operator[1]
         arrays, names = target.key_arrays()
@@ -190,12 +190,12 @@ async def pairs(worker: Worker, search: Search, *, wanted: int, seed: int) -> Pa
         async with raw.cursor(row_factory=dict_row, binary=True) as cursor:
             await cursor.execute(compose(_FILE, "pairs", search.parts(Side.TO)), values)
             drawn = await cursor.fetchall()
-    kind = migration.plan["vector_type"]
+    kinds = {"old": column_types.of(migration, Side.FROM), "new": column_types.of(migration, Side.TO)}
     dims = {"old": migration.from_generation.dims, "new": migration.to_generation.dims}
     # Vectors of other dimensions are the structure gate's to tell.
-    found = [row for row in drawn if all(vectors.kind_of(row[name], dims[name]) == kind for name in dims)]
-    old = vectors.decode_all([row["old"] for row in found], kind, migration.from_generation.dims)
-    new = vectors.decode_all([row["new"] for row in found], kind, migration.to_generation.dims)
+    found = [row for row in drawn if all(vectors.kind_of(row[name], dims[name]) == kinds[name] for name in dims)]
+    old = vectors.decode_all([row["old"] for row in found], kinds["old"], migration.from_generation.dims)
+    new = vectors.decode_all([row["new"] for row in found], kinds["new"], migration.to_generation.dims)
     kept = np.flatnonzero(np.any(old != 0, axis=1) & np.any(new != 0, axis=1))
     return Pairs(
         [tuple(found[place]["key"]) for place in kept],
@@ -240,7 +240,7 @@ class Searcher:
         Raises: Throttled.
         """
         loop = asyncio.get_running_loop()
-        wires = vectors.encode(queries, self.search.migration.plan["vector_type"]) if len(queries) else []
+        wires = vectors.encode(queries, column_types.of(self.search.migration, side)) if len(queries) else []
         statement = compose(_FILE, "search", self.search.parts(side))
         found: list[Found] = []
         while len(found) < len(wires) and self.left_seconds > 0:

@@ -62,6 +62,18 @@ async def drain(worker: Worker) -> None:
     await until(clean)
 
 
+async def settled(deployment: Deployment, worker: Worker) -> None:
+    """Let catch-up give vectors to what is live."""
+
+    async def clean() -> bool:
+        for ticket in await first_tickets(worker):
+            await perform(worker, ticket)
+        live = "migrator.dirty AS d JOIN migrator.migrations AS m ON m.id = d.migration_id AND d.side = m.live_side"
+        return bool(deployment.value(f"SELECT count(*) FROM {live}") == 0)
+
+    await until(clean, 20)
+
+
 async def ready(deployment: Deployment, worker: Worker, rows: int = 40, *, anew: bool = False) -> Migration:
     """Take a new table to `ready`: the first time by the engine, then as a copy of the database that it left.
 

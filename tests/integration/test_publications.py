@@ -11,11 +11,10 @@ from migrator.demo.servers import Postgres
 from migrator.errors import OperatorError
 from migrator.lifecycle import MigrationStatus
 from migrator.orchestrator import attended, verbs
-from migrator.orchestrator.perform import perform
 from migrator.spending.worker import Worker
 from tests.deployment import V4, Deployment, until
 from tests.integration import catalog
-from tests.integration.steps import first_tickets, start, to
+from tests.integration.steps import settled, start, to
 from tests.integration.swaps import cut_over, quiet, roll_back
 from tests.integration.test_backfill_partitions import PARTITIONED
 
@@ -98,18 +97,6 @@ def edit(deployment: Deployment, word: str) -> None:
         connection.execute("INSERT INTO docs (title, body) VALUES ('new', %s)", [word])
         connection.execute("DELETE FROM docs WHERE title = 'new' AND body <> %s", [word])
         connection.execute("INSERT INTO other VALUES ((SELECT count(*) FROM other), 1)")
-
-
-async def settled(deployment: Deployment, worker: Worker) -> None:
-    """Let catch-up give vectors to what is live."""
-
-    async def clean() -> bool:
-        for ticket in await first_tickets(worker):
-            await perform(worker, ticket)
-        live = "migrator.dirty AS d JOIN migrator.migrations AS m ON m.id = d.migration_id AND d.side = m.live_side"
-        return bool(deployment.value(f"SELECT count(*) FROM {live}") == 0)
-
-    await until(clean, 20)
 
 
 _VIA_ROOT = "WITH (publish_via_partition_root)"

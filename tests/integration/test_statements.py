@@ -17,7 +17,7 @@ from migrator import lifecycle, statements
 from migrator.cutover import recapture
 from migrator.cutover.rehearsal import Rehearsal
 from migrator.demo.servers import Postgres
-from migrator.generation import Side
+from migrator.generation import Generation, Side
 from migrator.lifecycle import MigrationStatus
 from migrator.report import drawing
 from migrator.state import migrations
@@ -82,6 +82,8 @@ def built(made: Capture, migration: Migration, oid: int) -> dict[str, sql.Compos
     return {
         **functions,
         **rehearsals(made),
+        # A piece of it where the dimensions differ.
+        "target/capture.sql:told_by_dims": replace(made, to_generation=Generation("v4", 3)).functions(Side.FROM)[0],
         # A piece of on_update, on partitioned tables.
         "target/capture.sql:mark_move": functions["target/capture.sql:on_update"],
         "target/capture.sql:keep_not_null": functions["target/capture.sql:on_update"],
@@ -168,7 +170,7 @@ def own(made: Capture, migration: Migration, found: dict[str, str], oid: int, vi
             "mode": sql.Literal("read"),
         },
         "target/index.sql:drop": {"index": sql.Identifier("public", "spare_1_idx")},
-        "target/readers.sql:query_vector": {"type": sql.Identifier("public", "halfvec")},
+        "target/readers.sql:query_vector": dict.fromkeys(("old", "new", "type"), sql.Identifier("public", "halfvec")),
         **{
             f"target/readers.sql:{name}": {"swappable": sql.Literal(sorted(lifecycle.SWAPPABLE))}
             for name in ("generations", "reader_ready")

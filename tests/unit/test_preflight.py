@@ -233,21 +233,60 @@ def test_finding(code: str, severity: Severity, change: Callable[[Survey], Any])
     assert all(each.message and each.mend for each in findings)
 
 
-@pytest.mark.parametrize(
-    ("change", "code"),
-    [
-        ({"to": {"dimensions": 512}}, "dims_change"),
-        ({"to": {"dimensions": 2048}}, "dims_over_index_limit"),
-        ({"to": {"column_type": "halfvec"}}, "type_change"),
-    ],
-)
-def test_finding_about_dimensions_and_types(change: dict[str, dict[str, Any]], code: str) -> None:
+def retyped(*changes: Callable[[Survey], Any], **to: Any) -> set[tuple[str, Severity]]:
+    """What is found where [to] says so much more."""
     found = survey()
     data = found.spec.dump()
-    for part, values in change.items():
-        data[part].update(values)
+    data["to"].update(to)
     found.spec = specs.parse(data, "test")
-    assert code in {each.code for each in preflight.check(found)}
+    for change in changes:
+        change(found)
+    return {(each.code, each.severity) for each in preflight.check(found)}
+
+
+@pytest.mark.parametrize(
+    ("to", "indexed", "expected"),
+    [
+        ({"dimensions": 512}, True, {("dims_change", W)}),
+        ({"column_type": "halfvec"}, True, {("type_change", W)}),
+        ({"dimensions": 2048}, False, {("dims_change", W)}),
+        ({"dimensions": 2048}, True, {("dims_change", W), ("dims_over_index_limit", R)}),
+        ({"dimensions": 2048, "column_type": "halfvec"}, True, {("dims_change", W), ("type_change", W)}),
+    ],
+)
+def test_finding_about_dimensions_and_types(
+    to: dict[str, Any],
+    indexed: bool,  # noqa: FBT001 - a column of the table above
+    expected: set[tuple[str, Severity]],
+) -> None:
+    assert retyped(setting(indexes=[index()] if indexed else []), **to) == expected
+
+
+@pytest.mark.parametrize(
+    "kind", ["view", "view rule", "function", "trigger", "row policy", "check constraint", "default"]
+)
+def test_what_is_made_for_the_old_type_is_refused(kind: str) -> None:
+    change = setting(dependents=[dependent(kind)])
+    assert ("dependent_typed", R) in retyped(change, dimensions=512)
+    assert ("dependent_typed", R) in retyped(change, column_type="halfvec")
+    unsized = columns(embedding=column("embedding", "vector"))
+    assert ("dependent_typed", R) not in retyped(change, unsized, dimensions=512), "there the type stays what it is"
+
+
+@pytest.mark.parametrize(
+    ("made", "refused"),
+    [
+        (index(), False),
+        (index(predicate="(embedding IS NOT NULL)"), False),
+        (index(predicate="((embedding IS NOT NULL) AND (n > 0))"), False),
+        (index(predicate="(public.vector_norm(embedding) > 1)"), True),
+        (index(has_expressions=True, expression="(embedding)::public.halfvec(1024)"), True),
+    ],
+)
+def test_indexes_that_are_made_for_the_old_type_are_refused(made: LiveIndex, refused: bool) -> None:  # noqa: FBT001
+    unsized = columns(embedding=column("embedding", "vector"))
+    for change in (setting(), unsized):
+        assert (("index_typed", R) in retyped(setting(indexes=[made]), change, dimensions=512)) == refused
 
 
 def test_subscribers_that_are_not_searched_and_have_the_column_are_no_obstacle() -> None:

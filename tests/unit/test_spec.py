@@ -83,6 +83,7 @@ def test_every_problem_is_reported_at_once() -> None:
         ({"target": {"table": "docs", "column": "e", "text": "{b}", "where": "(a"}}, "[target] where"),
         ({"target": {"table": "docs", "column": "e", "text": "{b}", "key": ["id", "id"]}}, "[target] key"),
         ({"target": {"table": "docs", "column": "e", "text": "{b}", "fire_triggers": "yes"}}, "[target] fire_triggers"),
+        ({"target": {"table": "docs", "column": "e", "text": "{b}", "subscribers": "none"}}, "[target] subscribers"),
         ({"limits": {"max_cost_usd": -1}}, "[limits] max_cost_usd"),
         ({"limits": {}}, "[limits] max_cost_usd"),
         ({"limits": {"max_cost_usd": 1, "too_long": "chunk"}}, "[limits] too_long"),
