@@ -29,7 +29,7 @@ _LATIN = 6
 #: Leads in one document: about 1,700 tokens, so that a request of 8,192 is bound by tokens, not by its 10 texts.
 _LEADS_PER_DOCUMENT = 25
 #: The share of a request that is filled by estimated counts.
-_FILL = embedder._FILL  # noqa: SLF001 - what is measured
+_FILL = embedder.FILL
 
 Counts = NDArray[np.float64]
 

@@ -1,21 +1,13 @@
-"""The estimate: tokens with a band, money, hours, disk, WAL and build memory, each from a stated rule.
+"""What a migration takes on the server: disk, WAL, memory and time of the build, each from a stated rule.
 
-Floor 2. Pure sums over counts and a sample. Sizes are in bytes.
+Floor 2. Pure sums over counts. Sizes are in bytes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from migrator.provider import tokens as token_counts
-
-#: Texts sampled for the token estimate: a mean within about 3 % at the spread of ordinary prose.
-SAMPLE_TEXTS = 1000
-#: Two-sided 95 % of the normal distribution.
-_Z95 = 1.96
 #: PostgreSQL cuts TOASTed values into chunks of 1,996 bytes, and keeps shorter values (< ~2 kB a row) inline.
 _TOAST_CHUNK, _TOAST_THRESHOLD, _TUPLE_OVERHEAD = 1996, 2000, 44
 #: Measured on 1,024 dimensions: 5.6-6.0 kB of WAL for a HOT write of 5.2 kB; the tuple itself is logged too.
@@ -23,36 +15,11 @@ _WAL_FACTOR = 1.1
 #: Measured: an HNSW graph (m = 16) takes the vector plus about 700 bytes a row in memory while it is built.
 _HNSW_ROW_OVERHEAD = 700
 _PAGE = 8192
-#: Seconds per request of 10 texts and requests in flight, where no limit is set: the published measurement of
-#: 0.55 s + 0.025 s a text, and one worker's default concurrency.
-_REQUEST_SECONDS, _IN_FLIGHT = 0.8, 4
-
-
-@dataclass(frozen=True, slots=True)
-class TokenEstimate:
-    """Tokens to be billed: likely, and the two ends of the 95 % band."""
-
-    estimate: int
-    low: int
-    high: int
-    method: str
-
-
-def tokens(sample: Sequence[str], rows: int, tokenizer: str = "qwen") -> TokenEstimate:
-    """Estimate the tokens of `rows` texts from a sample of them. `tokenizer` is the model's, as its profile says."""
-    if not sample or rows == 0:
-        return TokenEstimate(0, 0, 0, "no text was found in the sample")
-    counts, method = token_counts.count_all(sample, tokenizer)
-    mean = sum(counts) / len(counts)
-    if len(counts) >= rows:
-        spread = 0.0
-    else:
-        variance = sum((count - mean) ** 2 for count in counts) / max(len(counts) - 1, 1)
-        spread = _Z95 * math.sqrt(variance / len(counts))
-    systematic = 0.0 if token_counts.counts_exactly(tokenizer) else token_counts.ESTIMATE_ERROR
-    low, high = (mean - spread) * (1 - systematic), (mean + spread) * (1 + systematic)
-    described = f"{method}, {len(counts)} sampled texts, 95 % interval"
-    return TokenEstimate(round(mean * rows), round(low * rows), math.ceil(high * rows), described)
+#: Share of the HOT ceiling that the backfill promises (P12), with no old snapshot open.
+_HOT_SHARE = 0.95
+#: Components that an HNSW build adds in a second, low and high: vectors of 1,024 dimensions, m = 16, the graph in
+#: memory, one process. (`./run bench index` measures a machine's own.)
+_BUILD_COMPONENTS = (0.5e6, 2e6)
 
 
 def vector_bytes(type_name: str, dims: int) -> int:
@@ -80,34 +47,32 @@ def build_memory_bytes(type_name: str, dims: int, rows: int) -> int:
     return rows * (vector_bytes(type_name, dims) + _HNSW_ROW_OVERHEAD)
 
 
-def hours(
-    rows: int,
-    token_count: int,
-    *,
-    texts_per_request: int,
-    requests_per_minute: int | None,
-    tokens_per_minute: int | None,
-) -> tuple[float, str]:
-    """Return how long the requests take, and which limit binds."""
-    requests = math.ceil(rows / texts_per_request)
-    limits: dict[str, float] = {}
-    if requests_per_minute is not None:
-        limits["requests_per_minute"] = requests / requests_per_minute / 60
-    if tokens_per_minute is not None:
-        limits["tokens_per_minute"] = token_count / tokens_per_minute / 60
-    if not limits:
-        assumed = requests * _REQUEST_SECONDS / _IN_FLIGHT / 3600
-        return assumed, f"no limit is set; assuming {_REQUEST_SECONDS} s a request, {_IN_FLIGHT} in flight"
-    binding = max(limits, key=lambda name: limits[name])
-    return limits[binding], binding
+def build_seconds(dims: int, rows: int, processes: int) -> tuple[float, float]:
+    """Return how long one HNSW index takes to be built, low and high, by so many processes."""
+    slow, fast = _BUILD_COMPONENTS
+    work = rows * dims / max(processes, 1)
+    return work / fast, work / slow
+
+
+def hot(rows_per_page: float) -> dict[str, float]:
+    """Return the share of our updates that stay on their page: at most all but one row of each page."""
+    ceiling = max(0.0, 1 - 1 / rows_per_page) if rows_per_page > 1 else 0.0
+    return {"expected": round(_HOT_SHARE * ceiling, 3), "ceiling": round(ceiling, 3)}
+
+
+def heap_growth_bytes(table_pages: int, rows_per_page: float) -> int:
+    """Return what the heap grows by: one row of every page has to leave it."""
+    return round(table_pages * _PAGE / max(rows_per_page, 1)) if rows_per_page else 0
 
 
 def sizes(type_name: str, dims: int, rows: int, *, index_count: int) -> dict[str, Any]:
     """Return the plan's disk, WAL and build figures."""
     shadow = rows * shadow_bytes_per_row(type_name, dims)
     indexes = index_count * index_bytes(type_name, dims, rows)
+    toasted = vector_bytes(type_name, dims) >= _TOAST_THRESHOLD
     return {
         "disk_bytes": shadow + indexes,
+        "disk": {"heap_bytes": 0 if toasted else shadow, "toast_bytes": shadow if toasted else 0},
         "wal_bytes": round((shadow + indexes) * _WAL_FACTOR),
         "index_build": {
             "memory_bytes": build_memory_bytes(type_name, dims, rows) if index_count else 0,

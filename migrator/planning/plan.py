@@ -14,19 +14,19 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from migrator.errors import OperatorError
 from migrator.generation import Side
-from migrator.planning import estimate, preflight, provider, survey
+from migrator.planning import document as documents
+from migrator.planning import population, preflight, provider, scan, survey
 from migrator.planning.findings import Finding, info, warn
+from migrator.planning.population import Growth, Population
+from migrator.planning.scan import Scan
 from migrator.planning.survey import Survey
 from migrator.provider import profiles
 from migrator.provider.profiles import Profile
 from migrator.spec import Spec
 from migrator.state import budget, dirty, migrations, queries, schema
 from migrator.state.connection import transaction
-from migrator.target import capture, dependents, facts, pages
+from migrator.target import dependents, facts
 from migrator.target.relation import suffixed
-
-#: Any fixed number: the sample is the same for the same table.
-SAMPLE_SEED = 20261123
 
 
 @dataclass(eq=False)
@@ -76,25 +76,34 @@ class Plan:
         return [finding for finding in self.findings if finding.severity == "refuse"]
 
 
-async def make(engine: AsyncEngine, spec: Spec) -> Plan:
-    """Look at a spec's target and work out what the migration would do and cost. Read-only."""
+async def make(engine: AsyncEngine, spec: Spec, *, exact: bool = False) -> Plan:
+    """Look at a spec's target and work out what the migration would do and cost. Read-only.
+
+    `exact` counts every row, however long that takes.
+    """
     profile = profiles.of(spec.to)
     found = await survey.make(engine, spec)
     findings = preflight.check(found)
-    counts: dict[str, int] = {}
-    texts: list[str] = []
+    scanned, growth = None, Growth(None, "rows could not be read")
     if found.can_read_rows and not [each for each in findings if each.code.startswith(("text_", "key_", "where_"))]:
-        target = found.target()
-        async with transaction(engine, read_only=True) as connection:
-            counts = await survey.count(connection, target)
-            texts = await survey.sample_texts(
-                connection, target, rows=counts["rows"], wanted=estimate.SAMPLE_TEXTS, seed=SAMPLE_SEED
-            )
-    document = _document(found, counts, texts, profile)
+        scanned, growth = await _scan(engine, found, profile, exact=exact)
+    document = documents.make(found, scanned, growth, profile)
     findings += provider.check(spec)
-    findings += _about_rows(spec, counts, document)
+    findings += _about_rows(spec, scanned.counts if scanned is not None else {}, document)
     document["findings"] = [finding.as_json() for finding in findings]
     return Plan(spec, found, findings, document)
+
+
+async def _scan(engine: AsyncEngine, found: Survey, profile: Profile, *, exact: bool) -> tuple[Population, Growth]:
+    assert found.relation is not None  # noqa: S101 - can_read_rows looked
+    counters, arrived = await scan.activity(engine, found.relation.oid, found.heaps)
+    scanning = Scan(engine, found.target(), found.heaps, arrived=arrived)
+    truncates = found.spec.limits.too_long == "truncate"
+    drawn = await scanning.draw()
+    await scanning.look_into(drawn, tokenizer=profile.tokenizer, max_text_tokens=profile.max_text_tokens)
+    await scanning.count(drawn, exact=exact, truncates=truncates)
+    scanned = population.of(drawn, found.heaps, tokenizer=profile.tokenizer, truncates=truncates)
+    return scanned, scanned.growth(counters, arrived)
 
 
 def _about_rows(spec: Spec, counts: dict[str, int], document: dict[str, Any]) -> list[Finding]:
@@ -129,70 +138,6 @@ def _about_rows(spec: Spec, counts: dict[str, int], document: dict[str, Any]) ->
             )
         )
     return found
-
-
-def _cost(tokens: estimate.TokenEstimate, prices: tuple[float, float]) -> dict[str, Any]:
-    low, high = prices
-    return {
-        "low": float(budget.price(tokens.low, low).usd),
-        "high": float(budget.price(tokens.high, high).usd),
-        "prices_usd_per_mtok": [low, high],
-    }
-
-
-def _document(found: Survey, counts: dict[str, int], texts: list[str], profile: Profile) -> dict[str, Any]:
-    spec = found.spec
-    rows = counts.get("rows", 0)
-    without_text = {"null": "all_null", "empty": "empty", "whitespace": "blank"}
-    skipped = {reason: counts.get(name, 0) for reason, name in without_text.items()}
-    to_embed = counts.get("in_scope", 0) - sum(skipped.values())
-    skipped["filtered"] = rows - counts.get("in_scope", 0)
-    tokens = estimate.tokens(texts, to_embed, profile.tokenizer)
-    limits = spec.limits
-    hours, binds = estimate.hours(
-        to_embed,
-        tokens.estimate,
-        texts_per_request=profile.max_texts,
-        requests_per_minute=limits.requests_per_minute,
-        tokens_per_minute=limits.tokens_per_minute,
-    )
-    column = found.column
-    kind = column.type_name if column is not None else "vector"
-    dims = spec.generation(Side.TO).dims
-    heap_pages = found.relation.pages if found.relation is not None else 0
-    step = pages.width(heap_pages, rows)
-    return {
-        "name": spec.name,
-        "target": f"{spec.target.schema_name}.{spec.target.table_name}.{spec.target.column}",
-        "from": str(spec.generation(Side.FROM)),
-        "to": str(spec.generation(Side.TO)),
-        "provider": provider.describe(profile),
-        "rows": rows,
-        "rows_to_embed": to_embed,
-        "skipped": skipped,
-        "tokens": {"estimate": tokens.estimate, "low": tokens.low, "high": tokens.high, "method": tokens.method},
-        "cost_usd": _cost(tokens, spec.to.price_usd_per_mtok),
-        "hours": round(hours, 3),
-        "hours_bound_by": binds,
-        **estimate.sizes(spec.to.column_type or kind, dims, to_embed, index_count=_whole_indexes(found)),
-        "dependents": [{"kind": each.kind, "name": each.name, "action": each.action} for each in found.dependents],
-        "batches": -(-heap_pages // step),
-        "pages_per_batch": step,
-        "vector_schema": found.extension[1] if found.extension is not None else "public",
-        "vector_type": kind,
-        "shadow_type": spec.to.column_type or kind,
-        #: Declared with dimensions only where the live column is, so that views keep their column's type.
-        "shadow_dims": dims if column is not None and facts.dims_of(column) is not None else None,
-        "partitioned": found.relation is not None and found.relation.kind == "p",
-        "knows_chunks": found.server.get("version", 0) >= capture.CHUNK_IDS_SINCE,
-        "silence_triggers": preflight.silences(found),
-    }
-
-
-def _whole_indexes(found: Survey) -> int:
-    """Return how many indexes over every row there are: as much as partitions have alone counts as their share."""
-    alone = [each for each in found.indexes if found.relation is not None and each.heap_oid != found.relation.oid]
-    return len(found.indexes) - len(alone) + -(-len(alone) // max(len(found.heaps), 1))
 
 
 async def store(engine: AsyncEngine, plan: Plan, actor: str) -> str | None:

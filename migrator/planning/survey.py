@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from psycopg import Error as PsycopgError
-from psycopg import sql
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -18,7 +17,7 @@ from migrator.generation import Side
 from migrator.lifecycle import OPEN
 from migrator.spec import Spec
 from migrator.state import migrations, schema, workers
-from migrator.state.connection import fetch, run, transaction
+from migrator.state.connection import run, transaction
 from migrator.statements import compose
 from migrator.target import dependents, facts, publications
 from migrator.target.dependents import Dependent, LiveIndex
@@ -172,28 +171,3 @@ async def _try_expressions(engine: AsyncEngine, found: Survey) -> str | None:
     except PsycopgError as error:
         return (error.diag.message_primary or type(error).__name__)[:200]
     return None
-
-
-async def count(connection: AsyncConnection, target: Target) -> dict[str, int]:
-    """Count the table's rows exactly, in one pass."""
-    parts = {
-        "text": target.text_of("t"),
-        "all_null": target.all_null("t"),
-        "in_scope": target.in_scope("t", target.column),
-        "table": target.table_id,
-        "column": sql.Identifier(target.column),
-    }
-    return (await fetch(connection, compose("target/facts.sql", "counts", parts)))[0]
-
-
-async def sample_texts(connection: AsyncConnection, target: Target, *, rows: int, wanted: int, seed: int) -> list[str]:
-    """Return texts of a random sample of pages, about `wanted` of them."""
-    parts = {
-        "text": target.text_of("t"),
-        "in_scope": target.in_scope("t", target.column),
-        "table": target.table_id,
-    }
-    # Twice the share that is needed: pages differ in how many rows they hold, and some rows have no text.
-    percent = min(100.0, 200.0 * wanted / max(rows, 1))
-    values = {"percent": percent, "seed": seed, "limit": wanted}
-    return [row["body"] for row in await fetch(connection, compose("target/facts.sql", "sample_texts", parts), values)]

@@ -38,7 +38,7 @@ _MAX_THROTTLED = 60
 _SHORTEST_WAIT_SECONDS = 0.1
 #: Share of a request's tokens that is filled by our own count, where it is an estimate; its inverse is how far the
 #: count may be off.
-_FILL = 0.85
+FILL = 0.85
 #: What is asked to see whether a provider that failed answers at all.
 _CONTROL = "ready"
 
@@ -200,7 +200,7 @@ class Embedder:
 
     @property
     def _slack(self) -> float:
-        return 1.0 if tokens.counts_exactly(self.profile.tokenizer) else 1 / _FILL
+        return 1.0 if tokens.counts_exactly(self.profile.tokenizer) else 1 / FILL
 
     def _count(self, texts: Sequence[str]) -> list[int]:
         return tokens.count_all(texts, self.profile.tokenizer)[0]

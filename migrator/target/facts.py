@@ -48,6 +48,11 @@ class Heap:
     file: int | None
     pages: int
     level: int
+    #: Pages and rows as ANALYZE, or a restore of statistics, left them; -1 rows where neither ever ran.
+    counted_pages: int = 0
+    tuples: float = -1.0
+    #: Whether the heap may be read by its own name, and not only through the table above it.
+    may_read: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,9 @@ SELECT c.oid::bigint AS oid, c.relkind::text AS kind, c.relpersistence::text AS 
 -- The heaps that hold a table's rows: its own, or its partitions'. `level` 1 is a partition of the table itself.
 SELECT c.oid::bigint AS oid, n.nspname::text AS schema, c.relname::text AS table, c.relkind::text AS kind,
        pg_relation_filenode(c.oid)::bigint AS file,
-       coalesce(pg_relation_size(c.oid), 0) / current_setting('block_size')::int AS pages, l.level
+       coalesce(pg_relation_size(c.oid), 0) / current_setting('block_size')::int AS pages, l.level,
+       c.relpages AS counted_pages, c.reltuples::float8 AS tuples,
+       has_table_privilege(c.oid, 'SELECT') AND NOT c.relrowsecurity AS may_read
   FROM (SELECT p.relid::oid AS oid, p.level::int FROM pg_partition_tree(%(oid)s::oid) AS p WHERE p.isleaf
         UNION SELECT r.oid, 0 FROM pg_class r WHERE r.oid = %(oid)s::oid AND r.relkind <> 'p') AS l
   JOIN pg_class c ON c.oid = l.oid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -64,6 +66,7 @@ SELECT e.extversion AS version, n.nspname::text AS schema
 SELECT current_setting('server_version_num')::int AS version, current_setting('block_size')::int AS block_size,
        current_setting('maintenance_work_mem') AS maintenance_work_mem, pg_is_in_recovery() AS in_recovery,
        has_database_privilege(current_database(), 'CREATE') AS may_create_schema, current_user::text AS role,
+       now() AS now, current_database()::text AS database,
        (SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming') AS standbys
 
 -- name: may_silence_triggers
@@ -99,27 +102,6 @@ SELECT 'index', c.relname::text FROM pg_index i JOIN pg_class c ON c.oid = i.ind
 SELECT p.proname::text AS name, bool_and(p.provolatile = 'i') AS immutable
   FROM pg_proc p WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname = ANY(%(names)s)
  GROUP BY p.proname
-
--- name: counts
--- Exact counts in one pass. `all_null`, `empty`, `blank` are rows in scope that have no text to embed.
--- locks: none.   idempotent: yes.
-SELECT count(*) AS rows,
-       count(*) FILTER (WHERE s.in_scope) AS in_scope,
-       count(*) FILTER (WHERE s.in_scope AND s.all_null) AS all_null,
-       count(*) FILTER (WHERE s.in_scope AND NOT s.all_null AND s.body = '') AS empty,
-       count(*) FILTER (WHERE s.in_scope AND NOT s.all_null AND s.body <> '' AND s.body !~ '\S') AS blank,
-       count(*) FILTER (WHERE s.in_scope AND s.body ~ '\S' AND NOT s.has_vector) AS text_without_vector,
-       count(*) FILTER (WHERE s.in_scope AND s.body !~ '\S' AND s.has_vector) AS vector_without_text
-  FROM (SELECT {text} AS body, {all_null} AS all_null, {in_scope} AS in_scope, t.{column} IS NOT NULL AS has_vector
-          FROM {table} AS t) AS s
-
--- name: sample_texts
--- Texts of a random sample of pages (TABLESAMPLE SYSTEM takes whole pages: cheap, and close enough to random here).
--- locks: none.   idempotent: with the same seed on an unchanged table.
-SELECT s.body FROM (
-  SELECT {text} AS body, {in_scope} AS in_scope
-    FROM {table} AS t TABLESAMPLE SYSTEM (%(percent)s) REPEATABLE (%(seed)s)) AS s
- WHERE s.in_scope AND s.body ~ '\S' LIMIT %(limit)s
 
 -- name: try_expressions
 -- The template and `where`, tried under the search_path that the trigger will have.

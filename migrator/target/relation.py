@@ -86,6 +86,16 @@ class Target:
         ]
         return sql.SQL("({})").format(sql.SQL(" || ").join([sql.SQL("''::text"), *parts]))
 
+    def octets_of(self, row: str) -> sql.Composable:
+        """Return the expression for the length of a row's text in bytes; no long value is fetched for it."""
+        literals = sum(len(value.encode()) for is_column, value in self.template.parts if not is_column)
+        parts = [
+            sql.SQL("coalesce(octet_length({}::text), 0)").format(_field(row, value))
+            for is_column, value in self.template.parts
+            if is_column
+        ]
+        return sql.SQL("({})").format(sql.SQL(" + ").join([sql.Literal(literals), *parts]))
+
     def all_null(self, row: str) -> sql.Composable:
         """Return the condition that every column of the template is NULL."""
         columns = [sql.SQL("{} IS NULL").format(_field(row, name)) for name in self.template.columns]

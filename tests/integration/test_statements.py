@@ -223,6 +223,9 @@ def common(made: Capture, oid: int) -> dict[str, sql.Composable]:
         "definition": sql.SQL("hnsw (embedding public.vector_cosine_ops) WITH (m = 8) WHERE (n > 0)"),
         "tablespace": sql.Literal(""),
         "workers": sql.Literal("2"),
+        "octets": target.octets_of("t"),
+        "age": sql.SQL("extract(epoch FROM now() - now())::float8"),
+        "heap": target.table_id,
     }
 
 

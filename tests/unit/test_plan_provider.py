@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from migrator import spec as specs
-from migrator.planning import estimate, provider
+from migrator.planning import provider
 from migrator.planning.findings import Severity
 from migrator.provider import profiles
 from migrator.spec import Spec
@@ -113,11 +113,3 @@ def test_c1_the_price_is_shown_as_a_range_with_its_source() -> None:
     assert "the cap counts with the higher" in provider.price_line(described, [0.2, 0.2])
     unknown = provider.describe(profiles.of(spec(base_url=HERE).to))
     assert provider.price_line(unknown, [0.2, 0.2]).endswith("from the spec; no published price is known")
-
-
-def test_a_foreign_models_tokens_have_a_wider_band() -> None:
-    texts = ["some words of a text"] * 5
-    exact, foreign = estimate.tokens(texts, 5), estimate.tokens(texts, 5, "other")
-    assert exact.low == exact.estimate == exact.high
-    assert foreign.low < foreign.estimate < foreign.high
-    assert "not this model's" in foreign.method
