@@ -15,6 +15,7 @@ from typing import Any
 import typer
 
 from migrator.errors import Declined, MigratorError
+from migrator.report import words
 
 
 def say(line: str = "") -> None:
@@ -88,15 +89,5 @@ def table(rows: Sequence[tuple[str, ...]], *, header: tuple[str, ...] | None = N
             typer.echo(line)
 
 
-def size(count: float) -> str:
-    """Return bytes for people: 512 B, 1.5 MB, 12.0 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":  # noqa: PLR2004 - decimal units
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError
-
-
-def usd(amount: float) -> str:
-    """Return US dollars for people: cents, or four decimals where there would be none."""
-    return f"{amount:,.2f}" if amount >= 1 else f"{amount:.4f}"
+#: Bytes and US dollars for people, as the report has them.
+size, usd = words.size, words.dollars

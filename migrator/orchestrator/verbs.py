@@ -56,9 +56,9 @@ async def stored_plan(engine: AsyncEngine, spec: Spec) -> Migration | None:
     return found
 
 
-async def make_plan(engine: AsyncEngine, spec: Spec, *, actor: str) -> tuple[Plan, str | None]:
+async def make_plan(engine: AsyncEngine, spec: Spec, *, actor: str, exact: bool = False) -> tuple[Plan, str | None]:
     """Make a plan and store it where that is possible; returns it, and why it was not stored."""
-    made = await plans.make(engine, spec)
+    made = await plans.make(engine, spec, exact=exact)
     return made, await plans.store(engine, made, actor)
 
 

@@ -132,7 +132,7 @@ def _money_and_time(found: Survey, scanned: Population | None, profile: Profile,
         "cost_usd": prices.cost(tokens or prices.NOTHING, spec.to.price_usd_per_mtok, profile),
         "hours": round(took.hours, 3),
         "hours_bound_by": took.binds,
-        "hours_by_limit": {name: round(hours, 3) for name, hours in took.by_limit.items()},
+        "hours_by_limit": {name: round(hours, 5) for name, hours in took.by_limit.items()},
         "finish": {"if_started": _iso(start), "backfilled": _iso(done), "windows": list(limits.window)},
     }
 

@@ -41,7 +41,7 @@ def contradiction(prices: tuple[float, float], published: tuple[float, float] | 
         return None
     more = 100 * (known[-1] / known[0] - 1)
     return (
-        f"the sources contradict each other: {known[-1]:g} is {more:.0f} % above {known[0]:g} USD per million tokens;"
+        f"the prices contradict each other: {known[-1]:g} is {more:.0f} % above {known[0]:g} USD per million tokens;"
         f" the cap counts with {prices[1]:g}, the spec's highest, and the invoice will tell"
     )
 

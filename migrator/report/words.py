@@ -58,3 +58,17 @@ def span(seconds: float | None) -> str:
 def signed(number: Any) -> str:
     """Return a change with its sign."""
     return f"{float(number):+.3f}"
+
+
+def dollars(amount: float) -> str:
+    """Return an amount of US dollars without its unit: cents, or four decimals where there would be none."""
+    return f"{amount:,.2f}" if amount >= 1 else f"{amount:.4f}"
+
+
+def size(count: float) -> str:
+    """Return bytes for people: 512 B, 1.5 MB, 12.0 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":  # noqa: PLR2004 - decimal units
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError

@@ -1,0 +1,131 @@
+"""The plan as a document: the ticket, the page, its JSON, and what of it is frozen."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from migrator.planning import plan as plans
+from migrator.planning.plan import Plan
+from migrator.report import plan_page, ticket
+from migrator.spending.worker import Worker
+from tests.deployment import Deployment
+from tests.integration.test_report_page import HOSTILE, elements
+
+
+async def planned(deployment: Deployment, worker: Worker, rows: int = 60) -> Plan:
+    deployment.make_table(rows)
+    return await plans.make(worker.engine, deployment.spec)
+
+
+async def test_a_ticket_has_no_line_of_more_than_100_columns_and_tells_what_decides(
+    deployment: Deployment, worker: Worker
+) -> None:
+    deployment.spec_data["to"]["price_usd_per_mtok"] = [0.12, 0.144]
+    deployment.spec_data["limits"] |= {"window": ["22:00-06:00 Asia/Shanghai"], "requests_per_minute": 60}
+    made = await planned(deployment, worker)
+    lines = ticket.lines(made.document)
+    assert max(map(len, lines)) <= 100
+    assert all(line.isprintable() and line.isascii() for line in lines), lines
+    whole = " ".join(" ".join(lines).split())
+    for said in (
+        "60, of which 60 are embedded (skipped: none)",
+        "counted;",
+        "tokens in the middle",
+        "latin 100 %",
+        "arrivals unknown",
+        "requests 6 of 10 texts",
+        "USD likely at 0.12 (the spec)",
+        "the prices contradict each other: 0.144 is 20 % above 0.12",
+        "(requests_per_minute)",
+        "by limit: requests a minute 6.0 s",
+        "working 22:00-06:00 Asia/Shanghai",
+        "HOT share",
+        "of memory to build",
+        "maintenance_work_mem = 1MB (asked for by the build itself)",
+        "index docs_embedding_idx build again",
+        "halfvec:",
+        "fingerprint",
+    ):
+        assert said in whole, said
+
+
+async def test_a_ticket_folds_even_what_has_no_spaces(deployment: Deployment, worker: Worker) -> None:
+    made = await planned(deployment, worker)
+    made.document["findings"][0]["object"] = "x" * 300
+    assert max(map(len, ticket.lines(made.document))) <= 100
+
+
+async def test_the_page_holds_no_script_fetches_nothing_and_can_not_be_written_into(
+    deployment: Deployment, worker: Worker
+) -> None:
+    made = await planned(deployment, worker)
+    document = json.loads(json.dumps(made.document))
+    document["target"] = document["rows_method"] = document["hours_bound_by"] = HOSTILE
+    document["cost_usd"] |= {"contradiction": HOSTILE}
+    for name in ("kind", "name", "action"):
+        document["dependents"][0][name] = HOSTILE
+    document["alternatives"] = [{"what": HOSTILE, "text": HOSTILE}]
+    document["findings"] = [dict.fromkeys(("code", "severity", "object", "message", "mend"), HOSTILE)]
+    found = elements(plan_page.render(document))
+    assert found.tags["script"] == found.tags["img"] == 0
+    assert set(found.links) == {"data:,"}
+    assert not [name for name in found.attributes if name.startswith("on")]
+    assert HOSTILE in found.text
+
+
+async def test_the_page_says_what_the_ticket_says(deployment: Deployment, worker: Worker) -> None:
+    made = await planned(deployment, worker)
+    text = elements(plan_page.render(made.document)).text
+    for _, told in ticket.figures(made.document):
+        assert told in text
+    for each in made.document["findings"]:
+        assert each["mend"] in text
+
+
+def test_plan_html_writes_the_page_beside_what_is_printed(deployment: Deployment) -> None:
+    deployment.make_table(20)
+    path = deployment.home / "plan.html"
+    printed = deployment.must("plan", deployment.spec_file, "--html", path)
+    assert f"Its page is in {path}." in printed
+    assert "20, of which 20 are embedded" in printed
+    assert "can be started" in path.read_text(encoding="utf-8")
+    missing = deployment.must("plan", deployment.spec_file, "--html", deployment.home / "no" / "plan.html", code=2)
+    assert "could not be written" in missing
+
+
+def test_plan_html_without_the_extra_says_what_to_install(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from migrator.cli import plan  # noqa: PLC0415
+    from migrator.report.output import PlotsMissing  # noqa: PLC0415
+
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    monkeypatch.delitem(sys.modules, "migrator.report.plan_page", raising=False)
+    monkeypatch.delattr("migrator.report.plan_page", raising=False)
+    with pytest.raises(PlotsMissing, match="jinja2"):
+        plan._write(deployment.home / "plan.html", {})
+
+
+def test_exact_counts_what_would_be_drawn(deployment: Deployment) -> None:
+    deployment.make_table(20)
+    found = json.loads(deployment.run("plan", deployment.spec_file, "--exact", "--json").stdout)
+    assert (found["rows_method"], found["rows_low"], found["rows_high"]) == ("counted", 20, 20)
+    assert {"lengths", "scripts", "growth", "hours_by_limit", "finish", "hot", "alternatives", "fingerprint"} <= set(
+        found
+    )
+
+
+async def test_the_fingerprint_is_of_table_spec_and_catalog(deployment: Deployment, worker: Worker) -> None:
+    first = await planned(deployment, worker)
+    again = await plans.make(worker.engine, deployment.spec)
+    assert again.document["fingerprint"] == first.document["fingerprint"]
+    with deployment.connect() as connection:
+        connection.execute("ALTER TABLE docs ADD extra int")
+    altered = await plans.make(worker.engine, deployment.spec)
+    assert altered.document["fingerprint"] != first.document["fingerprint"]
+    deployment.spec_data["limits"]["max_cost_usd"] = 4.0
+    capped = await plans.make(worker.engine, deployment.spec)
+    assert capped.document["fingerprint"] != altered.document["fingerprint"]
