@@ -14,9 +14,18 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from migrator.errors import OperatorError
 from migrator.generation import Side
+from migrator.planning import (
+    data_findings,
+    population,
+    preflight,
+    provider,
+    scan,
+    server_findings,
+    surroundings,
+    survey,
+)
 from migrator.planning import document as documents
-from migrator.planning import population, preflight, provider, scan, survey
-from migrator.planning.findings import Finding, info, warn
+from migrator.planning.findings import Finding
 from migrator.planning.population import Growth, Population
 from migrator.planning.scan import Scan
 from migrator.planning.survey import Survey
@@ -89,7 +98,9 @@ async def make(engine: AsyncEngine, spec: Spec, *, exact: bool = False) -> Plan:
         scanned, growth = await _scan(engine, found, profile, exact=exact)
     document = documents.make(found, scanned, growth, profile)
     findings += provider.check(spec)
-    findings += _about_rows(spec, scanned.counts if scanned is not None else {}, document)
+    findings += server_findings.check(found, await surroundings.look(engine, found), document)
+    findings += data_findings.check(spec, scanned, document)
+    findings.sort(key=lambda each: ("refuse", "warn", "info").index(each.severity))
     document["findings"] = [finding.as_json() for finding in findings]
     return Plan(spec, found, findings, document)
 
@@ -104,40 +115,6 @@ async def _scan(engine: AsyncEngine, found: Survey, profile: Profile, *, exact: 
     await scanning.count(drawn, exact=exact, truncates=truncates)
     scanned = population.of(drawn, found.heaps, tokenizer=profile.tokenizer, truncates=truncates)
     return scanned, scanned.growth(counters, arrived)
-
-
-def _about_rows(spec: Spec, counts: dict[str, int], document: dict[str, Any]) -> list[Finding]:
-    found = []
-    name = f"{spec.target.table}.{spec.target.column}"
-    if counts.get("text_without_vector") and not spec.target.only_embedded:
-        found.append(
-            info(
-                "text_without_vector",
-                name,
-                f"{counts['text_without_vector']:,} rows have text and no vector today, and will get one",
-                "set only_embedded = true to leave them alone",
-            )
-        )
-    if counts.get("vector_without_text"):
-        found.append(
-            warn(
-                "vector_without_text",
-                name,
-                f"{counts['vector_without_text']:,} rows have a vector and no text: they will vanish from search",
-                "check [target] text against what the old vectors were made from",
-            )
-        )
-    high = document["cost_usd"]["high"]
-    if high > spec.limits.max_cost_usd:
-        found.append(
-            warn(
-                "cap_below_estimate",
-                "[limits] max_cost_usd",
-                f"the estimate goes up to {high:.2f} USD and the cap is {spec.limits.max_cost_usd:.2f}",
-                "raise the cap, or expect the migration to rest when it is reached",
-            )
-        )
-    return found
 
 
 async def store(engine: AsyncEngine, plan: Plan, actor: str) -> str | None:

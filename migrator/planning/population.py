@@ -43,8 +43,9 @@ class Population:
     method: str
     counted: bool
     counts: dict[str, int]
-    #: Statistics tell of more pages than there are.
+    #: Statistics tell of more pages than there are; every heap has statistics.
     beyond_file: bool
+    analyzed: bool
     #: Billed bytes: of texts over the model's window, what the policy leaves of them.
     octets: Total
     #: Of rows that will be embedded: how many, and tokens to be billed for them.
@@ -151,6 +152,7 @@ def of(drawn: Drawn, heaps: Sequence[Heap], *, tokenizer: str, truncates: bool) 
         counted=drawn.counts is not None,
         counts=counts,
         beyond_file=beyond,
+        analyzed=all(each.tuples >= 0 for each in heaps),
         octets=octets,
         texts=texts,
         tokens=tokens.times(1.0, sampling.error_of(systematic)),

@@ -47,6 +47,7 @@ LOCKING = ("LOCK", "ALTER", "ANALYZE", "DROP INDEX", "DROP TRIGGER", "CREATE IND
 
 _MORE = """
 CREATE EXTENSION pg_prewarm;
+CREATE EXTENSION IF NOT EXISTS pg_stat_statements;
 INSERT INTO docs (id, title, body, embedding) VALUES (1, 'title', 'body', '[3,1]');
 CREATE INDEX docs_embedding_idx ON docs USING hnsw (embedding public.vector_cosine_ops);
 ALTER TABLE docs ADD CONSTRAINT spare CHECK (n >= 0);
@@ -226,6 +227,7 @@ def common(made: Capture, oid: int) -> dict[str, sql.Composable]:
         "octets": target.octets_of("t"),
         "age": sql.SQL("extract(epoch FROM now() - now())::float8"),
         "heap": target.table_id,
+        "statements": sql.Identifier("public", "pg_stat_statements"),
     }
 
 
