@@ -51,7 +51,9 @@ def make(found: Survey, scanned: Population | None, growth: Growth, profile: Pro
         "rows_to_embed": to_embed,
         "skipped": skipped,
         **_money_and_time(found, scanned, profile, to_embed),
-        **estimate.sizes(spec.to.column_type or kind, dims, to_embed, index_count=indexes),
+        **estimate.sizes(
+            spec.to.column_type or kind, dims, to_embed, index_count=indexes, most_rows=_most(scanned, to_embed)
+        ),
         **_on_the_server(found, scanned, to_embed, indexes),
         "growth": {"rows_per_day": growth.per_day, "how": growth.how},
         "alternatives": alternatives.of(
@@ -148,6 +150,11 @@ def _on_the_server(found: Survey, scanned: Population | None, rows: int, indexes
         "live_index_bytes": sum(each.bytes for each in found.indexes),
         "index_seconds": [round(indexes * low), round(indexes * high)],
     }
+
+
+def _most(scanned: Population | None, rows: int) -> int:
+    """Return how many rows there may be: a graph that outgrows its memory by a few is built many times slower."""
+    return math.ceil(rows * (1 + scanned.rows.spread)) if scanned is not None else rows
 
 
 def _whole_indexes(found: Survey) -> int:

@@ -65,8 +65,8 @@ def heap_growth_bytes(table_pages: int, rows_per_page: float) -> int:
     return round(table_pages * _PAGE / max(rows_per_page, 1)) if rows_per_page else 0
 
 
-def sizes(type_name: str, dims: int, rows: int, *, index_count: int) -> dict[str, Any]:
-    """Return the plan's disk, WAL and build figures."""
+def sizes(type_name: str, dims: int, rows: int, *, index_count: int, most_rows: int | None = None) -> dict[str, Any]:
+    """Return the plan's disk, WAL and build figures. `most_rows`: as many as there may be, for the memory to build."""
     shadow = rows * shadow_bytes_per_row(type_name, dims)
     indexes = index_count * index_bytes(type_name, dims, rows)
     toasted = vector_bytes(type_name, dims) >= _TOAST_THRESHOLD
@@ -75,7 +75,7 @@ def sizes(type_name: str, dims: int, rows: int, *, index_count: int) -> dict[str
         "disk": {"heap_bytes": 0 if toasted else shadow, "toast_bytes": shadow if toasted else 0},
         "wal_bytes": round((shadow + indexes) * _WAL_FACTOR),
         "index_build": {
-            "memory_bytes": build_memory_bytes(type_name, dims, rows) if index_count else 0,
+            "memory_bytes": build_memory_bytes(type_name, dims, most_rows or rows) if index_count else 0,
             "bytes": indexes,
         },
     }

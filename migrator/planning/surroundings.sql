@@ -35,7 +35,7 @@ SELECT pg_get_userbyid(c.relowner)::text AS owner, c.relreplident::text AS repli
 SELECT 'session' AS kind, coalesce(nullif(a.application_name, ''), 'pid ' || a.pid) AS name,
        extract(epoch FROM now() - a.xact_start)::float8 AS seconds
   FROM pg_stat_activity AS a
- WHERE a.backend_xmin IS NOT NULL AND a.pid <> pg_backend_pid() AND a.xact_start < now() - make_interval(secs => %(seconds)s)
+ WHERE a.backend_xmin IS NOT NULL AND a.xact_start < now() - make_interval(secs => %(seconds)s)
 UNION ALL
 SELECT 'prepared', p.gid, extract(epoch FROM now() - p.prepared)::float8
   FROM pg_prepared_xacts AS p WHERE p.database = current_database()

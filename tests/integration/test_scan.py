@@ -18,7 +18,7 @@ from migrator.planning.population import Population
 from migrator.planning.scan import Drawn, Scan
 from migrator.provider import tokens
 from migrator.spending.worker import Worker
-from migrator.state.connection import transaction
+from migrator.state.connection import make_engine, transaction
 from migrator.target import facts
 from migrator.target.relation import Target
 from migrator.template import Template
@@ -193,7 +193,7 @@ async def test_pages_that_are_not_there_break_nothing(fill: Fill, worker: Worker
 
 
 async def test_partitions_are_drawn_from_by_their_size_and_through_the_parent_where_they_may_not_be_read(
-    worker: Worker, sql: psycopg.Connection
+    deployment: Deployment, worker: Worker, sql: psycopg.Connection
 ) -> None:
     sql.execute(
         "CREATE TABLE docs (id bigint, body text, embedding vector(64)) PARTITION BY RANGE (id);"
@@ -205,10 +205,21 @@ async def test_partitions_are_drawn_from_by_their_size_and_through_the_parent_wh
     made = await scanning(worker)
     whole = await sampled(made)
     assert whole.rows.value == 5000
-    above = replace(made, heaps=[replace(each, may_read=False) for each in made.heaps])
-    assert (await sampled(above)).rows.value == 5000
+    assert [each.may_read for each in made.heaps] == [True, True]
     found = await sampled(replace(made, pages=40))
     assert found.rows.low <= 5000 <= found.rows.high
+    sql.execute("CREATE ROLE above_only LOGIN; GRANT SELECT ON docs TO above_only")
+    engine = make_engine(deployment.url.replace("postgres@", "above_only@"), "test")
+    try:
+        async with transaction(engine, read_only=True) as connection:
+            relation = await facts.relation(connection, "public", "docs")
+            assert relation is not None
+            heaps = await facts.heaps(connection, relation.oid)
+        assert [each.may_read for each in heaps] == [False, False]
+        assert (await sampled(replace(made, engine=engine, heaps=heaps))).counts == whole.counts
+    finally:
+        await engine.dispose()
+        sql.execute("DROP OWNED BY above_only; DROP ROLE above_only")
 
 
 async def test_scripts_lengths_copies_and_arrivals(fill: Fill, worker: Worker, sql: psycopg.Connection) -> None:

@@ -42,6 +42,8 @@ def test_disk_wal_and_build_of_a_plan() -> None:
     assert found["disk_bytes"] == rows + 2 * index
     assert found["wal_bytes"] == round(1.1 * (rows + 2 * index))
     assert found["index_build"] == {"memory_bytes": 4_804_000, "bytes": 2 * index}
+    unsure = estimate.sizes("vector", 1024, 1000, index_count=2, most_rows=1100)
+    assert unsure["index_build"] == {"memory_bytes": 5_284_400, "bytes": 2 * index}
     bare = estimate.sizes("vector", 1024, 1000, index_count=0)
     assert (bare["disk_bytes"], bare["index_build"]) == (rows, {"memory_bytes": 0, "bytes": 0})
 
