@@ -13,6 +13,8 @@ from pathlib import Path
 #: Queries in a file: each is embedded twice and searched twice, and ten thousand bound a difference to 0.01.
 MOST = 10_000
 _KEYS = frozenset({"text", "relevant"})
+#: Words of a row that make a known-item query: a title and a little more, as somebody remembers it.
+_ITEM_WORDS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,11 @@ class Query:
 
     text: str
     relevant: tuple[tuple[str, ...], ...] | None
+
+
+def known_item(text: str) -> str:
+    """Return the query that must find the row of this text, where no operator's queries say what people ask for."""
+    return " ".join(text.split()[:_ITEM_WORDS])
 
 
 def read(path: Path, key_columns: int | None) -> tuple[list[Query], list[tuple[str, str, str]]]:

@@ -31,21 +31,33 @@ class Interval:
         return f"{self.mean:+.3f} (95 % interval {self.low:+.3f} to {self.high:+.3f})"
 
 
-def paired(new: ArrayLike, old: ArrayLike, *, seed: int, level: float = 0.95, resamples: int = RESAMPLES) -> Interval:
+def paired(
+    new: ArrayLike,
+    old: ArrayLike,
+    *,
+    seed: int,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    weights: ArrayLike | None = None,
+) -> Interval:
     """Return the mean of new - old over queries, with its percentile interval.
 
     Shape: both one figure per query, in the same order.   None at all gives 0, and an interval of no width.
+    `weights`: how many queries each stands for, where they were not drawn alike.
     """
     differences = np.asarray(new, dtype=np.float64) - np.asarray(old, dtype=np.float64)
     count = len(differences)
     if not count:
         return Interval(0.0, 0.0, 0.0, 0)
+    weighed = np.ones(count) if weights is None else np.asarray(weights, dtype=np.float64)
+    weighted = differences * weighed
     random = np.random.default_rng(seed)
     means: NDArray[np.float64] = np.empty(resamples)
     step = max(1, _BLOCK // count)
     for start in range(0, resamples, step):
         end = min(resamples, start + step)
-        means[start:end] = differences[random.integers(0, count, (end - start, count))].mean(axis=1)
+        drawn = random.integers(0, count, (end - start, count))
+        means[start:end] = weighted[drawn].sum(axis=1) / weighed[drawn].sum(axis=1)
     outside = 100 * (1 - level) / 2
     low, high = np.percentile(means, [outside, 100 - outside])
-    return Interval(float(differences.mean()), float(low), float(high), count)
+    return Interval(float(weighted.sum() / weighed.sum()), float(low), float(high), count)

@@ -36,8 +36,13 @@ def length_of(text: str) -> str:
 
 def positions(texts: Sequence[str]) -> dict[str, list[int]]:
     """Return which texts belong to each slice; every text is in one by script and in one by length."""
+    return by_label([(script_of(text), length_of(text)) for text in texts])
+
+
+def by_label(labels: Sequence[Sequence[str]]) -> dict[str, list[int]]:
+    """Return the positions that bear each label."""
     found: dict[str, list[int]] = {}
-    for position, text in enumerate(texts):
-        for name in (script_of(text), length_of(text)):
+    for position, names in enumerate(labels):
+        for name in names:
             found.setdefault(name, []).append(position)
     return found

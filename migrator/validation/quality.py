@@ -21,9 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from migrator.generation import Side
-from migrator.measures import bootstrap, retrieval, slices
+from migrator.measures import bootstrap, scores, slices
 from migrator.measures.bootstrap import Interval
+from migrator.measures.scores import Scores
 from migrator.provider.embedder import ProviderStopped
+from migrator.queries import known_item
 from migrator.spending.asking import make_embedder
 from migrator.spending.worker import KeyMissing, Worker
 from migrator.state import queries
@@ -36,10 +38,6 @@ from migrator.validation import asking, searching
 from migrator.validation.searching import DEPTH, Found, Key, Search, Searcher
 
 QUALITY = "quality"
-#: Words of a row that make a known-item query: a title and a little more, as somebody remembers it.
-_ITEM_WORDS = 12
-#: Queries below which a slice says nothing.
-_FEWEST_IN_SLICE = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +49,6 @@ class _Asked:
     kind: str
     #: The rows that known items were made from, with their text then; none for judged queries.
     rows: list[tuple[Key, str]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Scores:
-    """One column's figures, one of each per query."""
-
-    ndcg: NDArray[np.float64]
-    recall: NDArray[np.float64]
-    mrr: NDArray[np.float64]
 
 
 async def measure(worker: Worker, migration: Migration, lease: Lease, seed: int) -> list[Verdict]:
@@ -90,7 +79,7 @@ async def measure(worker: Worker, migration: Migration, lease: Lease, seed: int)
     first, second = [_scores(each, searched, done, asked) for each in (before, after)]
     found = bootstrap.paired(second.ndcg, first.ndcg, seed=seed)
     detail = _detail(asked, first, second, found)
-    sliced = _sliced([asked.texts[place] for place in done], first, second, seed)
+    sliced = scores.by_slice(slices.positions([asked.texts[place] for place in done]), first, second, seed=seed)
     detail += "".join(
         f"; {name} queries fall: {each} of {each.count}" for name, each in sliced.items() if each.high < 0
     )
@@ -111,7 +100,7 @@ async def _asked(worker: Worker, search: Search, seed: int) -> _Asked:
         return _Asked([text for text, _ in judged], [keys for _, keys in judged], "judged queries", [])
     drawn = await searching.pairs(worker, search, wanted=migration.spec.gates.known_items, seed=seed)
     rows = [(key, text) for key, text in zip(drawn.keys, drawn.texts, strict=True) if text.strip()]
-    texts = [" ".join(text.split()[:_ITEM_WORDS]) for _, text in rows]
+    texts = [known_item(text) for _, text in rows]
     return _Asked(texts, [frozenset({key}) for key, _ in rows], "known-item queries", rows)
 
 
@@ -131,17 +120,12 @@ async def _embed(
     return await asking.embed(embedder, texts, migration.generation(side).dims)
 
 
-def _scores(found: Sequence[Found], searched: list[int], kept: list[int], asked: _Asked) -> _Scores:
+def _scores(found: Sequence[Found], searched: list[int], kept: list[int], asked: _Asked) -> Scores:
     rankings = {place: each.keys[:DEPTH] for place, each in zip(searched, found, strict=True)}
-    pairs = [(rankings[place], asked.relevant[place]) for place in kept]
-    return _Scores(
-        np.array([retrieval.ndcg(*each, DEPTH) for each in pairs]),
-        np.array([retrieval.recall(*each, DEPTH) for each in pairs]),
-        np.array([retrieval.reciprocal_rank(*each, DEPTH) for each in pairs]),
-    )
+    return scores.score([rankings[place] for place in kept], [asked.relevant[place] for place in kept], DEPTH)
 
 
-def _detail(asked: _Asked, old: _Scores, new: _Scores, found: Interval) -> str:
+def _detail(asked: _Asked, old: Scores, new: Scores, found: Interval) -> str:
     if not found.count:
         return "no query could be asked of both columns"
     others = [("recall@10", old.recall, new.recall), ("MRR", old.mrr, new.mrr)]
@@ -150,19 +134,9 @@ def _detail(asked: _Asked, old: _Scores, new: _Scores, found: Interval) -> str:
     return f"{mean}; {told}; {found.count} {asked.kind}"
 
 
-def _sliced(texts: Sequence[str], old: _Scores, new: _Scores, seed: int) -> dict[str, Interval]:
-    """Return by how much each slice of the queries changed, where it says something: it is some of them, not all."""
-    found = {}
-    for name, places in slices.positions(texts).items():
-        if _FEWEST_IN_SLICE <= len(places) < len(texts):
-            found[name] = bootstrap.paired(new.ndcg[places], old.ndcg[places], seed=seed)
-    return found
-
-
-def _evidence(kind: str, old: _Scores, new: _Scores, changes: dict[str, Interval]) -> dict[str, Any]:
+def _evidence(kind: str, old: Scores, new: Scores, changes: dict[str, Interval]) -> dict[str, Any]:
     """Return the means of every measure, and how nDCG@10 changed in all and by slice."""
     if not changes["all"].count:
         return {"kind": kind, "means": {}, "changes": {}}
-    names = {"nDCG@10": "ndcg", "recall@10": "recall", "MRR": "mrr"}
-    means = {told: [float(getattr(each, name).mean()) for each in (old, new)] for told, name in names.items()}
-    return {"kind": kind, "means": means, "changes": {name: asdict(each) for name, each in changes.items()}}
+    changed = {name: asdict(each) for name, each in changes.items()}
+    return {"kind": kind, "means": scores.means(old, new, DEPTH), "changes": changed}
