@@ -11,7 +11,7 @@ later still replaces it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -36,6 +36,7 @@ class Purpose(StrEnum):
     PROBE = "probe"
     PROVENANCE = "provenance"
     CANARY = "canary"
+    PILOT = "pilot"
 
 
 @dataclass(eq=False)
@@ -252,6 +253,18 @@ async def account(connection: AsyncConnection, migration_id: int) -> Account:
         estimated_tokens=int(row.estimated_tokens),
         unwritten_tokens=int(row.unwritten_tokens),
     )
+
+
+async def committed(connection: AsyncConnection, migration_id: int, purposes: Sequence[Purpose]) -> Decimal:
+    """Return what these purposes have spent, reserved and possibly been billed, in US dollars, in one statement."""
+    spent = select(func.coalesce(func.sum(ledger.c.spent_usd), 0)).where(
+        ledger.c.migration_id == migration_id, ledger.c.purpose.in_(list(purposes))
+    )
+    held = select(func.coalesce(func.sum(reservations.c.usd), 0)).where(
+        reservations.c.migration_id == migration_id, reservations.c.purpose.in_(list(purposes))
+    )
+    found = await connection.execute(select(spent.scalar_subquery() + held.scalar_subquery()))
+    return Decimal(found.scalar_one())
 
 
 async def purposes(connection: AsyncConnection, migration_id: int) -> list[tuple[str, int, int, float]]:

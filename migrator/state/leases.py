@@ -46,6 +46,7 @@ class Duty(StrEnum):
     SETTLE = "settle"  #: Fill the old generation's vectors: before a rollback, or as rows come.
     CANARY = "canary"  #: Ask the canary's texts again, beside the work that waits for it.
     PROVENANCE = "provenance"  #: Embed stored rows again with the old model, in somebody's terminal.
+    PILOT = "pilot"  #: Embed a sample with both models before anything begins, in somebody's terminal.
     COMPARE = "compare"  #: Ask both models the same queries, in somebody's terminal.
     ATTEND = "attend"  #: An attended step (start, cutover, rollback, cleanup) in somebody's terminal.
 

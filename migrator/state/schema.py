@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 import migrator
 import migrator.state.count_tables
+import migrator.state.pilot_tables
 import migrator.state.reader_tables
 import migrator.state.sample_tables
 import migrator.state.signal_tables
