@@ -29,6 +29,7 @@ from migrator.cli import (
     init,
     limits,
     pause,
+    pilot,
     plan,
     report,
     resume,
@@ -60,7 +61,7 @@ class _Shown(Protocol):
 app = typer.Typer(
     name="migrator",
     help="Move a live pgvector table from one embedding model to the next.\n\n"
-    "The life of a migration: init, doctor, plan, start, (the workers go on by themselves), cutover, "
+    "The life of a migration: init, doctor, plan, pilot, start, (the workers go on by themselves), cutover, "
     "rollback or cleanup.\n\n"
     "Settings, also from .env:\n\n"
     "\b\n"
@@ -88,6 +89,7 @@ for verb in (
     init,
     doctor,
     plan,
+    pilot,
     start,
     work,
     status,

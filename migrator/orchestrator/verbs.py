@@ -21,13 +21,25 @@ from migrator.errors import MigratorError, OperatorError, StatusConflict
 from migrator.generation import Side
 from migrator.lifecycle import PAUSABLE, TRANSITIONS, MigrationStatus
 from migrator.orchestrator import trust
+from migrator.planning import calibration, preflight, survey
 from migrator.planning import plan as plans
-from migrator.planning import preflight, survey
 from migrator.planning.findings import PlanRefused, refusals
 from migrator.planning.plan import Plan, PlanNotStored, PlanStale
 from migrator.signals import ThrottleSpec, impossible
 from migrator.spec import Problem, Spec
-from migrator.state import batches, budget, canary, dirty, dispositions, migrations, queries, schema, signals, verdicts
+from migrator.state import (
+    batches,
+    budget,
+    canary,
+    dirty,
+    dispositions,
+    migrations,
+    pilots,
+    queries,
+    schema,
+    signals,
+    verdicts,
+)
 from migrator.state.connection import transaction
 from migrator.state.migrations import Migration, NameTaken
 from migrator.target import facts, index, watermark
@@ -58,7 +70,9 @@ async def stored_plan(engine: AsyncEngine, spec: Spec) -> Migration | None:
 
 async def make_plan(engine: AsyncEngine, spec: Spec, *, actor: str, exact: bool = False) -> tuple[Plan, str | None]:
     """Make a plan and store it where that is possible; returns it, and why it was not stored."""
-    made = await plans.make(engine, spec, exact=exact)
+    async with transaction(engine, read_only=True) as connection:
+        mended_by = calibration.restore(await pilots.calibration(connection, spec))
+    made = await plans.make(engine, spec, exact=exact, pilot=mended_by)
     return made, await plans.store(engine, made, actor)
 
 
@@ -112,7 +126,10 @@ async def start(
     Raises: PlanStale, PlanRefused, NameTaken, LockNotObtained, MovedMeanwhile, WritesWouldFail.
     """
     found = await startable(engine, spec, path=path)
-    return await expand.run(engine, found, actor=actor, on_wait=on_wait, tell=tell, cancel=cancel)
+    timing = await expand.run(engine, found, actor=actor, on_wait=on_wait, tell=tell, cancel=cancel)
+    async with transaction(engine) as connection:
+        await pilots.forget_vectors(connection, found.id)
+    return timing
 
 
 async def pause(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
@@ -198,6 +215,7 @@ async def cancel(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
             following = f"migrator rollback {name}" if in_window else f"migrator status {name}"
             raise StatusConflict(name, "cancel", "before its cutover", found.status, following)
         await migrations.move(connection, found, new, actor=actor)
+        await pilots.forget_vectors(connection, found.id)
         relation = await facts.relation(connection, found.target_schema, found.target_table)
     if relation is not None and S.INDEXING in {found.status, found.paused_from}:
         # With whatever worker, and with none: a build outlives its client. What is left of it costs every INSERT.

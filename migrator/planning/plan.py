@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from migrator.errors import OperatorError
 from migrator.generation import Side
 from migrator.planning import (
+    calibration,
     data_findings,
     population,
     preflight,
@@ -25,6 +26,7 @@ from migrator.planning import (
     survey,
 )
 from migrator.planning import document as documents
+from migrator.planning.calibration import Calibration
 from migrator.planning.findings import Finding
 from migrator.planning.population import Growth, Population
 from migrator.planning.scan import Scan
@@ -85,10 +87,10 @@ class Plan:
         return [finding for finding in self.findings if finding.severity == "refuse"]
 
 
-async def make(engine: AsyncEngine, spec: Spec, *, exact: bool = False) -> Plan:
+async def make(engine: AsyncEngine, spec: Spec, *, exact: bool = False, pilot: Calibration | None = None) -> Plan:
     """Look at a spec's target and work out what the migration would do and cost. Read-only.
 
-    `exact` counts every row, however long that takes.
+    `exact` counts every row, however long that takes; `pilot`: what an earlier pilot mends the estimates by.
     """
     profile = profiles.of(spec.to)
     found = await survey.make(engine, spec)
@@ -96,7 +98,7 @@ async def make(engine: AsyncEngine, spec: Spec, *, exact: bool = False) -> Plan:
     scanned, growth = None, Growth(None, "rows could not be read")
     if found.can_read_rows and not [each for each in findings if each.code.startswith(("text_", "key_", "where_"))]:
         scanned, growth = await _scan(engine, found, profile, exact=exact)
-    document = documents.make(found, scanned, growth, profile)
+    document = calibration.apply(documents.make(found, scanned, growth, profile), pilot, spec)
     findings += provider.check(spec)
     findings += server_findings.check(found, await surroundings.look(engine, found), document)
     findings += data_findings.check(spec, scanned, document)

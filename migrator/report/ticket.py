@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from migrator.planning import provider
+from migrator.planning import calibration, provider
 from migrator.report.words import dollars, size, span
 from migrator.target.build import MAX_MEMORY_BYTES
 
@@ -99,6 +99,8 @@ def _arrivals(growth: Mapping[str, Any]) -> str:
 def _money(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     tokens, cost = plan["tokens"], plan["cost_usd"]
     yield "tokens", f"{tokens['estimate']:,} ({tokens['low']:,} to {tokens['high']:,}; {tokens['method']})"
+    if "calibration" in plan:
+        yield "", f"calibrated {calibration.line(plan['calibration'])}"
     yield "requests", f"{plan['requests']:,} of {plan['texts_per_request']:g} texts"
     price = provider.price_line(plan["provider"], cost["prices_usd_per_mtok"])
     yield "cost", f"{dollars(cost['low'])} to {dollars(cost['high'])} USD (at {price})"

@@ -159,9 +159,12 @@ async def keep(connection: AsyncConnection, migration_id: int, model: str, fresh
         await connection.execute(upsert(pilot_vectors).values(rows).on_conflict_do_nothing())
 
 
-async def forget_vectors(connection: AsyncConnection, migration_id: int) -> None:
-    """Delete the kept vectors: once the migration has begun, no pilot of it can be run any more."""
-    await connection.execute(delete(pilot_vectors).where(pilot_vectors.c.migration_id == migration_id))
+async def forget_vectors(connection: AsyncConnection, migration_id: int, model: str | None = None) -> None:
+    """Delete the kept vectors, or one model's: once the migration has begun, no pilot of it can be run any more."""
+    statement = delete(pilot_vectors).where(pilot_vectors.c.migration_id == migration_id)
+    if model is not None:
+        statement = statement.where(pilot_vectors.c.model == model)
+    await connection.execute(statement)
 
 
 async def calibration(connection: AsyncConnection, spec: Spec) -> dict[str, Any] | None:

@@ -42,9 +42,8 @@ DOCUMENTED = {0, 2, 3, 4, 75}
 #: The verbs as they are run here: `docs` goes through its whole life, so that each of them has something to do. `work`
 #: and `status --watch` are run too: they end by themselves when it is `ready`.
 LIFE = [
-    "init", "doctor", "plan", "start", "fence", "work", "status", "batches", "rows", "retry", "limits", "pause",
-    "resume", "validate", "report", "compare", "cutover", "rollback", "unblock", "resume",
-    "cancel", "cleanup",
+    "init", "doctor", "plan", "pilot", "start", "fence", "work", "status", "batches", "rows", "retry", "limits",
+    "pause", "resume", "validate", "report", "compare", "cutover", "rollback", "unblock", "resume", "cancel", "cleanup",
 ]  # fmt: skip
 #: Verbs that are only parsed: the demo starts servers and models of its own, and takes a minute; the simulator serves
 #: until it is stopped, and test_simulate.py holds its rehearsals.

@@ -19,6 +19,7 @@ from migrator.cutover.rehearsal import Rehearsal
 from migrator.demo.servers import Postgres
 from migrator.generation import Generation, Side
 from migrator.lifecycle import MigrationStatus
+from migrator.pilot import sample
 from migrator.report import drawing
 from migrator.state import migrations
 from migrator.state.connection import make_engine, transaction
@@ -190,6 +191,7 @@ def own(made: Capture, migration: Migration, found: dict[str, str], oid: int, vi
             }
             for name in statements.load("validation/every_vector.sql")
         },
+        **{f"pilot/sample.sql:{name}": sample.parts(made.target) for name in ("pool", "rows")},
         "validation/gates.sql:sample": gates._parts(migration),
         "report/drawing.sql:pairs": drawing.parts(migration),
         **{f"validation/searching.sql:{name}": search.parts(Side.TO) for name in ("search", "pairs", "still")},

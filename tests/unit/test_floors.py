@@ -29,7 +29,7 @@ WORDS = {
 }
 STATE = WORDS | {"state"}
 GROUND = STATE | {"provider", "target", "throttle", "spending"}
-STEPS = {"planning", "provenance", "canary", "backfill", "validation", "cutover"}
+STEPS = {"planning", "pilot", "provenance", "canary", "backfill", "validation", "cutover"}
 ALLOWED = {
     **dict.fromkeys(WORDS, WORDS),
     "state": WORDS,

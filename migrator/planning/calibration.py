@@ -1,0 +1,129 @@
+"""The calibration: a plan's tokens, cost and hours mended by what a pilot was really billed, both kept side by side.
+
+Floor 2. Pure. A pilot's bill against the plan's own estimate of the very same texts is a ratio; the plan's estimate is
+multiplied by it. What the plan allowed for a tokenizer that is not the model's is replaced by the ratio's own interval,
+the spread of its sample stays. Tokens stay tokens: the price is the spec's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from migrator.planning import duration
+from migrator.provider import profiles
+from migrator.provider import tokens as token_counts
+from migrator.spec import Spec
+from migrator.state import budget
+
+#: Requests in flight that hours are worked out with: one worker's default, as the estimate has it.
+_IN_FLIGHT = 4
+#: What a pilot mends.
+MENDED = ("tokens", "cost_usd", "hours", "hours_bound_by", "hours_by_limit", "finish")
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A pilot's word on a plan. `ratio` is billed over estimated tokens, with its 95 % interval."""
+
+    rows: int
+    ratio: float
+    low: float
+    high: float
+    #: Seconds of a request, on average; None where the pilot sent none.
+    request_seconds: float | None
+    seed: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what is stored."""
+        return asdict(self)
+
+
+def restore(data: Mapping[str, Any] | None) -> Calibration | None:
+    """Read back what `as_json` wrote."""
+    return None if data is None else Calibration(**data)
+
+
+def apply(document: dict[str, Any], found: Calibration | None, spec: Spec) -> dict[str, Any]:
+    """Return a plan's document with its estimates mended; what they were before stands under `calibration`."""
+    if found is None or not document["tokens"]["estimate"]:
+        return document
+    # A second pilot mends the plan's own figures, not those that the first one mended.
+    before = (
+        document["calibration"]["before"] if "calibration" in document else {name: document[name] for name in MENDED}
+    )
+    tokens = _tokens(before["tokens"], found, spec)
+    hours, binds = _hours(document, before, tokens["estimate"], found, spec)
+    longest = max(hours.values(), default=0.0)
+    mended = {
+        "tokens": tokens,
+        "cost_usd": _cost(before["cost_usd"], tokens, spec),
+        "hours": round(longest, 3),
+        "hours_bound_by": binds,
+        "hours_by_limit": {name: round(each, 5) for name, each in hours.items()},
+        "finish": _finish(before["finish"], longest, spec),
+    }
+    return {**document, **mended, "calibration": {**found.as_json(), "before": before}}
+
+
+def _tokens(before: dict[str, Any], found: Calibration, spec: Spec) -> dict[str, Any]:
+    exactly = token_counts.counts_exactly(profiles.of(spec.to).tokenizer)
+    allowed = 0.0 if exactly else token_counts.ESTIMATE_ERROR
+    return {
+        **before,
+        "estimate": round(before["estimate"] * found.ratio),
+        "low": round(before["low"] / (1 - allowed) * found.low),
+        # Rounded before it is rounded up: a ratio of 1 leaves no more than a float's last digit.
+        "high": math.ceil(round(before["high"] / (1 + allowed) * found.high, 6)),
+        "method": f"{before['method']}, calibrated by a pilot of {found.rows:,} rows",
+    }
+
+
+def _cost(before: dict[str, Any], tokens: dict[str, Any], spec: Spec) -> dict[str, Any]:
+    low, high = spec.to.price_usd_per_mtok
+    counts = {"low_usd": "low", "likely_usd": "estimate", "high_usd": "high"}
+    return {
+        **before,
+        "low": float(budget.price(tokens["low"], low).usd),
+        "high": float(budget.price(tokens["high"], high).usd),
+        "by_price": [
+            {**each, **{key: float(budget.price(tokens[of], each["usd_per_mtok"]).usd) for key, of in counts.items()}}
+            for each in before["by_price"]
+        ],
+    }
+
+
+def _hours(
+    document: dict[str, Any], before: dict[str, Any], tokens: int, found: Calibration, spec: Spec
+) -> tuple[dict[str, float], str]:
+    """Return the hours by limit with the tokens as billed and the provider's own latency, and what binds."""
+    known: dict[str, float] = dict(before["hours_by_limit"])
+    if spec.limits.tokens_per_minute is not None:
+        known["tokens_per_minute"] = tokens / spec.limits.tokens_per_minute / 60
+    assumed = before["hours_bound_by"]
+    if found.request_seconds is not None:
+        known["latency"] = document["requests"] * found.request_seconds / _IN_FLIGHT / 3600
+        assumed = f"the provider's {found.request_seconds:.2g} s a request, {_IN_FLIGHT} in flight"
+    binds = max(known, key=lambda name: known[name], default="latency")
+    return known, assumed if binds == "latency" else binds
+
+
+def _finish(before: dict[str, Any], hours: float, spec: Spec) -> dict[str, Any]:
+    if before["if_started"] is None:
+        return before
+    done = duration.finish(datetime.fromisoformat(before["if_started"]), hours, spec.windows)
+    return {**before, "backfilled": done.isoformat(timespec="seconds") if done is not None else None}
+
+
+def line(calibration: dict[str, Any]) -> str:
+    """Return the plan's line for people: by how much it was mended, and what it said before."""
+    before = calibration["before"]
+    cost = before["cost_usd"]
+    return (
+        f"by a pilot of {calibration['rows']:,} rows: billed {calibration['ratio']:.3f} of the estimate "
+        f"({calibration['low']:.3f} to {calibration['high']:.3f}); before it: {before['tokens']['estimate']:,} tokens, "
+        f"{cost['low']:.4g} to {cost['high']:.4g} USD, {before['hours']:.2f} h"
+    )

@@ -1,0 +1,430 @@
+"""`pilot`: a sample embedded by both models before anything begins, what it costs, and what it leaves alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from migrator.demo.servers import Postgres
+from migrator.demo.simulator.account import digest
+from migrator.errors import StatusConflict
+from migrator.orchestrator import pilot, pilot_sample, verbs
+from migrator.orchestrator.pilot import PilotFoundWorse
+from migrator.orchestrator.pilot_result import OldModelInPilot
+from migrator.orchestrator.pilot_sample import Prepared, Wanted
+from migrator.pilot import sample
+from migrator.pilot.page import lines
+from migrator.pilot.purse import PilotCapReached
+from migrator.planning import survey
+from migrator.provider.embedder import ProviderBusy
+from migrator.spending.purse import WorkStopped
+from migrator.spending.worker import Worker
+from migrator.state.budget import CapReached
+from migrator.state.connection import transaction
+from migrator.target import facts
+from tests.deployment import KEY, V3, V4, Deployment, embed, literal, until
+from tests.integration import catalog
+from tests.integration.steps import start
+
+#: No output and no table of ours may hold it.
+CANARY = "zebra-canary-4711"
+
+
+async def prepare(
+    deployment: Deployment,
+    worker: Worker,
+    rows: int = 40,
+    *,
+    queries: Path | None = None,
+    max_usd: str | None = None,
+    resample: bool = False,
+    waiver: str | None = "not looked at by this test",
+) -> Prepared:
+    cap = None if max_usd is None else Decimal(max_usd)
+    wanted = Wanted("docs.toml", rows, queries, cap, resample, waiver)
+    return await pilot_sample.prepare(worker, deployment.spec, wanted, actor="test", say=lambda _: None)
+
+
+async def run(deployment: Deployment, worker: Worker, rows: int = 40, **wanted: Any) -> dict[str, Any]:
+    prepared = await prepare(deployment, worker, rows, **wanted)
+    looked = await pilot.look(worker, prepared, actor="test")
+    return await pilot.run(worker, prepared, origin_page=looked, actor="test", say=lambda _: None)
+
+
+def spent(deployment: Deployment, purpose: str = "pilot") -> int:
+    query = "SELECT coalesce(sum(spent_tokens), 0)::bigint FROM migrator.ledger WHERE purpose = %s"
+    return int(deployment.value(query, purpose))
+
+
+def body_of(number: int) -> str:
+    return "\n".join(Deployment.words(number))
+
+
+def write(deployment: Deployment, queries: Sequence[dict[str, Any]]) -> Path:
+    path = deployment.home / "queries.jsonl"
+    path.write_text("\n".join(map(json.dumps, queries)), encoding="utf-8")
+    return path
+
+
+async def test_a_pilot_tells_what_the_whole_would_cost_and_mends_the_plan(
+    deployment: Deployment, worker: Worker
+) -> None:
+    """The provider bills a quarter more than our own count: the plan says so from then on, and what it said before."""
+    deployment.make_table(120)
+    deployment.half_moved(range(1, 121), V4)
+    deployment.spec_data["from"]["model"], deployment.spec_data["to"]["model"] = V4, V3
+    deployment.simulator.admin(v3_token_ratio=1.25)
+    found = await run(deployment, worker, 60, waiver=None)
+    assert found["provenance"].startswith(f"The stored vectors are {V4}@64's of the spec's text: 50 of 50")
+    assert found["tokens"]["billed"] == pytest.approx(1.25 * found["tokens"]["estimated"], rel=0.03)
+    assert found["tokens"]["low"] <= found["tokens"]["ratio"] <= found["tokens"]["high"]
+    bill = deployment.simulator.ledger()["tokens"]
+    assert spent(deployment) + spent(deployment, "provenance") == bill, "every call is paid by the migration's purse"
+    before, after = found["plan"]["before"], found["plan"]["after"]
+    assert after["tokens"]["estimate"] == pytest.approx(1.25 * before["tokens"]["estimate"], rel=0.03)
+    assert after["cost_usd"]["high"] == pytest.approx(after["tokens"]["high"] * 1e-6)
+    assert after["cost_usd"]["high"] > 1.1 * before["cost_usd"]["high"] > before["tokens"]["estimate"] * 1e-6
+    assert before["tokens"]["estimate"] == deployment.needed_tokens()
+    stored = deployment.value("SELECT plan FROM migrator.migrations")
+    assert stored["tokens"] == after["tokens"]
+    assert stored["calibration"]["rows"] == 60
+    # A new plan, as well as `start`'s, rests on it; and another pilot mends what the plan itself said.
+    made, _ = await verbs.make_plan(worker.engine, deployment.spec, actor="test")
+    assert made.document["tokens"] == after["tokens"]
+    again = await run(deployment, worker, 60, waiver=None, resample=True)
+    assert again["plan"]["before"] == before
+    assert again["plan"]["after"]["tokens"]["estimate"] == pytest.approx(after["tokens"]["estimate"], rel=0.01)
+
+
+async def test_p2_what_was_paid_for_is_used_again_also_by_a_larger_pilot(
+    deployment: Deployment, worker: Worker
+) -> None:
+    deployment.make_table(100)
+    first = await run(deployment, worker, 40)
+    bill = deployment.simulator.ledger()["tokens"]
+    prepared = await prepare(deployment, worker, 40)
+    assert prepared.price.most_usd == 0, "and it says so before"
+    assert "texts kept and paid for already" in str(prepared.price)
+    second = await run(deployment, worker, 40)
+    assert second["search"] == first["search"]
+    assert deployment.simulator.ledger()["tokens"] == bill
+    await run(deployment, worker, 100)
+    billed = Counter(text for each in deployment.entries() for text in each["digests"])
+    rows = {digest(body_of(number)) for number in range(1, 101)}
+    assert {billed[text] for text in rows} == {1}, "each row once, in all three"
+    # Once it begins, nobody can use them any more.
+    await start(deployment, worker)
+    assert deployment.value("SELECT count(*) FROM migrator.pilot_vectors") == 0
+    with pytest.raises(StatusConflict):
+        await prepare(deployment, worker, 40)
+
+
+async def test_p2_a_killed_pilot_goes_on_and_pays_for_nothing_twice(deployment: Deployment, worker: Worker) -> None:
+    deployment.make_table(200)
+    deployment.simulator.admin(latency_seconds=0.3)
+    command = [sys.executable, "-m", "migrator", "pilot", str(deployment.spec_file), "--rows", "200", "--yes"]
+    process = deployment.spawn(*command, "--skip-provenance", "not looked at by this test", log="pilot.log")
+    kept = "SELECT count(*) FROM migrator.pilot_vectors"
+    deployment.wait(lambda: deployment.value(kept) >= 40, process, "the first answers")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    deployment.simulator.admin(latency_seconds=0.0)
+    hashes = {bytes(each) for (each,) in deployment.query("SELECT text_hash FROM migrator.pilot_vectors")}
+    assert 40 <= len(hashes) < 200
+    held = "SELECT count(*) FROM migrator.duties WHERE duty = 'pilot' AND lease_until > clock_timestamp()"
+    deployment.wait(lambda: deployment.value(held) == 0, log="the dead one's lease")
+    seed = deployment.value("SELECT seed FROM migrator.pilots")
+    found = await run(deployment, worker, 200)
+    assert (found["seed"], found["rows"]["embedded"]) == (seed, 200)
+    assert deployment.value("SELECT count(*) FROM migrator.pilots WHERE finished_at IS NOT NULL") == 1
+    billed = Counter(text for each in deployment.entries() for text in each["digests"])
+    paid = [body_of(number) for number in range(1, 201) if pilot_sample.pilots.hash_of(body_of(number)) in hashes]
+    assert len(paid) == len(hashes)
+    assert {billed[digest(text)] for text in paid} == {1}, "what was kept is never asked again"
+    twice = sum(count - 1 for text, count in billed.items())
+    assert twice <= 10 * worker.concurrency, "at most what was in flight"
+    # The requests in flight may have been billed: they stay counted, and nothing stays reserved.
+    states = deployment.query("SELECT DISTINCT possibly_billed FROM migrator.reservations")
+    assert states in ([], [(True,)])
+
+
+async def test_p7_a_pilot_keeps_its_own_cap_and_the_migrations(deployment: Deployment, worker: Worker) -> None:
+    deployment.make_table(100)
+    most = (await prepare(deployment, worker, 100)).price.most_usd
+    cap = f"{most / 3:.6f}"
+    with pytest.raises(PilotCapReached):
+        await run(deployment, worker, 100, max_usd=cap)
+    bill = deployment.simulator.ledger()["tokens"]
+    assert 0 < bill * 1e-6 <= float(cap), "1 USD per million tokens"
+    with pytest.raises(PilotCapReached):
+        await run(deployment, worker, 100, max_usd=cap)
+    # A look at provenance counts, too.
+    with pytest.raises(PilotCapReached):
+        await run(deployment, worker, 100, max_usd="0.05", waiver=None)
+    assert spent(deployment, "provenance") == 0
+    deployment.query("UPDATE migrator.budgets SET max_usd = committed_usd + 0.0005 RETURNING 1")
+    with pytest.raises(CapReached):
+        await run(deployment, worker, 100)
+    committed, most_usd = deployment.query("SELECT committed_usd, max_usd FROM migrator.budgets")[0]
+    assert committed <= most_usd
+    assert spent(deployment) == deployment.simulator.ledger()["tokens"]
+    deployment.query("UPDATE migrator.budgets SET max_usd = 1 RETURNING 1")
+    found = await run(deployment, worker, 100, max_usd=f"{most + 0.01:.6f}")
+    assert found["rows"]["embedded"] == 100
+    assert spent(deployment) == deployment.simulator.ledger()["tokens"] == found["cost"]["tokens"]
+    assert found["cost"]["usd"] <= most, "the price that was told is a bound"
+
+
+async def test_a_pilot_leaves_the_table_as_it_was(deployment: Deployment, worker: Worker, postgres: Postgres) -> None:
+    deployment.make_table(60)
+    rows = "SELECT md5(string_agg(t::text || t.xmin || t.ctid, '' ORDER BY id)) FROM docs t"
+    dumped, drawn = catalog.dump(postgres, deployment.url), deployment.value(rows)
+    pictured = [each for each in catalog.picture(deployment.url) if each[0] not in {"status", "transitions"}]
+    await run(deployment, worker, 60, waiver=None)
+    assert catalog.dump(postgres, deployment.url) == dumped
+    assert deployment.value(rows) == drawn
+    after = [each for each in catalog.picture(deployment.url) if each[0] not in {"status", "transitions"}]
+    assert after == pictured
+    assert deployment.status == "planned"
+
+
+async def test_p6_every_row_of_the_sample_is_accounted_for(deployment: Deployment, worker: Worker) -> None:
+    deployment.make_table(60)
+    deployment.spec_data["to"]["profile_overrides"] = {"max_text_tokens": 200}
+    deployment.query("UPDATE docs SET body = repeat('long ', 400) WHERE id IN (7, 8) RETURNING 1")
+    deployment.query("UPDATE docs SET title = NULL, body = ' ' WHERE id = 9 RETURNING 1")
+    deployment.query("UPDATE docs SET embedding = NULL WHERE id = 10 RETURNING 1")
+    prepared = await prepare(deployment, worker, 59)
+    deployment.query("DELETE FROM docs WHERE id = 11 RETURNING 1")
+    await pilot.run(worker, prepared, origin_page=None, actor="test", say=lambda _: None)
+    found = await run(deployment, worker, 59)
+    assert found["rows"]["drawn"] == 59, "a text of spaces is none"
+    assert found["rows"]["left_out"] == {"too_long": 2, "gone, out of scope or without text": 1}
+    assert found["rows"]["embedded"] == 56
+    assert found["rows"]["compared"] == 55, "one has no old vector"
+    assert deployment.simulator.ledger()["tokens"] == spent(deployment)
+
+
+async def test_texts_that_are_refused_are_told_and_not_asked_again(deployment: Deployment, worker: Worker) -> None:
+    deployment.make_table(40)
+    deployment.query("UPDATE docs SET body = body || ' POISON-CONTENT' WHERE id = 5 RETURNING 1")
+    found = await run(deployment, worker, 40)
+    assert found["rows"]["left_out"] == {"refused (content)": 1}, found["rows"]
+    assert found["provider"]["troubles"]["text refused (content)"] == 1
+    arrived = deployment.simulator.seen()
+    again = await run(deployment, worker, 40)
+    assert again["rows"]["left_out"] == found["rows"]["left_out"]
+    assert deployment.simulator.seen() == arrived
+
+
+async def test_the_providers_troubles_and_latency_are_told_by_name(deployment: Deployment, worker: Worker) -> None:
+    deployment.make_table(100)
+    deployment.simulator.admin(
+        latency_seconds=0.05, faults=[{"kind": "server_error", "count": 2}, {"kind": "throttled", "seconds": 0}]
+    )
+    found = await run(deployment, worker, 100)
+    seen = found["provider"]
+    assert seen["row_requests"] == 10
+    assert 0.05 <= seen["latency_seconds"]["p50"] <= seen["latency_seconds"]["p95"]
+    assert sum(seen["troubles"].values()) == 3
+    assert any("HTTP 500" in name for name in seen["troubles"]), seen
+    assert found["plan"]["after"]["hours_bound_by"].startswith("the provider's ")
+    told = "\n".join(lines(found))
+    assert f"a request of rows took {seen['latency_seconds']['p50']:.2f} s (p50)" in told
+
+
+async def test_a_provider_that_is_down_keeps_what_it_answered(deployment: Deployment, worker: Worker) -> None:
+    deployment.make_table(100)
+    worker.concurrency = 1
+    deployment.simulator.admin(faults=[{"kind": "extra_fields", "count": 4}, {"kind": "server_error", "count": None}])
+    with pytest.raises(ProviderBusy):
+        await run(deployment, worker, 100)
+    assert deployment.value("SELECT count(*) FROM migrator.pilot_vectors") == 40
+    deployment.simulator.admin(no_faults=True)
+    assert (await run(deployment, worker, 100))["rows"]["embedded"] == 100
+
+
+async def test_judged_queries_bring_their_rows_into_the_sample(deployment: Deployment, worker: Worker) -> None:
+    deployment.make_table(200)
+    queries = write(deployment, [{"text": body_of(number), "relevant": [number]} for number in range(1, 31)])
+    found = await run(deployment, worker, 40, queries=queries)
+    assert found["search"]["kind"] == "judged queries"
+    assert 15 <= found["search"]["queries"] <= 30, "those whose rows are half of the sample, or were drawn"
+    assert found["rows"]["relevant"] + found["rows"]["drawn"] == found["rows"]["embedded"] <= 60
+    assert found["search"]["means"]["MRR"] == [1.0, 1.0], "each finds its own row first"
+    assert "on your" in found["verdict"]
+    unjudged = write(deployment, [{"text": body_of(5)}])
+    found = await run(deployment, worker, 40, queries=unjudged)
+    assert (found["search"]["kind"], found["search"]["queries"]) == ("known-item queries", 20)
+
+
+def test_a_model_that_is_worse_for_certain_ends_with_exit_3(deployment: Deployment) -> None:
+    """Old vectors that were made by hand find what the words alone do not."""
+    deployment.make_table(60)
+    asked = [{"text": f"word{number}", "relevant": [number]} for number in range(1, 31)]
+    for each in asked:
+        made = literal(embed(V3, each["text"]))
+        deployment.query("UPDATE docs SET embedding = %s WHERE id = %s RETURNING 1", made, each["relevant"][0])
+    path = write(deployment, asked)
+    words = ("--rows", 60, "--queries", path, "--skip-provenance", "made by hand", "--yes")
+    done = deployment.run("pilot", deployment.spec_file, *words, "--json")
+    assert done.returncode == 3
+    found = json.loads(done.stdout)
+    assert f"qwen/{V4}@64 is worse by " in found["verdict"]
+    assert json.loads(done.stderr)["error"] == "PilotFoundWorse"
+    with pytest.raises(PilotFoundWorse):
+        pilot.refuse(found, "docs.toml")
+    assert deployment.value("SELECT plan -> 'calibration' ->> 'rows' FROM migrator.migrations") == "60"
+
+
+async def test_an_old_model_that_is_gone_leaves_tokens_and_says_so(deployment: Deployment, worker: Worker) -> None:
+    deployment.make_table(60)
+    deployment.spec_data["from"]["api_key_env"] = "NOWHERE_TO_BE_FOUND"
+    found = await run(deployment, worker, 60)
+    assert "NOWHERE_TO_BE_FOUND is not set" in found["search"]["why_not"]
+    assert found["search"]["queries"] == 0
+    assert found["search"]["bridge"] is not None, "rows have both vectors"
+    assert found["verdict"].startswith("Nothing could be compared")
+    assert found["tokens"]["ratio"] == 1.0
+    pilot.refuse(found, "docs.toml")
+
+
+async def test_a_gateway_that_answers_with_the_old_model_is_found_and_its_answers_are_not_kept(
+    deployment: Deployment, worker: Worker
+) -> None:
+    deployment.make_table(40)
+    deployment.simulator.admin(answer_with=V3)
+    with pytest.raises(OldModelInPilot) as refused:
+        await run(deployment, worker, 40)
+    assert refused.value.rows == 40
+    assert spent(deployment) == deployment.simulator.ledger()["tokens"]
+    deployment.simulator.admin(answer_with=None)
+    found = await run(deployment, worker, 40)
+    assert found["provider"]["row_requests"] == 4
+    assert found["search"]["overlap"] < 0.9, "the new model's own"
+
+
+async def test_p4_no_transaction_is_open_while_a_pilot_asks(
+    deployment: Deployment, worker: Worker, sql: psycopg.Connection
+) -> None:
+    deployment.make_table(40)
+    prepared = await prepare(deployment, worker, 40)
+    deployment.simulator.admin(latency_seconds=2)
+    running = asyncio.create_task(pilot.run(worker, prepared, origin_page=None, actor="test", say=lambda _: None))
+    await until(lambda: asyncio.to_thread(lambda: deployment.simulator.ledger()["in_flight"] == 4))
+    await asyncio.sleep(0.3)  # what came before the requests has ended by then
+    for _ in range(10):
+        await asyncio.sleep(0.05)
+        found = sql.execute(
+            """SELECT state, backend_xmin, backend_xid FROM pg_stat_activity
+                WHERE application_name LIKE 'migrator%%' AND datname = current_database()
+                  AND (state LIKE 'idle in transaction%%' OR backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)"""
+        ).fetchall()
+        assert found == []
+    assert deployment.simulator.ledger()["in_flight"] == 4, "it was still being asked"
+    deployment.simulator.admin(latency_seconds=0)
+    await running
+
+
+async def test_an_empty_table_has_nothing_to_pilot(deployment: Deployment, worker: Worker) -> None:
+    deployment.make_table(0)
+    found = await run(deployment, worker, 40)
+    assert found["verdict"].startswith("Nothing could be compared")
+    assert (found["tokens"]["ratio"], found["search"]["overlap"], found["search"]["bridge"]) == (None, None, None)
+    assert deployment.simulator.ledger()["requests"] == 0
+    assert "0 drawn from 0 strata" in "\n".join(lines(found))
+
+
+_PARTED = """
+CREATE TABLE docs (tenant text, id bigint, title text, body text, gone boolean, embedding vector(64),
+                   PRIMARY KEY (tenant, id)) PARTITION BY LIST (tenant);
+CREATE TABLE docs_a PARTITION OF docs FOR VALUES IN ('a');
+CREATE TABLE docs_b PARTITION OF docs FOR VALUES IN ('b');
+"""
+
+
+async def test_a_sample_holds_rare_kinds_of_rows_over_partitions_and_in_scope_alone(
+    deployment: Deployment, worker: Worker
+) -> None:
+    english, french = "the house of the sun is in the city", "la maison est dans les rues de la ville"
+    deployment.make_table(0, sql=_PARTED)
+    with deployment.connect() as connection:
+        fill = b"INSERT INTO docs SELECT %s, n, 'title', %s || ' ' || n, n %% 10 = 0 FROM generate_series(1, %s) n"
+        connection.execute(fill, ["a", english, 2000])
+        connection.execute(fill, ["b", french, 30])
+        connection.execute("ANALYZE docs, docs_a, docs_b")
+    deployment.spec_data["target"] |= {"where": "NOT gone"}
+    target = (await survey.make(worker.engine, deployment.spec)).target()
+    async with transaction(worker.engine, read_only=True) as connection:
+        relation = await facts.relation(connection, "public", "docs")
+    assert relation is not None
+    drawn = await sample.draw(worker.engine, target, relation, wanted=100, seed=5)
+    assert len(drawn) == 100
+    french_rows = [each for each in drawn if each.stratum.startswith("french, ")]
+    assert len(french_rows) >= 10, "one row in seventy"
+    assert sum(each.weight for each in french_rows) <= 27
+    assert all(int(each.key[1]) % 10 for each in drawn), "in scope alone"
+    read = await sample.read(worker.engine, target, drawn, dims=64)
+    assert [each.row for each in read] == drawn
+    assert {each.body.startswith("title\nla maison") for each in read if each.row in french_rows} == {True}
+    assert drawn == await sample.draw(worker.engine, target, relation, wanted=100, seed=5)
+
+
+async def test_a_pilot_of_a_migration_that_began_meanwhile_stops(deployment: Deployment, worker: Worker) -> None:
+    deployment.make_table(30)
+    prepared = await prepare(deployment, worker, 30)
+    await start(deployment, worker)
+    bill = deployment.simulator.ledger()["tokens"]
+    with pytest.raises(WorkStopped):
+        await pilot.run(worker, prepared, origin_page=None, actor="test", say=lambda _: None)
+    assert deployment.simulator.ledger()["tokens"] == bill
+
+
+@pytest.mark.timeout(180)
+def test_a_pilot_asks_and_refuses_at_the_command_line(deployment: Deployment) -> None:
+    deployment.make_table(40)
+    words = ("pilot", deployment.spec_file, "--rows", 40)
+    priced = json.loads(deployment.run(*words, "--dry-run", "--json").stdout)["price"]
+    assert 0 < priced["likely_usd"] < priced["most_usd"]
+    assert priced["rows"]["texts"] == 40
+    assert "--yes was not given" in deployment.must(*words, code=2)
+    assert deployment.simulator.ledger()["requests"] == 0
+    assert "its own cap of 0.001 USD" in deployment.must(*words, "--yes", "--max-cost", 0.001, code=4)
+    deployment.spec_data["target"]["text"] = "{body}"
+    said = deployment.must("pilot", deployment.spec_file, "--rows", 40, "--yes", code=3)
+    assert "planned anew, since the plan does not hold any more: the spec file is different" in said
+    assert "sign with `migrator pilot " in said
+    assert spent(deployment) == 0, "nothing but the look was paid for"
+
+
+@pytest.mark.timeout(180)
+def test_p11_nothing_of_a_row_or_a_query_is_told_or_stored(deployment: Deployment, postgres: Postgres) -> None:
+    deployment.make_table(40)
+    deployment.query("UPDATE docs SET body = body || %s RETURNING 1", f" {CANARY}")
+    path = write(deployment, [{"text": f"{CANARY} {number}", "relevant": [number]} for number in range(1, 21)])
+    words = ("pilot", deployment.spec_file, "--rows", 40, "--queries", path, "--skip-provenance", "edited", "--yes")
+    told = deployment.must(*words)
+    done = deployment.run(*words, "--json")
+    assert done.returncode == 0, done.stderr
+    stored = subprocess.run(
+        [postgres.tool("pg_dump"), "--schema=migrator", "--data-only", deployment.url],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "pilot_vectors" in stored
+    for place in (told, done.stdout, done.stderr, stored):
+        assert CANARY not in place
+        assert "gamma" not in place
+        assert KEY not in place

@@ -1,0 +1,220 @@
+"""The pilot's pure parts: what is asked, what is said of it, and how a plan is mended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from migrator import spec as specs
+from migrator.measures.bootstrap import Interval
+from migrator.pilot import asking, outcome, verdict
+from migrator.pilot.asking import JUDGED, KNOWN_ITEMS, RELEVANT, Asked
+from migrator.pilot.outcome import Outcome, Space
+from migrator.pilot.price import Part, Price
+from migrator.pilot.sample import Sampled
+from migrator.planning import calibration
+from migrator.planning.calibration import Calibration
+from migrator.provider import tokens
+from migrator.queries import Query
+from migrator.spec import Spec
+from migrator.state.pilots import Row
+
+V4 = "qwen/text-embedding-v4@1024"
+
+
+def row(number: int, body: str = "", weight: float = 1.0) -> Sampled:
+    stratum = RELEVANT if weight == 0 else "english, short"
+    return Sampled(Row((str(number),), stratum, weight), body or f"body {number}", None)
+
+
+# What is asked
+
+
+def test_judged_queries_are_those_whose_rows_fit_and_are_there() -> None:
+    queries = [Query(f"the query {number}", ((str(number),), (str(number + 100),))) for number in range(20)]
+    chosen = asking.fitting(queries, 10, seed=1)
+    assert len(chosen) == 5, "two rows each"
+    assert chosen == sorted(chosen, key=queries.index)
+    assert chosen == asking.fitting(queries, 10, seed=1) != asking.fitting(queries, 10, seed=2)
+    assert asking.fitting([Query("unjudged", None)], 10, seed=1) == []
+    asked = asking.judged(queries, [row(3), row(104), row(7)])
+    assert asked.texts == ["the query 3", "the query 4", "the query 7"]
+    assert asked.relevant == [{("3",)}, {("104",)}, {("7",)}], "what is not in the sample can't be found"
+    assert asked.labels[0] == ("english", "short query")
+
+
+def test_known_items_find_every_row_of_their_text_and_none_is_made_of_a_relevant_row() -> None:
+    rows = [row(1, "same"), row(2, "same", weight=3), row(3, "other words"), row(4, "relevant", weight=0)]
+    asked = asking.known_items(rows, 10, [Query("what people ask", None)], seed=1)
+    assert asked.texts == ["same", "same", "other words", "what people ask"]
+    assert asked.relevant == [{("1",), ("2",)}, {("1",), ("2",)}, {("3",)}, frozenset()]
+    assert asked.weights == [1, 3, 1, 1]
+    assert asked.labels[0] == ("english", "short")
+    assert len(asking.known_items(rows, 2, [], seed=1).texts) == 2
+
+
+# What comes out
+
+
+def space(rows: list[list[float]], queries: list[list[float]]) -> Space:
+    return Space(np.array(rows, dtype="<f4"), np.array(queries, dtype="<f4"))
+
+
+def test_both_spaces_are_searched_and_a_refused_query_is_left_out() -> None:
+    keys = [("a",), ("b",)]
+    asked = Asked(["x", "y", "z"], [frozenset({("a",)}), frozenset({("b",)}), frozenset()], [()] * 3, [1.0] * 3, JUDGED)
+    old = space([[1, 0], [0, 1]], [[0.1, 1], [1, 0.1], [1, 0]])
+    new = space([[1, 0], [0, 1]], [[1, 0.1], [0, 0], [1, 0]])
+    found = outcome.compare(keys, asked, old, new, operator="<=>", seed=1)
+    assert (found.queries, found.means["MRR"]) == (1, [0.5, 1.0])
+    assert found.change is not None
+    assert found.change.mean == pytest.approx(1 - 0.6309, abs=1e-3)
+    assert found.overlap == 1.0, "of both queries that were asked of both, judged or not"
+    assert found.bridge is None
+    nothing = Space(np.empty((0, 2), dtype="<f4"), new.queries)
+    none = outcome.compare([], asked, nothing, nothing, operator="<=>", seed=1)
+    assert (none.queries, none.overlap, none.change) == (0, None, None), "no row has both vectors"
+
+
+def outcome_of(kind: str = JUDGED, **changes: Interval) -> Outcome:
+    return Outcome(kind, 1000, 200, {}, changes, 0.5, None)
+
+
+def test_the_verdict_is_one_sentence_with_slices_cost_and_time() -> None:
+    found = outcome_of(
+        all=Interval(0.041, 0.018, 0.066, 200),
+        english=Interval(-0.012, -0.03, 0.01, 120),
+        french=Interval(0.364, 0.2, 0.5, 60),
+        **{"short query": Interval(0.1, 0.0, 0.2, 90)},
+    )
+    assert verdict.sentence(V4, found, cost=(11.2, 13.44), hours=3.17) == (
+        f"{V4} is better by 0.041 [0.018, 0.066] on your 200 queries; on French +0.36, on English -0.01; "
+        "whole table: $11.20-13.44, 3 h 10 min."
+    )
+    assert not verdict.is_worse(found)
+
+
+def test_the_verdict_says_worse_or_uncertain_or_that_nothing_was_compared() -> None:
+    worse = outcome_of(KNOWN_ITEMS, all=Interval(-0.05, -0.08, -0.02, 100), latin=Interval(-0.1, -0.2, 0.0, 20))
+    told = verdict.sentence(V4, worse, cost=(0.0012, 0.0012), hours=0.2)
+    first = f"{V4} is worse by 0.050 [0.020, 0.080] on 100 known items"
+    assert told == f"{first}; on Latin script -0.10; whole table: $0.0012, 12 min."
+    assert verdict.is_worse(worse)
+    unclear = outcome_of(all=Interval(0.004, -0.01, 0.02, 100))
+    told = verdict.sentence(V4, unclear, cost=(1, 2), hours=0.01)
+    assert told.startswith(f"{V4} is neither better nor worse for certain: +0.004 [-0.010, 0.020] on your 100 queries;")
+    assert told.endswith("$1.00-2.00, 1 min.")
+    assert not verdict.is_worse(unclear)
+    assert verdict.sentence(V4, outcome_of(), cost=(1, 2), hours=0.001).startswith("Nothing could be compared")
+
+
+@pytest.mark.parametrize(
+    ("hours", "told"), [(0.001, "4 s"), (0.0, "0 s"), (0.5, "30 min"), (0.9999, "1 h 0 min"), (25.75, "25 h 45 min")]
+)
+def test_durations(hours: float, told: str) -> None:
+    assert verdict.duration(hours) == told
+
+
+# The plan
+
+
+def spec_of(**limits: Any) -> Spec:
+    to = {"model": "v4", "dimensions": 8, "base_url": "http://127.0.0.1:1/v1", "price_usd_per_mtok": [0.5, 1.0]}
+    return specs.parse(
+        {
+            "name": "docs",
+            "target": {"table": "public.docs", "column": "embedding", "text": "{title}"},
+            "from": {"model": "v3", "dimensions": 8},
+            "to": to,
+            "limits": {"max_cost_usd": 1.0, **limits},
+        },
+        "test",
+    )
+
+
+def plan_of(hours: float = 1.0, binds: str = "requests_per_minute") -> dict[str, Any]:
+    limit = "latency" if binds.startswith("no limit") else binds
+    return {
+        "requests": 100,
+        "rows_to_embed": 1000,
+        "tokens": {"estimate": 100_000, "low": 88_000, "high": 112_000, "method": "estimated"},
+        "cost_usd": {
+            "low": 0.044,
+            "high": 0.112,
+            "prices_usd_per_mtok": [0.5, 1.0],
+            "by_price": [
+                {"usd_per_mtok": 0.5, "source": "the spec", "low_usd": 0.0, "likely_usd": 0.0, "high_usd": 0.0}
+            ],
+        },
+        "hours_by_limit": {limit: hours, "database_writes": 0.0001},
+        "finish": {"if_started": "2026-11-02T10:00:00+00:00", "backfilled": None, "windows": []},
+        "hours": hours,
+        "hours_bound_by": binds,
+        "findings": [],
+    }
+
+
+PILOT = Calibration(rows=500, ratio=1.1, low=1.05, high=1.2, request_seconds=2.0, seed=7)
+
+
+def test_a_plan_is_mended_by_the_ratio_and_keeps_what_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its allowance of 12 % for another model's tokenizer makes room for the ratio's own interval."""
+    plan = plan_of()
+    mended = calibration.apply(plan, PILOT, spec_of(requests_per_minute=10))
+    found = mended["tokens"]
+    assert (found["estimate"], found["low"], found["high"]) == (110_000, 105_000, 120_000)
+    assert found["method"] == "estimated, calibrated by a pilot of 500 rows"
+    assert (mended["cost_usd"]["low"], mended["cost_usd"]["high"]) == (0.0525, 0.12)
+    assert mended["cost_usd"]["prices_usd_per_mtok"] == [0.5, 1.0]
+    assert mended["cost_usd"]["by_price"][0]["likely_usd"] == 0.055
+    assert mended["finish"]["backfilled"] == "2026-11-02T11:00:00+00:00"
+    assert mended["calibration"]["before"]["tokens"] == plan["tokens"]
+    assert mended["findings"] == []
+    twice = calibration.apply(mended, PILOT, spec_of(requests_per_minute=10))
+    assert twice == mended, "the plan's own figures are mended, not those of the first pilot"
+    monkeypatch.setattr(tokens, "counts_exactly", lambda _: True)
+    exact = calibration.apply(plan, PILOT, spec_of())["tokens"]
+    assert (exact["low"], exact["high"]) == (92_400, 134_400), "an exact count allows for the sample's spread alone"
+
+
+@pytest.mark.parametrize(
+    ("limits", "plan", "seconds", "hours", "binds"),
+    [
+        ({"requests_per_minute": 10}, plan_of(), 2.0, 1.0, "requests_per_minute"),
+        ({"requests_per_minute": 10}, plan_of(0.001), 2.0, 100 * 2 / 4 / 3600, "the provider's 2 s a request"),
+        ({"tokens_per_minute": 1000}, plan_of(100 / 60, "tokens_per_minute"), 2.0, 110 / 60, "tokens_per_minute"),
+        ({}, plan_of(5.0, "no limit is set"), 2.0, 100 * 2 / 4 / 3600, "the provider's 2 s a request"),
+        ({}, plan_of(5.0, "no limit is set"), None, 5.0, "no limit is set"),
+    ],
+)
+def test_hours_are_those_of_what_binds(
+    limits: dict[str, int], plan: dict[str, Any], seconds: float | None, hours: float, binds: str
+) -> None:
+    found = Calibration(500, 1.1, 1.05, 1.2, seconds, 7)
+    mended = calibration.apply(plan, found, spec_of(**limits))
+    assert mended["hours"] == pytest.approx(hours, abs=0.001)
+    assert mended["hours_bound_by"].startswith(binds)
+
+
+def test_a_plan_without_a_pilot_or_without_tokens_stays() -> None:
+    assert calibration.apply(plan_of(), None, spec_of()) == plan_of()
+    empty = plan_of()
+    empty["tokens"]["estimate"] = 0
+    assert calibration.apply(empty, PILOT, spec_of()) == empty
+    assert calibration.restore(PILOT.as_json()) == PILOT
+    assert calibration.restore(None) is None
+
+
+def test_the_price_holds_what_is_missing_alone_and_its_bound_is_never_below() -> None:
+    model = spec_of().to
+    texts = ["the first text", "été 漢字", "third"]
+    part = Part.of(model, texts, texts[1:])
+    assert (part.texts, part.kept) == (3, 1)
+    assert part.most_usd == pytest.approx(sum(tokens.bound(each) for each in texts[1:]) * 1e-6)
+    assert part.likely_usd <= part.most_usd
+    nothing = Part.of(model, texts, [])
+    price = Price(part, nothing, nothing, 0.1)
+    assert price.most_usd == pytest.approx(part.most_usd + 0.1)
+    assert "7 of these texts kept and paid for already" in str(price)
