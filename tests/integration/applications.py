@@ -30,6 +30,8 @@ ROLE = "app_reader"
 NEAR = 1e-3
 #: Seconds between two questions of a reader: short, so that they fall into every moment of a swap.
 MAX_AGE_SECONDS = 0.05
+#: Seconds between two searches: seven applications share one process with the tool that moves their column.
+PAUSE_SECONDS = 0.03
 Answer = list[tuple[int, float]]
 
 
@@ -75,7 +77,7 @@ def plain(url: str, stop: threading.Event, check: Callable[[Answer], None], dice
             connection.execute("SET plan_cache_mode = force_generic_plan")
         if how in {"repeatable read", "serializable"}:
             connection.isolation_level = psycopg.IsolationLevel[how.upper().replace(" ", "_")]
-        while not stop.is_set():
+        while not stop.wait(PAUSE_SECONDS):
             query = reader.parameters(dice())
             if how not in {"repeatable read", "serializable"}:
                 reader.refresh(connection)
@@ -99,6 +101,7 @@ async def asynchronous(
     search = statement(reader).encode()
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         while not stop.is_set():
+            await asyncio.sleep(PAUSE_SECONDS)
             query = await reader.parameters(dice())
             await reader.refresh(connection)
             found = await connection.execute(search, query)
@@ -111,7 +114,7 @@ def orm(url: str, stop: threading.Event, check: Callable[[Answer], None], dice: 
     )
     engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
     turn = 0
-    while not stop.is_set():
+    while not stop.wait(PAUSE_SECONDS):
         turn += 1
         text = dice()
         reader.refresh(engine)
@@ -130,6 +133,7 @@ async def async_orm(url: str, stop: threading.Event, check: Callable[[Answer], N
     )
     engine = create_async_engine(url.replace("postgresql://", "postgresql+psycopg://"))
     while not stop.is_set():
+        await asyncio.sleep(PAUSE_SECONDS)
         text = dice()
         await reader.refresh(engine)
         distance = Doc.embedding.cosine_distance(await reader.query_vector(text))
