@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from migrator.orchestrator.attended import Swapped
     from migrator.orchestrator.readers import Readiness
     from migrator.spending.worker import Worker
+    from migrator.target.message import Timing
 
 
 def command(
@@ -158,6 +159,13 @@ def foretell(name: str, direction: Direction, *, cancel_blockers: bool, json: bo
     console.say(f"{found.dirty_rows:,} rows lack its vector now; it catches up first. Nothing was done.")
 
 
+def locked(timing: Timing) -> str:
+    """Say how long the table was locked, as far as that is known."""
+    if timing.lost:
+        return "the connection was lost at COMMIT, and the database says that it was committed"
+    return f"the table was locked for {timing.held_ms:.1f} ms"
+
+
 def told(name: str, status: str, swapped: Swapped, *, json: bool) -> None:
     """Print what a swap did."""
     if json:
@@ -165,13 +173,13 @@ def told(name: str, status: str, swapped: Swapped, *, json: bool) -> None:
             {
                 "name": name,
                 "status": status,
-                "lock_held_ms": swapped.timing.held_ms,
+                "lock_held_ms": None if swapped.timing.lost else swapped.timing.held_ms,
                 "absent_rows": swapped.absent_rows,
                 "absent_seconds": swapped.absent_seconds,
             }
         )
         return
-    console.say(f"{name} is {status}; the table was locked for {swapped.timing.held_ms:.1f} ms.")
+    console.say(f"{name} is {status}; {locked(swapped.timing)}.")
     if swapped.absent_rows:
         until = "not yet" if swapped.absent_seconds is None else f"after {swapped.absent_seconds:.2f} s"
         console.say(f"{swapped.absent_rows} rows were absent from search; the last of them had its vector {until}.")

@@ -67,7 +67,9 @@ def command(
     elif timing is None:
         console.say("Nothing was done (--dry-run).")
     else:
-        console.say(f"{wanted.name} is backfilling; the table was locked for {timing.held_ms:.1f} ms.")
+        from migrator.cli.cutover import locked
+
+        console.say(f"{wanted.name} is backfilling; {locked(timing)}.")
         console.say(f"Next: `migrator status {wanted.name}`; it goes on by itself to ready.")
 
 

@@ -19,7 +19,7 @@ from migrator.state import leases, migrations, strays
 from migrator.state.connection import fetch, transaction
 from migrator.state.migrations import Migration
 from migrator.statements import compose
-from migrator.target import capture, facts, message
+from migrator.target import capture, facts, message, outcome
 from migrator.target.capture import Capture
 from migrator.target.message import Cancel, OnWait, Timing
 
@@ -112,7 +112,7 @@ async def drop_the_rest(
     """Drop triggers, functions and the shadow column, put NOT NULL back, and be `cleaned`: one transaction.
 
     Locks: ACCESS EXCLUSIVE on the table, a few milliseconds, one deadline per try.
-    Raises: LockNotObtained, TooDirty, MovedMeanwhile.
+    Raises: LockNotObtained, TooDirty, MovedMeanwhile, Undone, OutcomeUnknown.
     """
     prepared = await prepare(engine, migration, actor=actor, leave_nullable=leave_nullable)
     if prepared is None:
@@ -120,8 +120,15 @@ async def drop_the_rest(
             await migrations.move(connection, migration, S.CLEANED, actor=actor, reason="the table is gone")
         return Timing(())
     oid, framed = prepared
-    timing = await message.insist(
-        engine, oid, framed, name=migration.name, verb="cleanup", on_wait=on_wait, cancel=cancel
+    timing = await outcome.insist(
+        engine,
+        oid,
+        message.whole(framed),
+        migration,
+        verb="cleanup",
+        done=lambda found: found.status is S.CLEANED,
+        on_wait=on_wait,
+        cancel=cancel,
     )
     async with transaction(engine) as connection:
         await leases.void(connection, migration.id)

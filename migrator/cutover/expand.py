@@ -22,9 +22,9 @@ from migrator.state import migrations
 from migrator.state.connection import transaction
 from migrator.state.migrations import Migration
 from migrator.statements import compose
-from migrator.target import capture, column_types, facts, lanes, message, readers, restating
+from migrator.target import capture, column_types, facts, lanes, message, outcome, readers, restating
 from migrator.target.capture import Capture
-from migrator.target.message import Blocker, Cancel, OnWait, Timing
+from migrator.target.message import Cancel, OnWait, Timing
 from migrator.target.restating import Check
 
 _FILE = "cutover/expand.sql"
@@ -51,7 +51,7 @@ async def run(
     """Expand a planned migration's table; returns how long the lock was held. Tells what could not be rehearsed.
 
     Locks: ACCESS EXCLUSIVE on the table for a few milliseconds, with one deadline per try.
-    Raises: LockNotObtained, MovedMeanwhile, PrivilegeMissing, WritesWouldFail.
+    Raises: LockNotObtained, MovedMeanwhile, PrivilegeMissing, WritesWouldFail, Undone, OutcomeUnknown.
     """
     prepared: Prepared | None = None
     async with transaction(engine, read_only=True) as connection:
@@ -61,20 +61,12 @@ async def run(
     async def attempt() -> Timing:
         nonlocal prepared
         prepared = await prepare(engine, migration, actor=actor)
-        async with message.raw_connection(engine) as raw:
-            try:
-                return await message.send(raw, message.whole(prepared.framed))
-            except psycopg.Error as error:
-                if error.sqlstate != rehearsal.FAILED:
-                    raise
-                raise rehearsal.refusal(migration.name, error) from None
+        return await outcome.send(
+            engine, message.whole(prepared.framed), migration, verb="start", done=_expanded, read=_refusal(migration)
+        )
 
-    async def blockers() -> list[Blocker]:
-        async with transaction(engine) as connection:
-            return await message.find_blockers(connection, [relation.oid])
-
-    timing = await message.climb(
-        attempt, blockers=blockers, name=migration.name, verb="start", on_wait=on_wait, cancel=cancel
+    timing = await message.until_locked(
+        engine, relation.oid, attempt, name=migration.name, verb="start", on_wait=on_wait, cancel=cancel
     )
     async with transaction(engine) as connection:
         # Read behind the rehearsal, whose rows count as written although none is there.
@@ -86,6 +78,16 @@ async def run(
     if prepared is not None and prepared.rehearsed.left_out and tell is not None:
         tell(str(prepared.rehearsed))
     return timing
+
+
+def _expanded(found: Migration) -> bool:
+    # Nothing but expand leads from `planned` to a status that is not final.
+    return found.status not in {MigrationStatus.PLANNED, MigrationStatus.CLEANED}
+
+
+def _refusal(migration: Migration) -> Callable[[psycopg.Error], Exception | None]:
+    """Return what reads a failed rehearsal from the server's error."""
+    return lambda error: rehearsal.refusal(migration.name, error) if error.sqlstate == rehearsal.FAILED else None
 
 
 async def prepare(engine: AsyncEngine, migration: Migration, *, actor: str) -> Prepared:

@@ -15,9 +15,9 @@ from migrator.cutover import readiness
 from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
 from migrator.state import migrations
-from migrator.state.connection import DatabaseGone, DatabaseUnreachable, transaction
+from migrator.state.connection import transaction
 from migrator.state.migrations import Migration
-from migrator.target import message
+from migrator.target import message, outcome
 from migrator.target.message import Blocker, Cancel, OnWait, Timing
 from migrator.target.swap import Bounds, Swap
 
@@ -49,22 +49,15 @@ async def swap(
     """Swap, in as many tries as the ladder has.
 
     Locks: ACCESS EXCLUSIVE on the views over the column and on the table, a few milliseconds, one deadline per try.
-    Raises: LockNotObtained, TooDirty, CatalogChanged, MovedMeanwhile, NotSwappable.
+    Raises: LockNotObtained, TooDirty, CatalogChanged, MovedMeanwhile, NotSwappable, Undone, OutcomeUnknown.
     """
     looked = await readiness.look(engine, migration, verb=direction.verb)
     whole = message.whole(looked.statements(direction.side, direction.status, bounds=bounds, actor=actor))
 
     async def attempt() -> Timing:
-        try:
-            async with message.raw_connection(engine) as raw:
-                return await message.send(raw, whole)
-        except (DatabaseGone, DatabaseUnreachable):
-            # Broken around COMMIT: only the database knows what happened.
-            async with transaction(engine) as connection:
-                found = await migrations.get_by_id(connection, migration.id)
-            if found.epoch == migration.epoch:
-                raise
-            return Timing(())
+        return await outcome.send(
+            engine, whole, migration, verb=direction.verb, done=lambda found: found.epoch != migration.epoch
+        )
 
     async def blockers() -> list[Blocker]:
         return await holders(engine, looked)

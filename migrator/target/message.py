@@ -176,6 +176,8 @@ class Timing:
     steps: tuple[tuple[str, float], ...]
     #: Rows that lacked a vector under the lock (swaps only).
     dirty_rows: int = 0
+    #: The connection broke around COMMIT: that it was committed, the database told afterwards, and no more.
+    lost: bool = False
 
     @property
     def held_ms(self) -> float:
@@ -262,6 +264,24 @@ async def insist(
     async def attempt() -> Timing:
         async with raw_connection(engine) as raw:
             return await send(raw, whole(framed))
+
+    return await until_locked(engine, oid, attempt, name=name, verb=verb, on_wait=on_wait, cancel=cancel)
+
+
+async def until_locked(
+    engine: AsyncEngine,
+    oid: int,
+    attempt: Callable[[], Awaitable[Timing]],
+    *,
+    name: str,
+    verb: str,
+    on_wait: OnWait,
+    cancel: Cancel | None = None,
+) -> Timing:
+    """Try until the locks on one table are had.
+
+    Raises: LockNotObtained.
+    """
 
     async def blockers() -> list[Blocker]:
         async with transaction(engine) as connection:

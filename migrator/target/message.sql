@@ -87,6 +87,14 @@ SELECT 0, p.owner::text, 'prepared transaction ' || p.gid, 'prepared', 'two-phas
    AND x.virtualtransaction IN (SELECT virtualtransaction FROM held WHERE pid IS NULL)
  ORDER BY age_seconds DESC
 
+-- name: backend
+-- Whether a session of ours is still at it. One that is done, and has not heard that its client is gone, is ended: so
+-- that nothing which is still on its way to it is ever run.
+SELECT a.state, CASE WHEN a.state = 'idle' THEN pg_terminate_backend(a.pid) END AS ended
+  FROM pg_stat_activity a
+ WHERE a.pid = %(pid)s AND a.usename = session_user
+   AND a.application_name = current_setting('application_name')
+
 -- name: old_snapshots
 -- Transactions that hold a snapshot from before a moment: they would read NULL in rows that were filled since.
 SELECT a.pid, coalesce(a.usename, '')::text AS role, coalesce(a.application_name, '') AS application,

@@ -1,7 +1,7 @@
 """A TCP proxy that can swallow: connections stay open and nothing comes through, as behind a router that forgot them.
 
 It runs in a thread of its own, so that a test may block. `swallow()` turns every connection that is open into a black
-hole; connections made afterwards work, as they do after a failover.
+hole; connections made afterwards work, as they do after a failover. `cut()` has the clients told that they ended.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Proxy:
     port: int = 0
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
     _thread: threading.Thread | None = None
-    #: One flag per connection: cleared, it swallows.
-    _open: set[asyncio.Event] = field(default_factory=set)
+    #: One flag per connection: cleared, it swallows; and the way back to its client.
+    _open: dict[asyncio.Event, asyncio.StreamWriter] = field(default_factory=dict)
     swallowed: int = 0
 
     def start(self) -> None:
@@ -45,6 +45,16 @@ class Proxy:
 
         self._loop.call_soon_threadsafe(close)
 
+    def cut(self) -> None:
+        """End every connection for its client; the server hears nothing of it."""
+
+        def end() -> None:
+            for passing, client in self._open.items():
+                passing.clear()
+                client.transport.abort()
+
+        self._loop.call_soon_threadsafe(end)
+
     def _serve(self, ready: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
         server = self._loop.run_until_complete(asyncio.start_server(self._connection, "127.0.0.1", self.port))
@@ -62,7 +72,7 @@ class Proxy:
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         passing = asyncio.Event()
         passing.set()
-        self._open.add(passing)
+        self._open[passing] = writer
         writers = [writer]
         try:
             up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target)
@@ -72,7 +82,7 @@ class Proxy:
         except (OSError, asyncio.CancelledError):
             pass  # either end is gone, or the proxy stops
         finally:
-            self._open.discard(passing)
+            self._open.pop(passing)
             for each in writers:
                 each.transport.abort()
 
@@ -83,4 +93,5 @@ async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, passin
             await passing.wait()
             sink.write(data)
             await sink.drain()
+    await passing.wait()
     sink.close()

@@ -69,3 +69,22 @@ def picture(url: str) -> list[tuple[object, ...]]:
             UNION ALL SELECT 'live', generation, since::text FROM migrator.live
             UNION ALL SELECT 'transitions', count(*)::text, '' FROM migrator.transitions
             ORDER BY 1, 2, 3""").fetchall()
+
+
+#: Every catalog that a swap may write.
+_CATALOGS = (
+    "attribute", "attrdef", "class", "constraint", "depend", "description", "index", "policy", "proc", "rewrite",
+    "shdepend", "statistic_ext", "trigger", "type",
+)  # fmt: skip
+_STATE = ("migrations", "live", "transitions", "dirty", "written", "strays")
+
+
+def versions(connection: psycopg.Connection) -> dict[str, str]:
+    """Digests of the row versions in every catalog, the table and our state: who only rolls back leaves all of them."""
+    tables = [*(f"pg_{name}" for name in _CATALOGS), "docs", *(f"migrator.{name}" for name in _STATE)]
+    parts = [
+        f"SELECT '{name}', count(*) || '-' || coalesce(bit_xor(hashtextextended(ctid::text || xmin::text, 0)), 0)"
+        f" FROM {name}"
+        for name in tables
+    ]
+    return dict(connection.execute(" UNION ALL ".join(parts).encode()).fetchall())

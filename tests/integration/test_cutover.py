@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
 
 import psycopg
 import pytest
-from psycopg import sql as psql
 
-from migrator.cutover import cleaning, expand, readiness
-from migrator.cutover.swapping import CUTOVER, ROLLBACK
+from migrator.cutover import readiness
+from migrator.cutover.swapping import ROLLBACK
 from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
-from migrator.orchestrator import attended, verbs
+from migrator.orchestrator import verbs
 from migrator.spending.worker import Worker
-from migrator.state import migrations
-from migrator.state.connection import LockBusy, transaction
+from migrator.state.connection import LockBusy
 from migrator.target import message
 from tests.deployment import V3, V4, Deployment, embed, generation_of, literal, until
 from tests.integration.steps import drain, ready, start, stored, to
-from tests.integration.swaps import ANY, cut_over, quiet, roll_back, swap, sweep
+from tests.integration.swaps import ANY, cut_over, roll_back, swap
 from tests.integration.traffic import Traffic
 
 S = MigrationStatus
@@ -72,48 +69,6 @@ async def test_a_view_keeps_owner_grants_options_and_comment(deployment: Deploym
     finally:
         with deployment.connect() as connection:
             connection.execute("DROP OWNED BY view_reader; DROP ROLE view_reader")
-
-
-async def test_p9_cutover_killed_between_statements(deployment: Deployment, worker: Worker) -> None:
-    for direction, prepare in ((CUTOVER, cut_over), (ROLLBACK, roll_back)):
-        if direction is CUTOVER:
-            await ready(deployment, worker, 20)
-        looked = await readiness.look(worker.engine, await stored(worker), verb=direction.verb)
-        statements = looked.statements(direction.side, direction.status, bounds=ANY, actor="test")
-        assert sweep(deployment, statements) > 15
-        await prepare(worker)
-        assert (await stored(worker)).status is direction.status
-
-
-async def test_p9_expand_and_cleanup_killed_between_statements(deployment: Deployment, worker: Worker) -> None:
-    deployment.make_table(5)
-    await verbs.make_plan(worker.engine, deployment.spec, actor="test")
-    expanding = (await expand.prepare(worker.engine, await stored(worker), actor="test")).framed
-    assert sweep(deployment, expanding) > 15
-    await start(deployment, worker)
-    await verbs.cancel(worker.engine, "docs", actor="test")
-    async with transaction(worker.engine) as connection:
-        await migrations.move(connection, await stored(worker), S.CLEANING, actor="test")
-    prepared = await cleaning.prepare(worker.engine, await stored(worker), actor="test")
-    assert prepared is not None
-    assert sweep(deployment, prepared[1]) > 10
-    await attended.clean_up(worker, "docs", close_window=False, strays_gone=False, actor="test", tell=quiet)
-    assert deployment.status == "cleaned"
-
-
-async def test_p9_the_connection_lost_just_after_commit_is_told_as_done(
-    deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await ready(deployment, worker, 10)
-    original = message.whole
-
-    def cut(statements: Sequence[psql.Composable]) -> psql.Composed:
-        return original([*statements, psql.SQL("SELECT pg_terminate_backend(pg_backend_pid())")])
-
-    monkeypatch.setattr(message, "whole", cut)
-    await cut_over(worker)
-    assert (await stored(worker)).status is S.COMPLETED
-    assert deployment.mismatches("embedding", V4) == []
 
 
 @pytest.mark.timeout(200)

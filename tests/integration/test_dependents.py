@@ -22,7 +22,7 @@ from tests.integration.test_backfill_partitions import PARTITIONED
 S = MigrationStatus
 
 #: One of each kind that is taken along. The table has an index and a view, too.
-_EVERYTHING = """
+EVERYTHING = """
     ALTER TABLE docs ALTER embedding SET STORAGE MAIN, ALTER embedding SET STATISTICS 50,
                      ALTER embedding SET COMPRESSION pglz, ALTER embedding SET (n_distinct = -0.5);
     COMMENT ON COLUMN docs.embedding IS 'searched by the shop''s "front"';
@@ -64,7 +64,7 @@ def everything(deployment: Deployment, request: pytest.FixtureRequest) -> Iterat
     deployment.make_table(20, PARTITIONED) if request.param == "partitioned" else deployment.make_table(20)
     with deployment.connect() as connection:
         connection.execute("CREATE ROLE dependents_reader")
-        connection.execute(_EVERYTHING.encode())
+        connection.execute(EVERYTHING.encode())
     yield deployment
     with deployment.connect() as connection:
         connection.execute("DROP OWNED BY dependents_reader; DROP ROLE dependents_reader")

@@ -1,0 +1,141 @@
+"""What became of a message whose connection broke: only the database knows, and not before the server is done with it.
+
+Floor 1. Promise (P9): nobody is told that nothing happened while the transaction can still commit, or that something
+did which was rolled back. A server that has the whole message goes on with it after its client is gone, so it is waited
+for, for as long as a message can take; one that does not answer is asked again, and then it is said that it is not
+known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from migrator.errors import TransientError
+from migrator.state import migrations
+from migrator.state.connection import DatabaseGone, DatabaseRefused, DatabaseUnreachable, fetch, transaction
+from migrator.state.migrations import Migration
+from migrator.statements import compose
+from migrator.target import message
+from migrator.target.message import Timing
+
+#: Seconds until it is said that it is not known: a message ends within six (`message.frame`), a restart takes longer.
+PATIENCE_SECONDS = 20.0
+_PAUSE_SECONDS = 0.1
+
+
+@dataclass(eq=False)
+class Undone(TransientError):
+    """The connection broke before COMMIT, and the server rolled everything back."""
+
+    name: str
+    verb: str
+    why: str
+
+    runbook = "database-unreachable"
+    happened = "The connection was lost during `{verb}` of {name} ({why}), and all of it was rolled back."
+    state = "{name} stands where it stood: it was looked up afterwards."
+    next = "Run `migrator {verb} {again}` again."
+
+    def sentences(self) -> tuple[str, str, str]:
+        """Return the three sentences; `start` takes a file, not a name."""
+        values = {"name": self.name, "verb": self.verb, "why": self.why}
+        again = "SPEC" if self.verb == "start" else self.name
+        return self.happened.format(**values), self.state.format(**values), self.next.format(again=again, **values)
+
+
+@dataclass(eq=False)
+class OutcomeUnknown(TransientError):
+    """The connection broke around COMMIT, and the database does not say what happened."""
+
+    name: str
+    verb: str
+    why: str
+
+    runbook = "database-unreachable"
+    happened = (
+        "The connection was lost during `{verb}` of {name}, and the database can't be asked what became of it: {why}."
+    )
+    state = "It is done as a whole, or nothing of it is."
+    next = "Run `migrator status {name}` as soon as the database answers, which says where it stands."
+
+
+#: Says of a migration, read afterwards, whether the message was committed.
+Done = Callable[[Migration], bool]
+
+
+async def send(
+    engine: AsyncEngine,
+    framed: sql.Composed,
+    migration: Migration,
+    *,
+    verb: str,
+    done: Done,
+    read: Callable[[psycopg.Error], Exception | None] = lambda _: None,
+) -> Timing:
+    """Send a message that moves a migration; `read` makes errors of its own from the server's.
+
+    Returns a timing without steps where only the database's word tells that it was committed.
+    Raises: Undone, OutcomeUnknown, LockBusy and other errors of ours.
+    """
+    pid = None
+    try:
+        async with message.raw_connection(engine) as raw:
+            pid = raw.info.backend_pid
+            try:
+                return await message.send(raw, framed)
+            except psycopg.Error as error:
+                ours = read(error)
+                if ours is None:
+                    raise
+                raise ours from None
+    except (DatabaseGone, DatabaseUnreachable) as lost:
+        if pid is None:  # nothing was sent
+            raise
+        if done(await _settled(engine, migration, verb, pid)):
+            return Timing((), lost=True)
+        raise Undone(migration.name, verb, lost.why) from None
+
+
+async def _settled(engine: AsyncEngine, migration: Migration, verb: str, pid: int) -> Migration:
+    """Return the migration as it stands when the backend is gone."""
+    loop = asyncio.get_running_loop()
+    until, why = loop.time() + PATIENCE_SECONDS, "its session is still there"
+    while loop.time() < until:
+        try:
+            async with transaction(engine) as connection:
+                if not await fetch(connection, compose("target/message.sql", "backend"), {"pid": pid}):
+                    return await migrations.get_by_id(connection, migration.id)
+        except (DatabaseGone, DatabaseRefused, DatabaseUnreachable) as error:
+            why = error.why
+        await asyncio.sleep(_PAUSE_SECONDS)
+    raise OutcomeUnknown(migration.name, verb, why)
+
+
+async def insist(
+    engine: AsyncEngine,
+    oid: int,
+    framed: sql.Composed,
+    migration: Migration,
+    *,
+    verb: str,
+    done: Done,
+    on_wait: message.OnWait,
+    cancel: message.Cancel | None = None,
+) -> Timing:
+    """Send until the locks on one table are had.
+
+    Raises: LockNotObtained, and what `send` raises.
+    """
+
+    async def attempt() -> Timing:
+        return await send(engine, framed, migration, verb=verb, done=done)
+
+    return await message.until_locked(
+        engine, oid, attempt, name=migration.name, verb=verb, on_wait=on_wait, cancel=cancel
+    )

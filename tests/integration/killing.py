@@ -1,0 +1,97 @@
+"""Sessions that die at a chosen moment: between statements of a message, or behind a DDL command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from migrator.target import message
+from tests.deployment import Deployment
+from tests.integration import catalog
+
+DIE = sql.SQL("SELECT pg_terminate_backend(pg_backend_pid())")
+#: Sequences know no ROLLBACK, so commands of transactions that died are counted, too.
+_ASSASSIN = """
+CREATE SCHEMA assassin;
+CREATE SEQUENCE assassin.commands;
+CREATE TABLE assassin.order (at bigint);
+INSERT INTO assassin.order VALUES (0);
+CREATE FUNCTION assassin.strike() RETURNS event_trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF nextval('assassin.commands') = (SELECT at FROM assassin.order) THEN
+    PERFORM pg_terminate_backend(pg_backend_pid());
+    PERFORM pg_sleep(5);  -- a place to die at
+  END IF;
+END $$;
+CREATE EVENT TRIGGER assassin ON ddl_command_end EXECUTE FUNCTION assassin.strike();
+"""
+
+
+def sent(url: str, statements: Sequence[sql.Composable]) -> bool:
+    """Send statements as the one message that they are; says whether the session lived."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        try:
+            connection.execute(message.whole(statements))
+        except psycopg.errors.AdminShutdown:
+            return False
+    return True
+
+
+def sweep(deployment: Deployment, whole: Sequence[sql.Composable]) -> None:
+    """Kill the session before each statement in turn: all is as it was. Then behind the last, COMMIT: it is done."""
+    with deployment.connect() as connection:
+        before = catalog.versions(connection)
+        for stop in range(len(whole)):
+            assert not sent(deployment.url, [*whole[:stop], DIE, *whole[stop:]])
+            assert catalog.versions(connection) == before, f"killed before statement {stop}"
+        assert not sent(deployment.url, [*whole, DIE])
+        after = catalog.versions(connection)
+        changed = {name for name in after if after[name] != before[name]}
+    assert {"pg_proc", "migrator.migrations", "migrator.transitions"} <= changed
+
+
+@dataclass
+class Assassin:
+    """Kills whichever session ends the DDL command of that number."""
+
+    deployment: Deployment
+
+    def __post_init__(self) -> None:
+        with self.deployment.connect() as connection:
+            connection.execute(_ASSASSIN)
+
+    @contextmanager
+    def behind(self, command: int) -> Iterator[None]:
+        with self.deployment.connect() as connection:
+            connection.execute("SELECT setval('assassin.commands', 1, false)")
+            connection.execute("UPDATE assassin.order SET at = %s", [command])
+        yield
+        with self.deployment.connect() as connection:
+            connection.execute("UPDATE assassin.order SET at = 0")
+
+    def leave(self) -> None:
+        with self.deployment.connect() as connection:
+            connection.execute("DROP EVENT TRIGGER assassin; DROP SCHEMA assassin CASCADE")
+
+    def count(self, statements: Sequence[sql.Composable]) -> int:
+        """How many DDL commands a message has, those that its DO blocks run too; it is rolled back."""
+        with self.behind(0), self.deployment.connect() as connection:
+            connection.execute(message.whole([*statements[:-1], sql.SQL("ROLLBACK")]))
+            row = connection.execute("SELECT last_value FROM assassin.commands").fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def sweep(self, whole: Sequence[sql.Composable], every: int) -> int:
+        """Kill the session behind each DDL command in turn, or every so many: all is as it was. Returns how many."""
+        commands = self.count(whole)
+        with self.deployment.connect() as connection:
+            before = catalog.versions(connection)
+            for command in range(1, commands + 1, every):
+                with self.behind(command):
+                    assert not sent(self.deployment.url, whole), f"it has no command {command}"
+                assert catalog.versions(connection) == before, f"killed behind command {command}"
+        return commands
