@@ -107,6 +107,7 @@ def frame(
     lock_timeout = milliseconds(deadline_seconds)
     parts = {
         "table": table,
+        "table_name": sql.Literal(table.as_string()),
         "lock_timeout": lock_timeout,
         "statement_timeout": milliseconds(STATEMENT_SECONDS + 2),
         "transaction_timeout": milliseconds(STATEMENT_SECONDS + 4),
@@ -137,8 +138,8 @@ def moment(step: str) -> sql.Composed:
 
 
 def lock_table(table: sql.Composable) -> str:
-    """Return the statement that takes the table itself, the last of the locks."""
-    return sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(table).as_string()
+    """Return the statement that takes the table itself, the last of the locks but its partitions'."""
+    return sql.SQL("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE").format(table).as_string()
 
 
 @asynccontextmanager

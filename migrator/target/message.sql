@@ -27,22 +27,32 @@ SET LOCAL lock_timeout = {lock_timeout}
 -- name: locks
 -- One deadline for all locks together: what one of them waited is taken off the next (H15). Views first, from the
 -- outside in, the table last: that is the order in which readers lock, so nobody deadlocks (H11). `ALTER ... OWNER TO`
--- its own owner locks a view alone, where LOCK TABLE would lock everything that it reads.
--- locks: ACCESS EXCLUSIVE on views and table, until commit.
+-- its own owner locks a view alone, where LOCK TABLE would lock everything that it reads. Partitions come last and one by
+-- one: a LOCK TABLE of all of them would wait for each as long as it may wait for the first.
+-- locks: ACCESS EXCLUSIVE on views, table and partitions, until commit.
 DO $locks$
 DECLARE
   began timestamptz := clock_timestamp();
   allowed interval := {deadline};
   left_over interval;
-  statement text;
+  statements text[] := {statements};
+  named CONSTANT int := cardinality(statements);
+  turn int := 1;
 BEGIN
-  FOREACH statement IN ARRAY {statements}::text[] LOOP
+  WHILE turn <= cardinality(statements) LOOP
     left_over := allowed - (clock_timestamp() - began);
     IF left_over <= interval '1 ms' THEN
       RAISE EXCEPTION 'migrator: no time left for the locks' USING ERRCODE = 'lock_not_available';
     END IF;
     PERFORM set_config('lock_timeout', ceil(extract(epoch FROM left_over) * 1000)::text || 'ms', true);
-    EXECUTE statement;
+    EXECUTE statements[turn];
+    IF turn = named THEN
+      -- The table is locked, so no partition comes any more.
+      statements := statements || ARRAY(
+        SELECT format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', i.inhrelid::regclass)
+          FROM pg_inherits AS i WHERE i.inhparent = {table_name}::regclass ORDER BY i.inhrelid);
+    END IF;
+    turn := turn + 1;
   END LOOP;
 END
 $locks$

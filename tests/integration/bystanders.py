@@ -64,7 +64,7 @@ def holding(url: str, statement: str, seconds: float) -> Iterator[threading.Even
     taken = threading.Event()
 
     def hold() -> None:
-        with psycopg.connect(url) as connection:
+        with psycopg.connect(url, application_name="long reader") as connection:
             connection.execute(statement.encode())
             taken.set()
             time.sleep(seconds)

@@ -8,6 +8,7 @@ import threading
 import psycopg
 import pytest
 
+from benchmarks.cutover_application import SEARCH, checking
 from migrator.cutover import readiness
 from migrator.cutover.swapping import ROLLBACK
 from migrator.generation import Side
@@ -19,7 +20,7 @@ from migrator.target import message
 from tests.deployment import V3, V4, Deployment, embed, generation_of, literal
 from tests.integration.steps import drain, ready, start, stored, to
 from tests.integration.swaps import ANY, cut_over, roll_back, swap
-from tests.integration.traffic import ROWS, Traffic
+from tests.integration.traffic import NEW, ROWS, Traffic
 
 S = MigrationStatus
 
@@ -108,6 +109,21 @@ async def test_p1_zero_mixing_through_cutovers_and_rollbacks(
     assert deployment.query("SELECT id, title, body FROM docs EXCEPT TABLE twin") == []
     assert set(traffic.answers) == {"ad hoc", "prepared", "view", "search", "repeatable read"}
     assert set(traffic.written) == {"old", "new", "copy", "orm"}
+
+
+async def test_the_readers_of_the_traffic_see_what_is_wrong(deployment: Deployment, worker: Worker) -> None:
+    await ready(deployment, worker, 20)
+    Traffic(deployment)
+    with deployment.connect() as connection:
+        for wrong, low, high in ((0, 0, 0), (1, 0, 5), (15, 25, 50)):
+            connection.execute(
+                "UPDATE docs SET embedding = v4 FROM truth t WHERE docs.id = t.id AND t.id <= %s", [wrong]
+            )
+            for relation in ("docs", "docs_outer"):
+                assert connection.execute(checking(relation, NEW).encode()).fetchone() == (20, wrong)
+            answers, not_right = connection.execute(SEARCH).fetchone() or (0, 0)
+            assert answers == 50
+            assert low <= not_right <= high
 
 
 async def test_h9_two_swaps_at_once_do_not_meet_in_the_functions(deployment: Deployment, worker: Worker) -> None:
