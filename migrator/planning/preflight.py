@@ -51,12 +51,13 @@ def _server(survey: Survey) -> Iterator[Finding]:
         yield refuse("standby", "server", "this is a standby", "connect to the primary")
     if survey.server.get("version", 0) < OLDEST_SERVER:
         yield refuse("server_too_old", "server", "PostgreSQL is older than 14", "upgrade the server")
-    if survey.server.get("standbys"):
+    if names := survey.server.get("standbys"):
         yield info(
             "standbys",
             "server",
-            f"{survey.server['standbys']} standbys: a reader there can hold back the swap's replay (H13)",
-            "drain them, or lower max_standby_streaming_delay, for the cutover",
+            f"readers on {', '.join(names)} can hold back the replay of a swap: whoever reads the table there meanwhile"
+            " waits, and after max_standby_streaming_delay they are cancelled (H13)",
+            "for the cutover, drain standbys of long readers, or lower max_standby_streaming_delay there",
         )
     if survey.extension is None:
         yield refuse(

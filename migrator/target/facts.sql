@@ -67,7 +67,12 @@ SELECT current_setting('server_version_num')::int AS version, current_setting('b
        current_setting('maintenance_work_mem') AS maintenance_work_mem, pg_is_in_recovery() AS in_recovery,
        has_database_privilege(current_database(), 'CREATE') AS may_create_schema, current_user::text AS role,
        now() AS now, current_database()::text AS database,
-       (SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming') AS standbys
+       -- A role without pg_read_all_stats sees names alone. Logical subscribers replay no locks.
+       ARRAY(SELECT coalesce(nullif(r.application_name, ''), 'unnamed') FROM pg_stat_replication AS r
+              WHERE coalesce(r.state, 'streaming') = 'streaming'
+                AND NOT EXISTS (SELECT FROM pg_replication_slots AS s
+                                 WHERE s.active_pid = r.pid AND s.slot_type = 'logical')
+              ORDER BY 1) AS standbys
 
 -- name: may_silence_triggers
 -- session_replication_role keeps the users' own triggers from firing on our writes. The privilege can be granted

@@ -41,7 +41,7 @@ def survey() -> Survey:
     """A table that can be moved."""
     return Survey(
         spec=spec(),
-        server={"version": 180006, "in_recovery": False, "standbys": 0, "role": "me"},
+        server={"version": 180006, "in_recovery": False, "standbys": [], "role": "me"},
         extension=("0.8.6", "public"),
         relation=Relation(
             oid=1, kind="r", persistence="p", is_partition=False, file=1, pages=1, estimated_rows=1,
@@ -122,7 +122,7 @@ R, W, I = Severity.REFUSE, Severity.WARN, Severity.INFO  # noqa: E741 - the thre
 CASES: list[tuple[str, Severity, Callable[[Survey], Any]]] = [
     ("table_missing", R, setting(relation=None)),
     ("standby", R, lambda found: found.server.update(in_recovery=True)),
-    ("standbys", I, lambda found: found.server.update(standbys=2)),
+    ("standbys", I, lambda found: found.server.update(standbys=["standby1"])),
     ("server_too_old", R, lambda found: found.server.update(version=130012)),
     ("extension_missing", R, setting(extension=None)),
     ("extension_too_old", R, setting(extension=("0.6.2", "public"))),
