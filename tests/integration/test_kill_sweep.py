@@ -15,6 +15,7 @@ from migrator.cutover.swapping import CUTOVER, ROLLBACK, Direction
 from migrator.demo.servers import Postgres
 from migrator.lifecycle import MigrationStatus
 from migrator.orchestrator import attended, verbs
+from migrator.orchestrator.attendance import Overtaken
 from migrator.spending.worker import Worker
 from migrator.state import migrations
 from migrator.state.connection import DatabaseGone, transaction
@@ -28,6 +29,7 @@ from tests.integration.steps import ready, start, stored, to
 from tests.integration.swaps import ANY, cut_over, quiet, roll_back, swap
 from tests.integration.test_dependents import EVERYTHING, whole
 
+pytestmark = pytest.mark.timeout(240)
 S = MigrationStatus
 DeploymentOn = Callable[[Postgres], Awaitable[tuple[Deployment, Worker]]]
 ROWS = 12
@@ -70,7 +72,6 @@ async def started(deployment: Deployment, worker: Worker) -> message.Timing:
     return await verbs.start(worker.engine, deployment.spec, path="docs.toml", actor="test", on_wait=quiet)
 
 
-@pytest.mark.timeout(240)
 async def test_p9_killed_before_and_after_every_statement(everything: Deployment, worker: Worker) -> None:
     """Setup, cutover, rollback, cleanup: the session dies before each statement, and behind the last."""
     await verbs.make_plan(worker.engine, everything.spec, actor="test")
@@ -89,7 +90,6 @@ async def test_p9_killed_before_and_after_every_statement(everything: Deployment
     assert (await stored(worker)).not_null is None
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.long)])
 async def test_p9_killed_inside_of_every_statement(everything: Deployment, worker: Worker, every: int) -> None:
     """The session dies behind each DDL command that the statements run, those in their DO blocks too."""
@@ -167,7 +167,7 @@ async def test_p9_a_cleanup_goes_on_wherever_it_died(
             with assassin.behind(command):
                 await clean_up(worker)
             break
-        except (DatabaseGone, Undone):
+        except (DatabaseGone, Overtaken, Undone):  # a slow machine may lose its lease over it
             deaths += 1
             statuses.add(everything.status)
     assert deaths > 8
