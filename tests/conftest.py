@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -34,6 +35,10 @@ PACKAGES = {
 }
 # As in workers: what a process has imported is not looked over again and again.
 gc.set_threshold(50_000, 20, 50)
+#: Where another PostgreSQL's programs lie, to run tests against it by hand; it needs pgvector, and no other extension.
+_PROGRAMS = os.environ.get("TEST_POSTGRES_PROGRAMS")
+_OTHER: dict[str, Any] = {"programs": Path(_PROGRAMS)} if _PROGRAMS else {}
+_PLAIN = {"shared_preload_libraries": ""} if _PROGRAMS else {}
 _TIERS = {"unit": 10, "integration": 60, "acceptance": 180, "chaos": 240, "revisions": 60, "docs": 120}
 
 
@@ -84,7 +89,7 @@ def scratch() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def postgres(scratch: Path) -> Iterator[Postgres]:
     # fsync off: these tests kill processes, never the machine, and what a process wrote stays in the page cache.
-    server = Postgres(scratch / "postgres", settings={"fsync": "off", "wal_level": "logical"})
+    server = Postgres(scratch / "postgres", settings={"fsync": "off", "wal_level": "logical", **_PLAIN}, **_OTHER)
     server.start()
     yield server
     server.remove()
@@ -198,7 +203,7 @@ def scratch_server(scratch: Path) -> Iterator[Callable[..., Postgres]]:
     made: list[Postgres] = []
 
     def make(**settings: str) -> Postgres:
-        server = Postgres(scratch / f"own-{next(_numbers)}", settings={"fsync": "off", **settings})
+        server = Postgres(scratch / f"own-{next(_numbers)}", settings={"fsync": "off", **_PLAIN, **settings}, **_OTHER)
         server.start()
         made.append(server)
         _admin(server, "CREATE DATABASE app")

@@ -74,8 +74,9 @@ class Postgres:
     home: Path
     settings: dict[str, str] = field(default_factory=dict)
     port: int = field(default_factory=processes.free_port)
+    #: Another PostgreSQL's folder of programs, which has pgvector, too; None for the wheel's own.
+    programs: Path | None = None
     _process: subprocess.Popen[bytes] | None = None
-    _bin: Path | None = None
     _copied: Path | None = None
 
     @property
@@ -102,8 +103,7 @@ class Postgres:
         """Make the cluster if it is not there, and start it; waits until it answers."""
         self.home.mkdir(parents=True, exist_ok=True)
         account = _as_nobody()
-        binaries = self._bin or self._find_binaries(account)
-        self._bin = binaries
+        binaries = self.programs = self.programs or self._find_binaries(account)
         data, sockets = self.home / "data", self.home / "s"
         sockets.mkdir(exist_ok=True)
         data.mkdir(mode=0o700, exist_ok=True)
@@ -154,7 +154,10 @@ class Postgres:
 
     @staticmethod
     def _make_cluster(binaries: Path, data: Path, env: dict[str, str], account: dict[str, Any]) -> None:
-        options = "--auth=trust --encoding=UTF8 --locale-provider=builtin --builtin-locale=C.UTF-8 --no-sync"
+        options = "--auth=trust --encoding=UTF8 --no-sync"
+        told = subprocess.run([binaries / "initdb", "--help"], capture_output=True, cwd="/", check=True, **account)  # noqa: S603
+        if b"builtin" in told.stdout:  # PostgreSQL 17; before, the locale is the environment's
+            options += " --locale-provider=builtin --builtin-locale=C.UTF-8"
         made: subprocess.CompletedProcess[bytes] = subprocess.run(  # noqa: S603 - our own command
             [str(binaries / "initdb"), "-D", str(data), "-U", "postgres", *options.split()],
             env=env,

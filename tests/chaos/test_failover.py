@@ -38,10 +38,10 @@ def _copy(primary: Postgres, standby: Postgres) -> None:
     if account:
         standby.home.chmod(0o711)
         os.chown(standby.home, account["user"], account["group"])
-    assert primary._bin is not None
+    assert primary.programs is not None
     words = ["-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres", "-c", "fast", "-X", "stream", "--no-sync"]
     done = subprocess.run(
-        [primary._bin / "pg_basebackup", *words, "-D", standby.home / "data"],
+        [primary.programs / "pg_basebackup", *words, "-D", standby.home / "data"],
         capture_output=True, cwd="/", check=False, **account,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()
