@@ -39,6 +39,9 @@ from migrator.state.connection import transaction
 from migrator.target import dependents, facts
 from migrator.target.relation import suffixed
 
+#: How many times its pages, and by how many at least (8 MB), a table may grow before its cost is another one.
+_GROWN, _GROWN_PAGES = 1.5, 1000
+
 
 @dataclass(eq=False)
 class PlanStale(OperatorError):
@@ -175,6 +178,8 @@ async def changes_since(engine: AsyncEngine, migration: migrations.Migration) ->
         relation = await facts.relation(connection, migration.target_schema, migration.target_table)
         if relation is None:
             return ["the table is gone"]
-        return dependents.changes(
-            migration.fingerprint, await dependents.fingerprint(connection, relation.oid, migration.target_column)
-        )
+        found = await dependents.fingerprint(connection, relation.oid, migration.target_column)
+    planned = (migration.plan.get("sample") or {}).get("of_pages")
+    grown = planned is not None and relation.pages > max(_GROWN * planned, planned + _GROWN_PAGES)
+    lines = [f"it has grown from {planned:,} to {relation.pages:,} pages"] if grown else []
+    return lines + dependents.changes(migration.fingerprint, found)

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+from migrator.orchestrator import verbs
 from migrator.planning import plan as plans
-from migrator.planning.plan import Plan
+from migrator.planning.plan import Plan, PlanStale
 from migrator.report import plan_page, ticket
 from migrator.spending.worker import Worker
 from tests.deployment import Deployment
@@ -129,3 +130,16 @@ async def test_the_fingerprint_is_of_table_spec_and_catalog(deployment: Deployme
     deployment.spec_data["limits"]["max_cost_usd"] = 4.0
     capped = await plans.make(worker.engine, deployment.spec)
     assert capped.document["fingerprint"] != altered.document["fingerprint"]
+
+
+async def test_a_plan_of_a_table_that_has_grown_since_does_not_hold(
+    deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment.make_table(200)
+    await verbs.make_plan(worker.engine, deployment.spec, actor="test")
+    with deployment.connect() as connection:
+        connection.execute("INSERT INTO docs (title, body) SELECT title, body FROM docs, generate_series(1, 9)")
+    await verbs.startable(worker.engine, deployment.spec, path="docs.toml")  # a small table may
+    monkeypatch.setattr(plans, "_GROWN_PAGES", 1)
+    with pytest.raises(PlanStale, match=r"it has grown from \d+ to \d+ pages"):
+        await verbs.startable(worker.engine, deployment.spec, path="docs.toml")
