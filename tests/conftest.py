@@ -6,7 +6,6 @@ import asyncio
 import gc
 import os
 import shutil
-import subprocess
 import tempfile
 import threading
 import time
@@ -18,12 +17,13 @@ import psycopg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from migrator.demo.servers import Postgres, Valkey, _as_nobody
+from migrator.demo.servers import Postgres, Valkey
 from migrator.demo.simulator.control import Simulator
 from migrator.spending.worker import Worker
 from migrator.state import connection as connections
 from migrator.state import schema
 from migrator.target import readers
+from tests import standby as standbys
 from tests.deployment import Deployment
 
 #: Debian's packages that tests marked `system` need, and a program of each.
@@ -224,24 +224,7 @@ def scratch_server(scratch: Path) -> Iterator[Callable[..., Postgres]]:
 def standby(scratch_server: Callable[..., Postgres], scratch: Path) -> Iterator[tuple[Postgres, Postgres]]:
     """A primary and its physical standby, made by pg_basebackup, on loopback."""
     primary = scratch_server(wal_level="replica", hot_standby="on")
-    made = Postgres(scratch / f"standby-{time.monotonic_ns()}", settings={"fsync": "off", "hot_standby": "on"})
-    made.home.mkdir(mode=0o711)
-    account = _as_nobody()
-    data = made.home / "data"
-    data.mkdir(mode=0o700)
-    if account:
-        os.chown(data, account["user"], account["group"])
-    assert primary._bin is not None
-    subprocess.run(
-        [
-            primary._bin / "pg_basebackup", "-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres",
-            "-D", str(data), "--checkpoint=fast", "--no-sync", "-X", "stream",
-        ],
-        check=True, capture_output=True, cwd="/", timeout=60, **account,
-    )  # fmt: skip
-    (data / "standby.signal").touch()
-    made.settings["primary_conninfo"] = f"host=127.0.0.1 port={primary.port} user=postgres application_name=standby1"
-    made.start()
+    made = standbys.make(primary, scratch / f"standby-{time.monotonic_ns()}")
     yield primary, made
     made.remove()
 

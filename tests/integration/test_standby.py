@@ -17,8 +17,8 @@ from migrator.cutover.swapping import CUTOVER, ROLLBACK
 from migrator.demo.servers import Postgres
 from migrator.orchestrator import verbs
 from migrator.spending.worker import Worker
+from tests import standby as standbys
 from tests.deployment import V3, Deployment, until
-from tests.integration import standby as standbys
 from tests.integration.bystanders import ALLOWED_SECONDS, APPLICATION, bystander, worst
 from tests.integration.steps import ready
 from tests.integration.swaps import swap
