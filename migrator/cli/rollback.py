@@ -55,11 +55,7 @@ def command(
     if leave_debt and max_dirty_rows is not None:
         raise typer.BadParameter("with --leave-debt any number of rows may be absent", param_hint="--max-dirty-rows")
     rows = attended.MAX_DIRTY_ROWS if max_dirty_rows is None else max_dirty_rows
-    for each in cutover.readers(name, swapping.ROLLBACK, alone=yes).lacking:
-        console.aside(
-            f"{each.application or 'A reader'} will search in vain from the swap on, unless it embeds queries with the"
-            " old model again."
-        )
+    _warn(name, alone=yes)
     question = f"Make the old generation of {name} live again?"
     question += " Rows that lack its vector will be absent from search." if leave_debt else ""
     console.ask(question + blockers.asked(cancel_blockers), verb="rollback", yes=yes)
@@ -67,6 +63,18 @@ def command(
     cutover.told(name, "rolled_back", swapped, json=json)
     if not json:
         console.say(f"Next: `migrator resume {name}` to try again, or `migrator cleanup {name}`.")
+
+
+def _warn(name: str, *, alone: bool) -> None:
+    """Say which readers can't go back."""
+    from migrator.cli import cutover
+    from migrator.cutover import swapping
+
+    for each in cutover.readers(name, swapping.ROLLBACK, alone=alone).lacking:
+        console.aside(
+            f"{each.application or 'A reader'} will search in vain from the swap on, unless it embeds queries with the"
+            " old model again."
+        )
 
 
 def _go_back(name: str, rows: int, *, leave_debt: bool, cancel_blockers: bool) -> Swapped:

@@ -61,16 +61,20 @@ def command(
         replan=replan, cancel_blockers=cancel_blockers, yes=yes, dry_run=dry_run, json=json, waiver=skip_provenance
     )
     timing, page = session.run(lambda worker: _step(worker, wanted, str(spec), asked))
+    _began(wanted.name, timing, page, json=json)
+
+
+def _began(name: str, timing: Timing | None, page: Page | None, *, json: bool) -> None:
+    from migrator.cli.cutover import locked
+
     if json:
         shown = page.as_json() if page is not None else None
-        console.as_json({"name": wanted.name, "started": timing is not None, "provenance": shown})
+        console.as_json({"name": name, "started": timing is not None, "provenance": shown})
     elif timing is None:
         console.say("Nothing was done (--dry-run).")
     else:
-        from migrator.cli.cutover import locked
-
-        console.say(f"{wanted.name} is backfilling; {locked(timing)}.")
-        console.say(f"Next: `migrator status {wanted.name}`; it goes on by itself to ready.")
+        console.say(f"{name} is backfilling; {locked(timing)}.")
+        console.say(f"Next: `migrator status {name}`; it goes on by itself to ready.")
 
 
 @dataclass(frozen=True, slots=True)

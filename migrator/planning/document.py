@@ -34,8 +34,7 @@ def make(found: Survey, scanned: Population | None, growth: Growth, profile: Pro
     skipped = {reason: counts.get(name, 0) for reason, name in _WITHOUT_TEXT.items()}
     to_embed = max(0, counts.get("in_scope", 0) - sum(skipped.values()))
     skipped["filtered"] = rows - counts.get("in_scope", 0)
-    column = found.column
-    kind = column.type_name if column is not None else "vector"
+    kind = found.column.type_name if found.column is not None else "vector"
     dims = spec.generation(Side.TO).dims
     heap_pages = found.relation.pages if found.relation is not None else 0
     step = pages.width(heap_pages, rows)
@@ -67,16 +66,23 @@ def make(found: Survey, scanned: Population | None, growth: Growth, profile: Pro
         "dependents": [{"kind": each.kind, "name": each.name, "action": each.action} for each in found.dependents],
         "batches": -(-heap_pages // step),
         "pages_per_batch": step,
-        "vector_schema": found.extension[1] if found.extension is not None else "public",
-        "vector_type": kind,
-        "shadow_type": spec.to.column_type or kind,
-        #: Declared with dimensions only where the live column is, so that views keep their column's type.
-        "shadow_dims": dims if column is not None and facts.dims_of(column) is not None else None,
+        **_column(found, kind, dims),
         "partitioned": found.relation is not None and found.relation.kind == "p",
         "knows_chunks": found.server.get("version", 0) >= capture.CHUNK_IDS_SINCE,
         "silence_triggers": preflight.silences(found),
         "made_at": _iso(found.server.get("now")),
         "fingerprint": fingerprint(found),
+    }
+
+
+def _column(found: Survey, kind: str, dims: int) -> dict[str, Any]:
+    column = found.column
+    return {
+        "vector_schema": found.extension[1] if found.extension is not None else "public",
+        "vector_type": kind,
+        "shadow_type": found.spec.to.column_type or kind,
+        # Declared with dimensions only where the live column is, so that views keep their column's type.
+        "shadow_dims": dims if column is not None and facts.dims_of(column) is not None else None,
     }
 
 
