@@ -1,10 +1,11 @@
 -- How live writes are seen, and how every vector ends up in the column of its own generation.
 --
 -- Words: the live column has the target's own name; the other column is the shadow. A session's generation is what it
--- declared (SET migrator.generation), else what its role was declared to write, else the old one. A session is native when its generation
--- is the live column's, foreign otherwise. What a native session does to the live column is its own business, as it was
--- before the migration. All else is ours: a vector that a new text makes stale becomes NULL and dirty. A vector that was
--- diverted, or written by a session that declared a generation, is noted in `written`: the sentinel looks at it (H3).
+-- declared (SET migrator.generation), else what its role was declared to write, else the old one. A session is native
+-- when its generation is the live column's, foreign otherwise. What a native session does to the live column is its own
+-- business, as it was before the migration. All else is ours: a vector that a new text makes stale becomes NULL and
+-- dirty. A vector that was diverted, or written by a session that declared a generation, is noted in `written`: the
+-- sentinel looks at it (H3).
 -- Not where the generations' dimensions differ: there a vector tells itself which one it is of, whatever its session says,
 -- and PostgreSQL keeps the other out of a column that is declared with dimensions, before any trigger. A vector and a
 -- halfvec are compared as halfvecs, so an echo stays one: that is the only cast between them that needs no word.

@@ -78,7 +78,7 @@ async def ready(deployment: Deployment, worker: Worker, rows: int = 40, *, anew:
     """Take a new table to `ready`: the first time by the engine, then as a copy of the database that it left.
 
     A copy lacks what a server keeps beside its databases (the statistics of writes), and the provider's bill. A test
-    that reads them makes its table `anew`.
+    that reads them, or that has the provider behave otherwise, makes its table `anew`.
     """
     made = f"{rows} {json.dumps(deployment.spec_data, sort_keys=True)} {deployment.url.rpartition('/')[0]}"
     await worker.engine.dispose()
@@ -91,7 +91,7 @@ async def ready(deployment: Deployment, worker: Worker, rows: int = 40, *, anew:
     await to(worker, MigrationStatus.READY)
     await worker.engine.dispose()
     copy = f"{deployment.url.rpartition('/')[0]}/ready_{len(_COPIES) + 1}"
-    if made not in _COPIES and await asyncio.to_thread(copied, deployment.url, copy):
+    if not anew and made not in _COPIES and await asyncio.to_thread(copied, deployment.url, copy):
         _COPIES[made] = copy
     return await stored(worker)
 

@@ -86,7 +86,7 @@ async def test_gate_assignment_learns_the_providers_own_jitter_first_and_a_shift
     """What batching does to some servers: a text's vector depends on its place in the request, never twice alike."""
     deployment.simulator.admin(jitter=0.007)
     strict(deployment, assignment_sample=80, known_items=80)
-    await ready(deployment, worker, 80)
+    await ready(deployment, worker, 80, anew=True)
     row = (await judged(worker))["assignment"]
     assert row.passed
     assert row.figure < 0.999, "the fixed threshold would have failed it"

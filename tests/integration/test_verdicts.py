@@ -78,7 +78,7 @@ async def test_validate_measures_everything_again(deployment: Deployment, worker
 
 
 async def test_cutover_refuses_what_was_written_over_and_what_is_old(deployment: Deployment, worker: Worker) -> None:
-    await ready(deployment, worker, 20)
+    await ready(deployment, worker, 20, anew=True)
     await readiness.gates(worker.engine, await stored(worker))
     written(deployment, 301)
     deployment.query("UPDATE migrator.verdicts SET at = now() RETURNING 1")
@@ -105,7 +105,7 @@ async def test_rows_that_are_inserted_make_a_verdict_stale_and_other_updates_do_
     deployment: Deployment, worker: Worker
 ) -> None:
     """By PostgreSQL's own counters: a counter that is bumped changes no vector."""
-    await ready(deployment, worker, 20)
+    await ready(deployment, worker, 20, anew=True)
     with deployment.connect() as connection:
         for _ in range(20):
             connection.execute("UPDATE docs SET n = n + 1")
@@ -121,7 +121,7 @@ async def test_rows_that_are_inserted_make_a_verdict_stale_and_other_updates_do_
 
 async def test_what_grew_stale_is_measured_again_while_ready(deployment: Deployment, worker: Worker) -> None:
     """Before cutover would have to refuse, and without leaving `ready`."""
-    await ready(deployment, worker, 20)
+    await ready(deployment, worker, 20, anew=True)
     assert await validations(worker) == []
     written(deployment, 250)
     await readiness.gates(worker.engine, await stored(worker))
