@@ -17,7 +17,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Table, func, literal, or_, select, update
+from sqlalchemy import Table, func, literal, or_, select, true, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql import ColumnElement
@@ -337,11 +337,15 @@ async def deaths(connection: AsyncConnection, lease: Lease) -> int:
 
 
 async def void(connection: AsyncConnection, migration_id: int) -> None:
-    """End every lease and every ticket of a migration: fences rise, so nothing under way can be committed."""
+    """End every lease and every ticket of a migration: fences rise, so nothing under way can be committed.
+
+    But the attended step's own: it is whose step this is, and it may have more to do.
+    """
     for kind in Kind:
         table = kind.table
+        others = true() if kind is Kind.BATCH else table.c.duty != Duty.ATTEND
         await connection.execute(
             update(table)
-            .where(table.c.migration_id == migration_id, table.c.status.in_(["leased", "pending"]))
+            .where(table.c.migration_id == migration_id, table.c.status.in_(["leased", "pending"]), others)
             .values(status="failed", holder=None, lease_until=None, ticket_until=None, fence=table.c.fence + 1)
         )

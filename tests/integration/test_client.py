@@ -21,6 +21,7 @@ from migrator.lifecycle import MigrationStatus
 from migrator.orchestrator import attended, verbs
 from migrator.spending.worker import Worker
 from tests.deployment import V4, Deployment, embed, generation_of, until
+from tests.integration import steps
 from tests.integration.applications import (
     EMBEDDERS,
     NEAR,
@@ -33,7 +34,7 @@ from tests.integration.applications import (
     statement,
     text_of,
 )
-from tests.integration.steps import ready, start, stored, to
+from tests.integration.steps import start, stored, to
 from tests.integration.swaps import cut_over, quiet, roll_back, swap
 
 S = MigrationStatus
@@ -46,7 +47,6 @@ def app_url(deployment: Deployment) -> Iterator[str]:
     """The URL of a role that may read the table, and has no right of its own on anything of ours."""
     with deployment.connect() as connection:
         connection.execute(f"DO $$ BEGIN CREATE ROLE {ROLE} LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
-        connection.execute(f"ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO {ROLE}")
     yield deployment.url.replace("postgres@", f"{ROLE}@")
     with deployment.connect() as connection:
         connection.execute(f"DROP OWNED BY {ROLE}")
@@ -55,6 +55,18 @@ def app_url(deployment: Deployment) -> Iterator[str]:
 def reader(*generations: str, **more: Any) -> Reader:
     chosen = {name: EMBEDDERS[name] for name in generations or (OLD, NEW)}
     return Reader("public.docs", "embedding", chosen, **more)
+
+
+def let_in(deployment: Deployment) -> None:
+    """Let the application's role read the table, where there is that role."""
+    grant = f"GRANT SELECT ON docs TO {ROLE}"
+    with deployment.connect() as connection:
+        connection.execute(f"DO $$ BEGIN {grant}; EXCEPTION WHEN undefined_object THEN NULL; END $$".encode())
+
+
+async def ready(deployment: Deployment, worker: Worker, rows: int) -> None:
+    await steps.ready(deployment, worker, rows)
+    let_in(deployment)
 
 
 def search(connection: psycopg.Connection, found: Reader, number: int = 7) -> tuple[int, float]:
@@ -174,6 +186,7 @@ async def test_what_readers_must_be_prepared_for_in_every_status(
     deployment: Deployment, worker: Worker, app_url: str
 ) -> None:
     deployment.make_table(ROWS)
+    let_in(deployment)
     found = reader(initial=OLD)
 
     def both() -> tuple[list[str], list[str]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import psycopg
 import pytest
 
@@ -93,6 +96,25 @@ async def test_h23_after_a_rollback_cleanup_puts_it_back_where_it_was(
     await roll_back(worker)
     await clean_up(worker)
     assert both(postgres, strict) == before
+
+
+async def test_h23_a_last_look_that_takes_long_is_not_cut_off(
+    strict: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a large table it takes minutes, and the step's own lease must last that long: it is renewed each 0.7 s."""
+    finish = not_null.finish
+
+    async def slowly(*words: Any, **more: Any) -> None:
+        await asyncio.sleep(1.5)
+        await finish(*words, **more)
+
+    monkeypatch.setattr(not_null, "finish", slowly)
+    await ready(strict, worker)
+    await cut_over(worker)
+    await roll_back(worker)
+    await clean_up(worker)
+    assert strict.status == "cleaned"
+    assert columns(strict) == {"embedding": True}
 
 
 async def test_h23_a_writer_of_the_new_generation_before_the_swap_is_told_why_it_fails(
