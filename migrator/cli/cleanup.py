@@ -28,6 +28,9 @@ def command(
     leave_nullable: Annotated[
         bool, typer.Option("--leave-nullable", help="Rows lack a vector: do not put the column's NOT NULL back.")
     ] = False,
+    leave_debt: Annotated[
+        bool, typer.Option("--leave-debt", help="Rows lack the live column's vector, and nobody can embed them: go on.")
+    ] = False,
     forget_state: Annotated[
         bool,
         typer.Option("--forget-state", help="Afterwards drop our working rows too; what was decided and paid stays."),
@@ -56,8 +59,8 @@ def command(
     if found:
         question = f"Drop them? The other generation's vectors of {name} are gone then."
         console.ask(question + blockers.asked(cancel_blockers), verb="cleanup", yes=yes)
-    said = {**sure, "leave_nullable": leave_nullable, "cancel_blockers": cancel_blockers}
-    _clean_up(name, said, forget_state=forget_state, json=json)
+    said = {**sure, "cancel_blockers": cancel_blockers}
+    _clean_up(name, said, nullable=leave_nullable, debt=leave_debt, forget_state=forget_state, json=json)
 
 
 def _look(name: str, sure: Mapping[str, bool], *, json: bool) -> list[Leftover]:
@@ -81,12 +84,16 @@ def _foretell(name: str, found: list[Leftover], *, cancel_blockers: bool, json: 
         blockers.show(would, asked=cancel_blockers)
 
 
-def _clean_up(name: str, said: Mapping[str, bool], *, forget_state: bool, json: bool) -> None:
+def _clean_up(
+    name: str, said: Mapping[str, bool], *, nullable: bool, debt: bool, forget_state: bool, json: bool
+) -> None:
     from migrator.cli import session
+    from migrator.cutover.cleaning import Left
     from migrator.orchestrator import attended
 
+    left = Left(nullable=nullable, debt=debt)
     dropped = session.run(
-        lambda worker: attended.clean_up(worker, name, **said, actor=session.actor(), tell=console.aside)
+        lambda worker: attended.clean_up(worker, name, **said, left=left, actor=session.actor(), tell=console.aside)
     )
     forgotten = session.run(lambda worker: attended.forget_state(worker, name)) if forget_state else None
     _told(name, dropped, forgotten, json=json)

@@ -35,9 +35,8 @@ def command(
         bool, typer.Option("--readers-ready", help="You say that all readers can embed queries with the new model.")
     ] = False,
     keep_fresh: Annotated[
-        bool,
-        typer.Option("--keep-fresh", help="Embed what is written afterwards with the old model too, and pay for it."),
-    ] = False,
+        bool | None, typer.Option("--keep-fresh/--no-keep-fresh", help="Embed later writes with the old model too.")
+    ] = None,
     cancel_blockers: options.CancelBlockers = False,
     yes: options.Yes = False,
     dry_run: options.DryRun = False,
@@ -71,7 +70,7 @@ def command(
     _cut_over(name, rows, keep_fresh=keep_fresh, cancel_blockers=cancel_blockers, yes=yes, json=json)
 
 
-def _cut_over(name: str, rows: int, *, keep_fresh: bool, cancel_blockers: bool, yes: bool, json: bool) -> None:
+def _cut_over(name: str, rows: int, *, keep_fresh: bool | None, cancel_blockers: bool, yes: bool, json: bool) -> None:
     from migrator.cli import session
     from migrator.orchestrator import attended, judgement
 

@@ -2,11 +2,13 @@
 
 Floor 2. Promise (H30): the first transaction takes no lock on the table, so that nobody and nothing can keep it from
 coming through: the functions do nothing any more, the migration is paused, and it is remembered from which transaction
-on nobody saw what was written. The triggers themselves are dropped behind it, as every lock here is taken.
+on nobody saw what was written. The triggers themselves are dropped behind it, as every lock here is taken. Whoever
+puts the capture on at the same time is overtaken, or overtakes: never both.
 """
 
 from __future__ import annotations
 
+from psycopg import sql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from migrator.errors import StatusConflict
@@ -14,51 +16,54 @@ from migrator.lifecycle import OPEN, PAUSABLE, MigrationStatus
 from migrator.state import canary, migrations
 from migrator.state.connection import run, transaction
 from migrator.state.migrations import Migration
+from migrator.statements import compose
 from migrator.target import capture, facts, message, swap
 from migrator.target.capture import Capture
 from migrator.target.message import OnWait, Timing
 
-#: Workers may move it on in the same moment.
-_PAUSE_TRIES = 5
+_FILE = "cutover/capture_off.sql"
+#: Where there are triggers to be taken off: cleaning up takes them off itself.
+_FENCED = OPEN - {MigrationStatus.CLEANING}
 
 
 async def silence(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
     """Have the triggers do nothing from now on, and pause the migration; returns it as it is then.
 
-    Locks: none on the table; the swap's functions, for a moment.
+    Locks: none on the table; the swap's functions and the migration's row, for a moment.
     Raises: MigrationUnknown, StatusConflict.
     """
     async with transaction(engine) as connection:
         await run(connection, swap.functions_lock())
-        found = await _at_rest(connection, await migrations.get(connection, name), actor)
+        found = await _at_rest(connection, await migrations.hold(connection, name), actor)
         # Taken before anything is off: whatever is written unseen has no earlier transaction.
         horizon = await canary.horizon(connection)
         for each in capture.blank(Capture.of(found)):
             await run(connection, each)
+        values = {"capture_turn": found.capture_turn + 1}
         if found.capture_off_at is None:
             now = await migrations.database_now(connection)
             await migrations.change(connection, found.id, capture_off_at=now, capture_off_xid=horizon)
             await migrations.note(connection, found.id, found.status, "capture is off (unblock)", actor)
+        await migrations.change(connection, found.id, **values)
         return await migrations.get(connection, name)
 
 
 async def _at_rest(connection: AsyncConnection, found: Migration, actor: str) -> Migration:
-    for _ in range(_PAUSE_TRIES):
-        if found.status not in OPEN:
-            raise StatusConflict(found.name, "unblock", "started, and not cleaned up", found.status)
-        if found.status not in PAUSABLE:
-            return found
-        reason = f"capture is off, by the operator: `migrator resume {found.name}` puts it on again"
-        await migrations.pause(connection, found.id, reason=reason, actor=actor)
-        found = await migrations.get_by_id(connection, found.id)
-    raise StatusConflict(found.name, "unblock", MigrationStatus.PAUSED, found.status)
+    if found.status not in _FENCED:
+        following = f"migrator {'cleanup' if found.status is MigrationStatus.CLEANING else 'status'} {found.name}"
+        raise StatusConflict(found.name, "unblock", "started, and not being cleaned up", found.status, following)
+    if found.status not in PAUSABLE:
+        return found
+    reason = f"capture is off, by the operator: `migrator resume {found.name}` puts it on again"
+    await migrations.pause(connection, found.id, reason=reason, actor=actor)
+    return await migrations.get_by_id(connection, found.id)
 
 
 async def drop(engine: AsyncEngine, migration: Migration, *, on_wait: OnWait) -> Timing:
-    """Drop the triggers; a second time, or where the table is gone, there is nothing to do.
+    """Drop the triggers; where the table is gone there is nothing to do.
 
     Locks: ACCESS EXCLUSIVE on the table, a few milliseconds, one deadline per try.
-    Raises: LockNotObtained.
+    Raises: LockNotObtained, MovedMeanwhile (somebody put the capture on again).
     """
     async with transaction(engine, read_only=True) as connection:
         relation = await facts.relation(connection, migration.target_schema, migration.target_table)
@@ -68,6 +73,20 @@ async def drop(engine: AsyncEngine, migration: Migration, *, on_wait: OnWait) ->
     made = Capture.of(migration)
     table = made.target.table_id
     framed = message.frame(
-        table, capture.triggers_off(made), lock_statements=[message.lock_table(table)], server_version=version
+        table,
+        [turn(migration), *capture.triggers_off(made)],
+        lock_statements=[message.lock_table(table)],
+        server_version=version,
     )
     return await message.insist(engine, relation.oid, framed, name=migration.name, verb="unblock", on_wait=on_wait)
+
+
+def turn(migration: Migration) -> sql.Composed:
+    """Return what makes sure, under the lock, that nobody came between, and that whoever comes later knows."""
+    parts = {
+        "migration_id": sql.Literal(migration.id),
+        "turn": sql.Literal(migration.capture_turn),
+        "epoch": sql.Literal(migration.epoch),
+        "status": sql.Literal(migration.status.value),
+    }
+    return compose(_FILE, "turn", parts)

@@ -53,6 +53,17 @@ class StraysSeen(OperatorError):
 
 
 @dataclass(frozen=True, slots=True)
+class Left:
+    """What an operator says may stay as it is: a column that was NOT NULL nullable, and rows without a vector."""
+
+    nullable: bool = False
+    debt: bool = False
+
+
+NOTHING_LEFT = Left()
+
+
+@dataclass(frozen=True, slots=True)
 class Leftover:
     """Something of ours on the table. `bytes` is an estimate for a column."""
 
@@ -107,14 +118,14 @@ async def drop_the_rest(
     actor: str,
     on_wait: OnWait,
     cancel: Cancel | None = None,
-    leave_nullable: bool = False,
+    left: Left = NOTHING_LEFT,
 ) -> Timing:
     """Drop triggers, functions and the shadow column, put NOT NULL back, and be `cleaned`: one transaction.
 
     Locks: ACCESS EXCLUSIVE on the table, a few milliseconds, one deadline per try.
     Raises: LockNotObtained, TooDirty, MovedMeanwhile, Undone, OutcomeUnknown.
     """
-    prepared = await prepare(engine, migration, actor=actor, leave_nullable=leave_nullable)
+    prepared = await prepare(engine, migration, actor=actor, left=left)
     if prepared is None:
         async with transaction(engine) as connection:
             await migrations.move(connection, migration, S.CLEANED, actor=actor, reason="the table is gone")
@@ -136,7 +147,7 @@ async def drop_the_rest(
 
 
 async def prepare(
-    engine: AsyncEngine, migration: Migration, *, actor: str, leave_nullable: bool = False
+    engine: AsyncEngine, migration: Migration, *, actor: str, left: Left = NOTHING_LEFT
 ) -> tuple[int, list[sql.Composable]] | None:
     """Return the table's oid and the whole transaction, statement by statement; None where the table is gone."""
     made = Capture.of(migration)
@@ -152,10 +163,10 @@ async def prepare(
         "side": sql.Literal(migration.live_side.value),
     }
     body = [
-        compose(_FILE, "check", parts),
+        *([] if left.debt else [compose(_FILE, "check", parts)]),
         *capture.removal(made),
         compose(_FILE, "drop_column", parts),
-        *not_null.statements(migration, version, leave_nullable=leave_nullable),
+        *not_null.statements(migration, version, leave_nullable=left.nullable),
         compose(_FILE, "forget", parts),
         compose(_FILE, "forget_written", parts),
         compose(_FILE, "forget_suspects", parts),

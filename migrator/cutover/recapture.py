@@ -1,8 +1,8 @@
 """Putting the capture on again, and taking back what was written while it was off.
 
-Floor 2. Promise (H30, P5, P1): no vector survives that nobody saw being written: before the cutover the shadow's of
-each row that was touched meanwhile, after it the live one's too. Such a row is embedded again. Killed anywhere, it is
-begun again: what it took back is NULL, and until the end it is remembered since when the capture was off.
+Floor 2. Promise (H30, P5, P1): no vector survives that nobody saw being written: before the first cutover the shadow's
+of each row that was touched meanwhile, after one the live column's too. Such a row is embedded again, also one that had
+a disposition. Killed anywhere, it is begun again: until the end it is remembered since when the capture was off.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from migrator.cutover import rehearsal
+from migrator.cutover import capture_off, rehearsal
 from migrator.cutover.rehearsal import Rehearsal
 from migrator.errors import OperatorError
 from migrator.generation import Side
-from migrator.state import canary, migrations
+from migrator.state import canary, capture_turns, migrations
 from migrator.state.connection import fetch, run, transaction
 from migrator.state.migrations import Migration
 from migrator.statements import compose
-from migrator.target import capture, facts, message, swap, taking_back
+from migrator.target import capture, facts, message, relation, swap, taking_back
 from migrator.target.capture import Capture
 from migrator.target.declaration import declare
 from migrator.target.message import Blocker, OnWait, Timing
 
 _FILE = "cutover/recapture.sql"
-#: Heap pages per transaction, each with one row at most: a few hundred updates are a few tens of milliseconds.
-_WINDOW_PAGES = 512
+#: Rows per transaction: they are updated out of lanes, so each costs an entry in both HNSW indexes, some milliseconds.
+_HANDFUL = 50
 
 
 @dataclass(eq=False)
@@ -45,19 +45,22 @@ class TriggersWouldFail(OperatorError):
     runbook = "unblock"
     happened = "With the triggers on the table of {name}, every {operation} fails in {function}: {kind} ({sqlstate})."
     state = "That was a rehearsal, and it was rolled back with the triggers: capture of {name} is off, as it was."
-    next = "Mend what is named, then run `migrator resume {name}` again; or `migrator cancel {name}`."
+    next = (
+        "Mend what is named, then run `migrator resume {name}` again; before a cutover `migrator cancel {name}`, too."
+    )
 
 
 async def install(engine: AsyncEngine, migration: Migration, *, on_wait: OnWait) -> Timing:
     """Put functions and triggers on again; behind them, the application's writes are rehearsed.
 
+    `migration` is read under the step's lease: its turn is the licence.
     Locks: ACCESS EXCLUSIVE on the table, a few milliseconds, one deadline per try.
-    Raises: LockNotObtained, TriggersWouldFail.
+    Raises: LockNotObtained, TriggersWouldFail, MovedMeanwhile.
     """
     async with transaction(engine, read_only=True) as connection:
-        relation = await facts.relation(connection, migration.target_schema, migration.target_table)
-        assert relation is not None  # noqa: S101 - `resume` has just read its columns
-        columns = await facts.columns(connection, relation.oid)
+        table_now = await facts.relation(connection, migration.target_schema, migration.target_table)
+        assert table_now is not None  # noqa: S101 - its triggers were there
+        columns = await facts.columns(connection, table_now.oid)
         version = (await facts.server(connection))["version"]
     made = Capture.of(migration)
     table = made.target.table_id
@@ -65,6 +68,7 @@ async def install(engine: AsyncEngine, migration: Migration, *, on_wait: OnWait)
     async with message.raw_connection(engine) as raw:
         found = await writes.find(raw)
     body = [
+        capture_off.turn(migration),
         *capture.removal(made),
         *capture.installation(made, frozenset(columns), migration.live_side),
         *writes.statements(found),
@@ -88,7 +92,7 @@ async def install(engine: AsyncEngine, migration: Migration, *, on_wait: OnWait)
 
     async def blockers() -> list[Blocker]:
         async with transaction(engine) as connection:
-            return await message.find_blockers(connection, [relation.oid])
+            return await message.find_blockers(connection, [table_now.oid])
 
     return await message.climb(attempt, blockers=blockers, name=migration.name, verb="resume", on_wait=on_wait)
 
@@ -101,67 +105,81 @@ def _refusal(name: str, error: psycopg.Error) -> TriggersWouldFail:
 async def take_back(engine: AsyncEngine, migration: Migration) -> int:
     """Take back every vector that may have been written unseen; returns how many rows that were.
 
-    Locks: a row of each page at a time, for milliseconds.
+    Cost: one pass over the table, which locks nothing. Locks: a handful of rows at a time, for milliseconds.
     Raises: RowsHeld.
     """
     assert migration.capture_off_xid is not None  # noqa: S101 - whoever calls has looked
-    xid = canary.row_xid(migration.capture_off_xid)
-    if migration.live_side is Side.FROM and migration.from_generation.dims == migration.to_generation.dims:
-        for values in await _windows(engine, migration, xid):
-            async with transaction(engine) as connection:
-                await run(connection, compose(_FILE, "note", _parts(migration)), values)
-    rows = await taking_back.rounds(
-        lambda: _once(engine, migration, xid), lambda: _left(engine, migration, xid), name=migration.name
+    values = {"xid": canary.row_xid(migration.capture_off_xid)}
+    parts = _parts(migration)
+    async with message.unhurried(engine) as raw:
+        await raw.execute(compose(_FILE, "list", parts), values)
+    if not _swapped_ever(migration) and migration.from_generation.dims == migration.to_generation.dims:
+        async with transaction(engine) as connection:
+            await run(connection, compose(_FILE, "note", parts))
+    return await taking_back.rounds(
+        lambda: _once(engine, migration), lambda: _left(engine, migration), name=migration.name
     )
-    if migration.live_side is Side.TO:
-        for values in await _windows(engine, migration, xid):
-            async with transaction(engine) as connection:
-                await run(connection, compose(_FILE, "mark", _parts(migration)), values)
-    return rows
 
 
-async def _once(engine: AsyncEngine, migration: Migration, xid: str) -> int:
-    """Go over the table once, window by window, until a window has none that is free."""
-    total = 0
-    for values in await _windows(engine, migration, xid):
-        while True:
-            async with transaction(engine) as connection:
-                await run(connection, compose("target/lanes.sql", "lock_table", _parts(migration)))
-                now = await migrations.get_by_id(connection, migration.id)
-                await declare(connection, now, now.live_side)
-                taken = await run(connection, compose(_FILE, "take_back", _parts(now)), values)
-            total += taken
-            if not taken:
+async def _once(engine: AsyncEngine, migration: Migration) -> int:
+    """Go down the list once; what is held goes to its end."""
+    total, todo = 0, await _left(engine, migration)
+    while todo > 0:
+        async with transaction(engine) as connection:
+            await run(connection, compose("target/lanes.sql", "lock_table", _parts(migration)))
+            now = await migrations.get_by_id(connection, migration.id)
+            await declare(connection, now, now.live_side)
+            (found,) = await fetch(connection, compose(_FILE, "take_back", _parts(now)), {"rows": _HANDFUL})
+            if found["listed"] == 0:
                 break
+            if found["done"] == 0:
+                await run(connection, compose(_FILE, "put_off", _parts(now)), {"rows": _HANDFUL})
+        total += found["rows"]
+        todo -= max(found["done"], found["listed"] if found["done"] == 0 else 0)
     return total
 
 
-async def _left(engine: AsyncEngine, migration: Migration, xid: str) -> int:
+async def _left(engine: AsyncEngine, migration: Migration) -> int:
     async with transaction(engine, read_only=True) as connection:
-        return int((await fetch(connection, compose(_FILE, "left", _parts(migration)), {"xid": xid}))[0]["rows"])
+        return int((await fetch(connection, compose(_FILE, "left", _parts(migration))))[0]["rows"])
 
 
-async def _windows(engine: AsyncEngine, migration: Migration, xid: str) -> list[dict[str, str]]:
-    async with transaction(engine, read_only=True) as connection:
-        pages = (await fetch(connection, compose(_FILE, "pages", _parts(migration))))[0]["pages"]
-    return [
-        {"first": f"({first},0)", "beyond": f"({first + _WINDOW_PAGES},0)", "xid": xid}
-        for first in range(0, pages, _WINDOW_PAGES)
-    ]
+async def finished(connection: AsyncConnection, migration: Migration) -> None:
+    """Say that the capture is on, and everything that was written without it is taken care of.
+
+    Raises: CaptureOff, where somebody took it off again meanwhile.
+    """
+    await run(connection, compose(_FILE, "forget", _parts(migration)))
+    if not await capture_turns.capture_is_on(connection, migration):
+        (await migrations.get_by_id(connection, migration.id)).refuse_unseen()
+
+
+def _swapped_ever(migration: Migration) -> bool:
+    """Say whether applications may be about that write the other generation: after a rollback, too."""
+    return migration.epoch > 0
 
 
 def _parts(migration: Migration) -> Mapping[str, sql.Composable]:
     target = Capture.of(migration).target
-    doubtful = [target.shadow] if migration.live_side is Side.FROM else [target.column, target.shadow]
+    doubtful = [target.column, target.shadow] if _swapped_ever(migration) else [target.shadow]
     columns = [sql.Identifier(each) for each in doubtful]
+    sides = [side.value for side in Side] if _swapped_ever(migration) else [migration.live_side.other.value]
+    fields = [
+        sql.SQL("l.key[{}] AS {}").format(sql.Literal(number), sql.Identifier(f"k{number}"))
+        for number in range(1, len(target.key_columns) + 1)
+    ]
+    pairs = [
+        sql.SQL("t.{} = w.{}::{}").format(sql.Identifier(name), sql.Identifier(f"k{number}"), relation.cast_to(kind))
+        for number, (name, kind) in enumerate(zip(target.key_columns, target.key_types, strict=True), start=1)
+    ]
     return {
         "table": target.table_id,
-        "table_name": sql.Literal(target.table_id.as_string(None)),
         "migration_id": sql.Literal(migration.id),
         "key": target.key_of("t"),
-        "live": sql.Identifier(target.column),
         "live_side": sql.Literal(migration.live_side.value),
-        "shadow_side": sql.Literal(migration.live_side.other.value),
+        "sides": sql.Literal(sides),
+        "fields": sql.SQL(", ").join(fields),
+        "is_the_row": sql.SQL(" AND ").join(pairs),
         "filled": sql.SQL(" OR ").join([sql.SQL("t.{} IS NOT NULL").format(each) for each in columns]),
         "emptied": sql.SQL(", ").join([sql.SQL("{} = NULL").format(each) for each in columns]),
     }

@@ -1,48 +1,58 @@
 -- Putting the capture on again. Rows that were written while it was off are known by their xmin, whoever wrote them and
--- wherever they lie: what is stored in them may be another text's vector, or another generation's.
+-- wherever they lie: what is stored in them may be another text's vector, or another generation's. They are listed in one
+-- statement, since rows move between windows (H19), and what is written from then on is seen again.
 
--- name: pages
--- The pages of the table, or of its largest partition.
--- locks: none.
-SELECT greatest(pg_relation_size({table_name}::regclass), max(pg_relation_size(p.relid)))
-       / current_setting('block_size')::int AS pages
-  FROM pg_partition_tree({table_name}::regclass) AS p
+-- name: list
+-- locks: none.   idempotent: yes: a key that is listed twice is looked at twice.
+INSERT INTO migrator.unseen (migration_id, key)
+SELECT {migration_id}, {key} FROM {table} AS t WHERE age(t.xmin) <= age(%(xid)s::text::xid)
 
 -- name: note
--- Before the cutover: the vectors that readers search were the application's own business all the time, but no fence
--- kept a session that declares the new generation from writing among them. The watch looks at each.
+-- Before the first cutover: the vectors that readers search were the application's own business all the time, but no
+-- fence kept a session that declares the new generation from writing among them. The watch looks at each.
 -- locks: none.   idempotent: no: a row is looked at once more.
 INSERT INTO migrator.written (migration_id, side, key, application, role)
-SELECT {migration_id}, {live_side}, {key}, 'anybody, while capture was off', ''
-  FROM {table} AS t
- WHERE t.ctid >= %(first)s::tid AND t.ctid < %(beyond)s::tid
-   AND t.{live} IS NOT NULL AND age(t.xmin) <= age(%(xid)s::text::xid)
+SELECT {migration_id}, {live_side}, u.key, 'anybody, while capture was off', ''
+  FROM migrator.unseen AS u WHERE u.migration_id = {migration_id}
 
 -- name: take_back
--- The vectors of one such row of each page of a window: in lanes, so that the updates stay HOT. Before the cutover the
--- shadow's, after it both columns': an old writer's vector may be among those that readers search.
--- locks: the rows, until commit; a row that somebody else holds is passed over (H17).   idempotent: yes.
-WITH unseen AS (
-  SELECT DISTINCT ON (t.tableoid, (t.ctid::text::point)[0]) t.tableoid AS leaf, t.ctid AS place
-    FROM {table} AS t
-   WHERE t.ctid >= %(first)s::tid AND t.ctid < %(beyond)s::tid
-     AND ({filled}) AND age(t.xmin) <= age(%(xid)s::text::xid)
-   ORDER BY t.tableoid, (t.ctid::text::point)[0], t.ctid),
-taken AS (
-  SELECT t.tableoid AS leaf, t.ctid AS place
-    FROM {table} AS t JOIN unseen AS s ON t.tableoid = s.leaf AND t.ctid = s.place
-   WHERE {filled}
-     FOR NO KEY UPDATE OF t SKIP LOCKED)
-UPDATE {table} AS t SET {emptied} FROM taken WHERE t.tableoid = taken.leaf AND t.ctid = taken.place
+-- The vectors of a handful of those rows, and in their place hints. Before the first cutover the shadow's, later both
+-- columns': a writer of the other generation may have written among those that readers search. Rows that are gone are
+-- done; those that somebody else holds wait (H17).
+-- locks: the rows, until commit.   idempotent: yes.
+WITH listed AS (
+  SELECT u.id, u.key FROM migrator.unseen AS u WHERE u.migration_id = {migration_id} ORDER BY u.id LIMIT %(rows)s),
+wanted AS (SELECT DISTINCT l.key, {fields} FROM listed AS l),
+there AS (SELECT w.key FROM wanted AS w JOIN {table} AS t ON {is_the_row}),
+held AS (
+  SELECT t.tableoid AS leaf, t.ctid AS place, w.key FROM wanted AS w JOIN {table} AS t ON {is_the_row}
+     FOR NO KEY UPDATE OF t SKIP LOCKED),
+emptied AS (
+  UPDATE {table} AS t SET {emptied} FROM held AS h
+   WHERE t.tableoid = h.leaf AND t.ctid = h.place AND ({filled})),
+marked AS (
+  INSERT INTO migrator.dirty (migration_id, side, key)
+  SELECT {migration_id}, s.side, h.key FROM held AS h CROSS JOIN unnest({sides}::text[]) AS s (side)),
+done AS (
+  DELETE FROM migrator.unseen AS u USING listed AS l
+   WHERE u.id = l.id AND (l.key IN (SELECT h.key FROM held AS h) OR l.key NOT IN (SELECT e.key FROM there AS e))
+  RETURNING u.key)
+SELECT count(DISTINCT d.key) AS done, (SELECT count(*) FROM held) AS rows, (SELECT count(*) FROM listed) AS listed
+  FROM done AS d
+
+-- name: put_off
+-- What is held goes to the end of the list, so that the rest is not waited with.
+-- idempotent: yes.
+WITH first AS (
+  DELETE FROM migrator.unseen WHERE id IN (
+    SELECT u.id FROM migrator.unseen AS u WHERE u.migration_id = {migration_id} ORDER BY u.id LIMIT %(rows)s)
+  RETURNING key)
+INSERT INTO migrator.unseen (migration_id, key) SELECT {migration_id}, f.key FROM first AS f
 
 -- name: left
 -- locks: none.
-SELECT count(*) AS rows FROM {table} AS t WHERE ({filled}) AND age(t.xmin) <= age(%(xid)s::text::xid)
+SELECT count(DISTINCT u.key) AS rows FROM migrator.unseen AS u WHERE u.migration_id = {migration_id}
 
--- name: mark
--- After the cutover: no pass comes by, so each of those rows is marked, for both columns.
--- locks: none.   idempotent: yes: hints are hints.
-INSERT INTO migrator.dirty (migration_id, side, key)
-SELECT {migration_id}, s.side, {key}
-  FROM {table} AS t CROSS JOIN (VALUES ({live_side}), ({shadow_side})) AS s (side)
- WHERE t.ctid >= %(first)s::tid AND t.ctid < %(beyond)s::tid AND age(t.xmin) <= age(%(xid)s::text::xid)
+-- name: forget
+-- idempotent: yes.
+DELETE FROM migrator.unseen WHERE migration_id = {migration_id}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from migrator.canary import watch
 from migrator.cutover import cleaning, not_null, readiness, swapping
-from migrator.cutover.cleaning import Leftover
+from migrator.cutover.cleaning import NOTHING_LEFT, Left, Leftover
 from migrator.cutover.readiness import OldSnapshots
 from migrator.cutover.swapping import CUTOVER, ROLLBACK, Direction
 from migrator.errors import MigratorError, StatusConflict
@@ -34,10 +34,10 @@ from migrator.spending.renewal import renewed
 from migrator.spending.worker import Worker
 from migrator.state import forgetting, leases, looks, migrations, verdicts
 from migrator.state.connection import TooDirty, transaction
-from migrator.state.leases import Duty
+from migrator.state.leases import Duty, Lease
 from migrator.state.migrations import Migration
 from migrator.state.verdicts import Verdict
-from migrator.target.message import Cancel, Timing
+from migrator.target.message import Cancel, OnWait, Timing
 from migrator.target.swap import Bounds
 from migrator.validation import recent
 from migrator.validation import validate as validation
@@ -105,7 +105,7 @@ async def cut_over(
     max_dirty_rows: int,
     actor: str,
     tell: Tell,
-    keep_fresh: bool = False,
+    keep_fresh: bool | None = None,
     cancel_blockers: bool = False,
 ) -> Swapped:
     """Make the new generation live; with `keep_fresh` the old column is kept whole from then on, and paid for.
@@ -124,8 +124,9 @@ async def cut_over(
         await suspicious.refuse(worker, migration, CUTOVER)
         await readiness.look(worker.engine, migration, verb="cutover")
         await _old_snapshots_gone(worker, migration, tell)
-        async with transaction(worker.engine) as connection:
-            await migrations.change(connection, migration.id, keep_fresh=keep_fresh)
+        if keep_fresh is not None:
+            async with transaction(worker.engine) as connection:
+                await migrations.change(connection, migration.id, keep_fresh=keep_fresh)
         how = _How(
             actor, tell, blocking.canceller(worker.engine, migration, "cutover", actor, tell, asked=cancel_blockers)
         )
@@ -222,13 +223,13 @@ async def clean_up(
     strays_gone: bool,
     actor: str,
     tell: Tell,
-    leave_nullable: bool = False,
+    left: Left = NOTHING_LEFT,
     cancel_blockers: bool = False,
 ) -> list[Leftover]:
     """Drop what is no longer needed, and put back what was taken off meanwhile; returns what was dropped.
 
-    Raises: StatusConflict, Attended, WindowOpen, StraysSeen, RowsWithoutVector, NotNullUnproved, NotConverging,
-    LockNotObtained.
+    Raises: CaptureOff, StatusConflict, Attended, WindowOpen, StraysSeen, RowsWithoutVector, NotNullUnproved,
+    NotConverging, LockNotObtained.
     """
     migration = await _get(worker, name)
     if migration.status is S.CLEANED:
@@ -237,30 +238,38 @@ async def clean_up(
     allowed = {S.COMPLETED, S.ROLLED_BACK, S.CANCELLED, S.CLEANING}
     if migration.status not in allowed:
         raise StatusConflict(name, "cleanup", "cancelled, rolled back or completed", migration.status)
+    if migration.epoch:  # writers of the other generation may have written where readers search, and nobody saw it
+        migration.refuse_unseen()
     await cleaning.refuse_early(worker.engine, migration, close_window=close_window, strays_gone=strays_gone)
     async with attending(worker, migration, "cleanup") as lease:
-        if migration.status is S.COMPLETED:
-            await fresh(worker, migration, Side.TO, Bounds(0, 0), "cleanup", tell)
-        if not leave_nullable:
+        if migration.status in {S.COMPLETED, S.ROLLED_BACK} and not left.debt:
+            # While it can still go elsewhere: what can't be embedded keeps nobody in the middle of cleaning up.
+            await fresh(worker, migration, migration.live_side, Bounds(0, 0), "cleanup", tell)
+        if not left.nullable:
             await not_null.refuse(worker.engine, migration)
         if migration.status is not S.CLEANING:
             async with transaction(worker.engine) as connection:
                 await migrations.move(connection, migration, S.CLEANING, actor=actor)
         dropped = await cleaning.objects(worker.engine, migration)
         await cleaning.drop_indexes(worker.engine, migration)
-        migration, told = await _get(worker, name), on_wait(tell)
         cancel = blocking.canceller(worker.engine, migration, "cleanup", actor, tell, asked=cancel_blockers)
-        for _ in range(_DIRTY_TRIES):
+        await _drop_the_rest(worker, await _get(worker, name), lease, left, actor, on_wait(tell), cancel)
+        return dropped
+
+
+async def _drop_the_rest(
+    worker: Worker, migration: Migration, lease: Lease, left: Left, actor: str, told: OnWait, cancel: Cancel | None
+) -> None:
+    for _ in range(_DIRTY_TRIES):
+        if not left.debt:
             await settle(worker, migration, lease, migration.live_side, frozenset({S.CLEANING}))
-            try:
-                await cleaning.drop_the_rest(
-                    worker.engine, migration, actor=actor, on_wait=told, cancel=cancel, leave_nullable=leave_nullable
-                )
-            except TooDirty:
-                continue
-            await not_null.finish(worker.engine, migration, on_wait=told)
-            return dropped
-    raise NotConverging(name, "cleanup", await dirty_rows(worker, migration, migration.live_side))
+        try:
+            await cleaning.drop_the_rest(worker.engine, migration, actor=actor, on_wait=told, cancel=cancel, left=left)
+        except TooDirty:
+            continue
+        await not_null.finish(worker.engine, migration, on_wait=told)
+        return
+    raise NotConverging(migration.name, "cleanup", await dirty_rows(worker, migration, migration.live_side))
 
 
 async def forget_state(worker: Worker, name: str) -> int:
@@ -291,7 +300,7 @@ async def _swap_owing(worker: Worker, migration: Migration, how: _How) -> Swappe
     rows = await dirty_rows(worker, migration, Side.FROM)
     how.tell(f"{rows:,} rows lack their {migration.from_generation} vector and will be absent from search")
     timing = await how.swap(worker, migration, ROLLBACK, _WHATEVER_IS_OWED)
-    return Swapped(timing, timing.dirty_rows, None)
+    return Swapped(timing, rows if timing.lost else timing.dirty_rows, None)
 
 
 async def _old_snapshots_gone(worker: Worker, migration: Migration, tell: Tell) -> None:

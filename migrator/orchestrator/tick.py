@@ -111,7 +111,7 @@ async def tick(
             if not await _alone(connection, migration.id):
                 continue
             fresh = await migrations.get_by_id(connection, migration.id)
-            if fresh.status not in UNATTENDED:
+            if fresh.status not in UNATTENDED or fresh.capture_off_at is not None:
                 continue
             made.tickets += await _hand_out(connection, fresh, shift, throttled=binding)
         if not tells:

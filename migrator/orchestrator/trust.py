@@ -115,6 +115,7 @@ async def _paused(engine: AsyncEngine, name: str, verb: str) -> Migration:
         migration = await migrations.get(connection, name)
     if migration.status is not S.PAUSED:
         raise StatusConflict(name, verb, S.PAUSED, migration.status, f"migrator status {name}")
+    migration.refuse_unseen()
     return migration
 
 

@@ -7,6 +7,8 @@ has had everything proved that was written meanwhile.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from migrator.cutover import capture_off, recapture
 from migrator.errors import StatusConflict
 from migrator.generation import Side
@@ -14,7 +16,7 @@ from migrator.lifecycle import MigrationStatus
 from migrator.orchestrator import verbs
 from migrator.orchestrator.attendance import Tell, attending, on_wait
 from migrator.spending.worker import Worker
-from migrator.state import looks, migrations, verdicts
+from migrator.state import capture_turns, looks, migrations, verdicts
 from migrator.state.connection import transaction
 from migrator.state.migrations import Migration
 
@@ -53,16 +55,24 @@ async def resume(worker: Worker, name: str, *, actor: str, tell: Tell) -> Migrat
     if migration.status not in {S.PAUSED, S.ROLLED_BACK}:
         raise StatusConflict(name, "resume", "paused or rolled_back", migration.status, f"migrator status {name}")
     async with attending(worker, migration, "resume"):
-        await recapture.install(worker.engine, migration, on_wait=on_wait(tell))
-        tell("the triggers are there again; taking back what was written without them")
-        rows = await recapture.take_back(worker.engine, migration)
-        tell(f"{rows:,} rows were written without them; they are embedded again")
         async with transaction(worker.engine) as connection:
-            await verdicts.retire(connection, migration.id)
-            await looks.forget(connection, migration.id)
-            await migrations.change(connection, migration.id, capture_off_at=None, capture_off_xid=None)
-            if migration.live_side is Side.FROM:
-                await migrations.begin_again(connection, migration)
-            reason = f"capture is on again: {rows} rows written without it are embedded again"
-            await migrations.note(connection, migration.id, migration.status, reason, actor)
+            migration = await migrations.get(connection, name)
+        if migration.capture_off_at is not None:
+            await _capture_again(worker, migration, actor, tell)
     return await verbs.resume(worker.engine, name, actor=actor)
+
+
+async def _capture_again(worker: Worker, migration: Migration, actor: str, tell: Tell) -> None:
+    await recapture.install(worker.engine, migration, on_wait=on_wait(tell))
+    migration = replace(migration, capture_turn=migration.capture_turn + 1)  # what `install` left
+    tell("the triggers are there again; taking back what was written without them")
+    rows = await recapture.take_back(worker.engine, migration)
+    tell(f"{rows:,} rows were written without them; they are embedded again")
+    async with transaction(worker.engine) as connection:
+        await recapture.finished(connection, migration)
+        await verdicts.retire(connection, migration.id)
+        await looks.forget(connection, migration.id)
+        if migration.live_side is Side.FROM:
+            await capture_turns.begin_again(connection, migration)
+        reason = f"capture is on again: {rows} rows written without it are embedded again"
+        await migrations.note(connection, migration.id, migration.status, reason, actor)

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from psycopg import sql
-from sqlalchemy import Row, func, insert, or_, select, update
+from sqlalchemy import Row, func, insert, or_, select, true, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -122,6 +122,7 @@ class Migration:
     keep_fresh: bool
     capture_off_at: datetime | None
     capture_off_xid: int | None
+    capture_turn: int
     writers: dict[str, str]
 
     @property
@@ -254,7 +255,11 @@ async def move(
         migration.refuse_unseen()
     statement = (
         update(migrations)
-        .where(migrations.c.id == migration.id, migrations.c.status == old)
+        .where(
+            migrations.c.id == migration.id,
+            migrations.c.status == old,
+            migrations.c.capture_off_at.is_(None) if new in UNATTENDED else true(),
+        )
         .values(
             status=new,
             paused_from=old if new is MigrationStatus.PAUSED else None,
@@ -267,6 +272,8 @@ async def move(
     )
     if (await connection.execute(statement)).rowcount != 1:
         found = await get_by_id(connection, migration.id)
+        if new in UNATTENDED:
+            found.refuse_unseen()
         raise StatusConflict(migration.name, f"the move to {new}", old, found.status, f"migrator status {found.name}")
     await connection.execute(
         insert(transitions).values(
@@ -313,15 +320,6 @@ async def pause(connection: AsyncConnection, migration_id: int, *, reason: str, 
     except StatusConflict:
         return False
     return True
-
-
-async def begin_again(connection: AsyncConnection, migration: Migration) -> None:
-    """Have a paused migration go on with the backfill, from wherever it was paused: rows are to be found again."""
-    await connection.execute(
-        update(migrations)
-        .where(migrations.c.id == migration.id, migrations.c.status == MigrationStatus.PAUSED)
-        .values(paused_from=MigrationStatus.BACKFILLING)
-    )
 
 
 async def note(connection: AsyncConnection, migration_id: int, status: MigrationStatus, text: str, actor: str) -> None:

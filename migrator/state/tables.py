@@ -98,6 +98,8 @@ migrations = Table(
     #: When an operator took the capture off, and the oldest transaction that may have written unseen since.
     Column("capture_off_at", _Time),
     Column("capture_off_xid", BigInteger),
+    #: Raised whenever capture is taken off or put on: whoever acts on an older turn was overtaken.
+    Column("capture_turn", BigInteger, nullable=False, server_default="0"),
     #: Whose sessions write which generation where they declare none themselves: {role: generation}.
     Column("writers", JSONB, nullable=False, server_default="{}"),
     #: pg_stat counters when the backfill began: {updates, hot_updates}.

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Float,
     ForeignKey,
     Identity,
+    Index,
     Integer,
     LargeBinary,
     String,
@@ -136,6 +137,17 @@ written = Table(
     Column("role", Text, nullable=False),
     Column("at", Time, nullable=False, server_default=text("clock_timestamp()")),
     postgresql_with={"autovacuum_vacuum_scale_factor": 0.01, "autovacuum_vacuum_threshold": 1000},
+)
+
+#: Keys of rows that were written while capture was off, until their vectors are taken back. Append-only: the update
+#: trigger adds a row's new key where its key changes meanwhile.
+unseen = Table(
+    "unseen",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("migration_id", BigInteger, nullable=False),
+    Column("key", ARRAY(Text), nullable=False),
+    Index("unseen_key", "migration_id", "key"),
 )
 
 #: Those of them that look like the other generation's, until they are written anew, taken back or accepted.

@@ -70,6 +70,12 @@ BEGIN
 {keep_not_null};
     NEW.{live} := NULL;
   END IF;
+  -- A row whose vectors are to be taken back, since nobody saw them being written, stays one under its new key.
+  IF key_differs THEN
+    INSERT INTO migrator.unseen (migration_id, key)
+    SELECT {migration_id}, {new_key}
+     WHERE EXISTS (SELECT FROM migrator.unseen AS u WHERE u.migration_id = {migration_id} AND u.key = {old_key});
+  END IF;
   is_in_scope := {new_in_scope};
   -- A row that leaves the scope keeps no new vector as long as nobody searches it; one that enters gets one.
   IF was_in_scope AND NOT is_in_scope AND live_generation = {from_generation} THEN

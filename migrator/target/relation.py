@@ -124,7 +124,7 @@ class Target:
     def key_equals(self, row: str, keys: str) -> sql.Composable:
         """Return the condition that a row's key is the one in columns k1, k2 ... of the relation `keys`."""
         pairs = [
-            sql.SQL("{} = {}::{}").format(_field(row, name), _field(keys, f"k{number}"), sql.SQL(_type(kind)))
+            sql.SQL("{} = {}::{}").format(_field(row, name), _field(keys, f"k{number}"), cast_to(kind))
             for number, (name, kind) in enumerate(zip(self.key_columns, self.key_types, strict=True), start=1)
         ]
         return sql.SQL("({})").format(sql.SQL(" AND ").join(pairs))
@@ -148,11 +148,12 @@ PLAIN_TYPES = frozenset({"smallint", "integer", "bigint", "uuid"})
 TEXT_TYPES = KEY_TYPES | {"character", "citext"}
 
 
-def _type(kind: str) -> Any:
+def cast_to(kind: str) -> sql.SQL:
     """Return a key type's name for a cast; only names of the fixed list above ever get here."""
     if kind not in KEY_TYPES:
         raise ValueError(kind)
-    return kind
+    name: Any = kind
+    return sql.SQL(name)
 
 
 def _alias(row: str) -> Any:

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from migrator.cutover import not_null
+from migrator.cutover.cleaning import Left
 from migrator.cutover.not_null import NotNullUnproved, RowsWithoutVector
 from migrator.demo.servers import Postgres
 from migrator.lifecycle import MigrationStatus
@@ -56,7 +57,13 @@ async def ready(deployment: Deployment, worker: Worker) -> None:
 
 async def clean_up(worker: Worker, *, leave_nullable: bool = False) -> None:
     await attended.clean_up(
-        worker, "docs", close_window=True, strays_gone=True, actor="t", tell=quiet, leave_nullable=leave_nullable
+        worker,
+        "docs",
+        close_window=True,
+        strays_gone=True,
+        actor="t",
+        tell=quiet,
+        left=Left(nullable=leave_nullable),
     )
 
 

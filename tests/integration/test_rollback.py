@@ -107,6 +107,9 @@ async def test_p10_a_debt_that_nobody_can_settle_does_not_bar_the_way_back(
     assert deployment.query("SELECT id FROM docs WHERE embedding IS NULL ORDER BY id") == [(3,), (5,)]
     listed = json.loads(deployment.must("rows", "docs", "--debt", "--json"))
     assert [row["key"] for row in listed] == [["3"], ["5"]]
+    with pytest.raises(OperatorError):
+        await attended.clean_up(worker, "docs", close_window=False, strays_gone=False, actor="test", tell=quiet)
+    assert deployment.status == "rolled_back", "what can't be embedded keeps nobody in the middle of cleaning up"
     deployment.simulator.admin(no_faults=True)
     await drain(worker)
     assert deployment.mismatches("embedding", V3) == [], "catch-up goes on until they have their vectors"
@@ -127,3 +130,16 @@ async def until_live(deployment: Deployment, worker: Worker) -> None:
         return bool(left == 0 and told)
 
     await until(whole)
+
+
+async def test_a_debt_for_good_is_left_by_cleanup_where_the_operator_says_so(
+    deployment: Deployment, worker: Worker
+) -> None:
+    await ready(deployment, worker, 10)
+    await attended.cut_over(worker, "docs", max_dirty_rows=100, actor="test", tell=quiet)
+    write_new(deployment, 3, "since")
+    deployment.simulator.admin(faults=[WITHDRAWN])
+    deployment.must("rollback", "docs", "--leave-debt", "--yes")
+    deployment.must("cleanup", "docs", "--leave-debt", "--yes")
+    assert deployment.status == "cleaned"
+    assert deployment.query("SELECT id FROM docs WHERE embedding IS NULL") == [(3,)]

@@ -34,6 +34,13 @@ from tests.integration import fence, stored
 
 ROOT = Path(__file__).resolve().parents[2] / "migrator"
 RECAPTURE = "cutover/recapture.sql"
+#: The second migration of the world, whose capture is off.
+OFF_ID = 2
+_OFF = """
+UPDATE migrator.migrations
+   SET status = 'paused', paused_from = 'backfilling', target_table = 'off', capture_off_at = now(), capture_off_xid = 9
+ WHERE name = 'off'
+"""
 Parts = Mapping[str, sql.Composable]
 EVERY = [
     (file, name)
@@ -149,6 +156,12 @@ def own(made: Capture, migration: Migration, found: dict[str, str], oid: int, vi
         "cutover/not_null.sql:comment": {"name": sql.Identifier("spare"), "comment": sql.Literal("it's one")},
         "cutover/not_null.sql:validate": {"name": sql.Identifier("spare")},
         **{f"cutover/recapture.sql:{name}": recapture._parts(migration) for name in statements.load(RECAPTURE)},
+        "cutover/capture_off.sql:turn": {
+            "migration_id": sql.Literal(OFF_ID),
+            "turn": sql.Literal(0),
+            "epoch": sql.Literal(0),
+            "status": sql.Literal("paused"),
+        },
         "cutover/not_null.sql:set": {"column": sql.Identifier("embedding")},
         "cutover/not_null.sql:drop_check": {"name": sql.Identifier("spare")},
         "target/restating.sql:add_check": {"name": other, "definition": sql.SQL("CHECK (n >= 0) NOT VALID")},
@@ -237,6 +250,8 @@ async def expanded(url: str, made: Capture) -> tuple[Migration, int, dict[str, s
     engine = make_engine(url, "statements")
     async with transaction(engine) as connection:
         migration = await stored.plan(connection, plan={"vector_schema": "public", "vector_type": "vector"})
+        assert (await stored.plan(connection, "off")).id == OFF_ID
+        await connection.exec_driver_sql(_OFF)
     await fence.expand(engine, made)
     async with transaction(engine) as connection:
         relation = await facts.relation(connection, "public", "docs")

@@ -7,19 +7,22 @@ import json
 import signal
 import subprocess
 import sys
+from typing import Any
 
 import psycopg
 import pytest
 
+from migrator.cutover import capture_off, recapture
 from migrator.cutover.recapture import TriggersWouldFail
 from migrator.lifecycle import MigrationStatus
-from migrator.orchestrator import unblocking
+from migrator.orchestrator import attended, unblocking
 from migrator.orchestrator.perform import perform
 from migrator.spending.worker import Worker
+from migrator.state.connection import MovedMeanwhile
 from migrator.state.migrations import CaptureOff
 from tests.deployment import V3, V4, Deployment, embed, literal, until
-from tests.integration.bystanders import holding
-from tests.integration.steps import first_tickets, ready, to
+from tests.integration.bystanders import bystander, holding
+from tests.integration.steps import first_tickets, ready, start, to
 from tests.integration.swaps import cut_over, quiet, roll_back
 
 S = MigrationStatus
@@ -50,6 +53,15 @@ async def until_searchable(deployment: Deployment, worker: Worker) -> None:
         for ticket in await first_tickets(worker):
             await perform(worker, ticket)
         return bool(deployment.value(f"{DIRTY} WHERE side = 'to'") == 0)
+
+    await until(whole)
+
+
+async def until_live_is_whole(deployment: Deployment, worker: Worker) -> None:
+    async def whole() -> bool:
+        for ticket in await first_tickets(worker):
+            await perform(worker, ticket)
+        return bool(deployment.value(DIRTY) == 0)
 
     await until(whole)
 
@@ -90,7 +102,7 @@ async def test_h30_a_trigger_that_fails_is_out_of_the_way_at_once(deployment: De
     assert await resume(worker) == "backfilling"
     with deployment.connect() as connection:
         connection.execute("UPDATE docs SET body = 'y' WHERE id = 2")
-    assert deployment.value(DIRTY) == 1, "and it is ours again, not the broken one"
+    assert deployment.value(f"{DIRTY} WHERE key = '{{2}}'") == 1, "and it is ours again, not the broken one"
 
 
 async def test_h30_what_was_written_before_the_cutover_is_proved_again(deployment: Deployment, worker: Worker) -> None:
@@ -158,6 +170,94 @@ async def test_h30_a_resume_that_is_killed_is_done_again(deployment: Deployment,
         connection.execute("DROP TRIGGER a_slow ON docs")
     deployment.wait(lambda: deployment.run("resume", "docs").returncode == 0, seconds=30)
     await to(worker, S.READY)
+    assert deployment.mismatches("embedding__migrator", V4) == []
+
+
+async def test_h30_unblock_wins_over_a_resume_that_is_under_way(
+    deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The triggers hurt again while their rows are taken back: `resume` must not say afterwards that all is well."""
+    await ready(deployment, worker, 10)
+    await unblock(worker)
+    write_unseen(deployment)
+    take_back = recapture.take_back
+
+    async def and_again(*words: Any) -> int:
+        rows = await take_back(*words)
+        await unblock(worker)
+        return rows
+
+    monkeypatch.setattr(recapture, "take_back", and_again)
+    with pytest.raises(CaptureOff):
+        await resume(worker)
+    assert deployment.value(OFF)
+    assert deployment.status == "paused"
+    assert deployment.query(TRIGGERS) == []
+    monkeypatch.setattr(recapture, "take_back", take_back)
+    assert await resume(worker) == "backfilling"
+    assert len(deployment.query(TRIGGERS)) == 3
+
+
+async def test_h30_a_drop_that_was_overtaken_leaves_the_new_triggers(deployment: Deployment, worker: Worker) -> None:
+    await ready(deployment, worker, 5)
+    silenced = await capture_off.silence(worker.engine, "docs", actor="test")
+    await resume(worker)
+    with pytest.raises(MovedMeanwhile):
+        await capture_off.drop(worker.engine, silenced, on_wait=quiet)
+    assert len(deployment.query(TRIGGERS)) == 3
+
+
+async def test_h30_rows_are_taken_back_under_an_application_that_goes_on(
+    deployment: Deployment, worker: Worker
+) -> None:
+    """It touches every row all the time, moves them, and changes their keys: each of them is seen, none for ever."""
+    await ready(deployment, worker, 60)
+    await cut_over(worker)
+    await unblock(worker)
+    with deployment.connect() as connection:
+        connection.execute("UPDATE docs SET body = 'unseen ' || id")
+    touch = ["UPDATE docs SET n = n + 1 WHERE id % 3 = 0", "UPDATE docs SET id = id + 10000 WHERE id BETWEEN 50 AND 55"]
+    with bystander(deployment.url, touch) as seen:
+        assert await resume(worker) == "completed"
+    assert [error for _, error in seen if error] == []
+    await until_searchable(deployment, worker)
+    assert deployment.mismatches("embedding", V4) == []
+    await roll_back(worker)
+    assert deployment.mismatches("embedding", V3) == []
+
+
+async def test_p6_h30_a_row_that_had_no_text_and_got_one_is_embedded(deployment: Deployment, worker: Worker) -> None:
+    deployment.make_table(10)
+    with deployment.connect() as connection:
+        connection.execute("UPDATE docs SET title = NULL, body = NULL WHERE id = 7")
+    await start(deployment, worker)
+    await to(worker, S.READY)
+    assert deployment.query("SELECT key FROM migrator.dispositions") == [(["7"],)]
+    await unblock(worker)
+    with deployment.connect() as connection:
+        connection.execute("UPDATE docs SET body = 'a text' WHERE id = 7")
+    await resume(worker)
+    await to(worker, S.READY)
+    await until_live_is_whole(deployment, worker)
+    assert deployment.mismatches("embedding__migrator", V4) == []
+    assert deployment.query("SELECT key FROM migrator.dispositions") == []
+
+
+async def test_p1_h30_after_a_rollback_writers_of_the_new_generation_are_taken_back_too(
+    deployment: Deployment, worker: Worker
+) -> None:
+    await ready(deployment, worker, 20)
+    await cut_over(worker)
+    await roll_back(worker)
+    await unblock(worker)
+    assert deployment.status == "rolled_back"
+    deployment.half_moved(range(1, 4))
+    with pytest.raises(CaptureOff):
+        await attended.clean_up(worker, "docs", close_window=False, strays_gone=False, actor="test", tell=quiet)
+    assert await resume(worker) == "backfilling"
+    await to(worker, S.READY)
+    await until_live_is_whole(deployment, worker)
+    assert deployment.mismatches("embedding", V3) == []
     assert deployment.mismatches("embedding__migrator", V4) == []
 
 
