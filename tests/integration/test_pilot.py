@@ -132,7 +132,7 @@ async def test_p2_what_was_paid_for_is_used_again_also_by_a_larger_pilot(
 
 async def test_p2_a_killed_pilot_goes_on_and_pays_for_nothing_twice(deployment: Deployment, worker: Worker) -> None:
     deployment.make_table(200)
-    deployment.simulator.admin(latency_seconds=0.3)
+    deployment.simulator.admin(latency_seconds=1.0)
     command = [sys.executable, "-m", "migrator", "pilot", str(deployment.spec_file), "--rows", "200", "--yes"]
     process = deployment.spawn(*command, "--skip-provenance", "not looked at by this test", log="pilot.log")
     kept = "SELECT count(*) FROM migrator.pilot_vectors"
