@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from migrator.measures import sampling
+from migrator.planning import duration, estimate, population, scan
 from tests.docs import pages
 from tests.docs.pages import ROOT, read
 
@@ -22,9 +24,6 @@ def test_every_finding_about_server_and_rows_is_listed() -> None:
 
 
 def test_figures_that_it_states_are_the_codes() -> None:
-    from migrator.measures import sampling  # noqa: PLC0415
-    from migrator.planning import duration, estimate, population, scan  # noqa: PLC0415
-
     said = pages.flat(PAGE)
     assert (scan.COUNTED_PAGES * 8192 // 10**6 // 10 * 10, scan._COUNT_SECONDS) == (160, 5)
     assert f"up to {scan.PAGES:,} pages" in said

@@ -191,7 +191,7 @@ class Applications:
         try:
             done = KINDS[kind](self._url, stop, check, dice)
             if done is not None:
-                asyncio.run(done)  # type: ignore[arg-type]
+                asyncio.run(done)
         except Exception as error:  # noqa: BLE001 - a thread that dies is a failed application
             self.failed.append(f"{kind}: {type(error).__name__}: {error}")
 

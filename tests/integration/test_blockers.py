@@ -297,7 +297,7 @@ async def test_p8_a_session_of_ours_and_one_that_moved_on_are_left_alone(
 async def test_p8_whose_statement_is_never_cancelled(worker: Worker, change: dict[str, object], word: str) -> None:
     blocker = Blocker(1, "app", "web", "active", "client backend", 9.0, since=datetime(2020, 1, 1, tzinfo=UTC))
     assert cancelling.why_not(blocker) is None
-    (outcome,) = await cancelling.cancel(worker.engine, [replace(blocker, **change)])  # type: ignore[arg-type]
+    (outcome,) = await cancelling.cancel(worker.engine, [replace(blocker, **change)])
     assert outcome.why_not is not None
     assert word in outcome.why_not
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import psycopg
 import pytest
@@ -14,14 +12,13 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 import migrator.client.sqlalchemy as alchemy
 from migrator import client
-from migrator.client import AsyncReader, Reader
+from migrator.client import Reader
 from migrator.cutover.swapping import CUTOVER, ROLLBACK
 from migrator.demo.servers import Postgres
 from migrator.lifecycle import MigrationStatus
 from migrator.orchestrator import attended, verbs
 from migrator.spending.worker import Worker
 from tests.deployment import V4, Deployment, embed, generation_of, until
-from tests.integration import steps
 from tests.integration.applications import (
     EMBEDDERS,
     NEAR,
@@ -34,50 +31,13 @@ from tests.integration.applications import (
     statement,
     text_of,
 )
+from tests.integration.searching import let_in, nearest, reader, ready, search
 from tests.integration.steps import start, stored, to
 from tests.integration.swaps import cut_over, quiet, roll_back, swap
 
 S = MigrationStatus
 ROWS = 40
 GENERATIONS = "SELECT migrator.generations('public.docs', 'embedding')"
-
-
-@pytest.fixture
-def app_url(deployment: Deployment) -> Iterator[str]:
-    """The URL of a role that may read the table, and has no right of its own on anything of ours."""
-    with deployment.connect() as connection:
-        connection.execute(f"DO $$ BEGIN CREATE ROLE {ROLE} LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
-    yield deployment.url.replace("postgres@", f"{ROLE}@")
-    with deployment.connect() as connection:
-        connection.execute(f"DROP OWNED BY {ROLE}")
-
-
-def reader(*generations: str, **more: Any) -> Reader:
-    chosen = {name: EMBEDDERS[name] for name in generations or (OLD, NEW)}
-    return Reader("public.docs", "embedding", chosen, **more)
-
-
-def let_in(deployment: Deployment) -> None:
-    """Let the application's role read the table, where there is that role."""
-    grant = f"GRANT SELECT ON docs TO {ROLE}"
-    with deployment.connect() as connection:
-        connection.execute(f"DO $$ BEGIN {grant}; EXCEPTION WHEN undefined_object THEN NULL; END $$".encode())
-
-
-async def ready(deployment: Deployment, worker: Worker, rows: int) -> None:
-    await steps.ready(deployment, worker, rows)
-    let_in(deployment)
-
-
-def search(connection: psycopg.Connection, found: Reader, number: int = 7) -> tuple[int, float]:
-    row = connection.execute(statement(found).encode(), found.parameters(text_of(number))).fetchone()
-    assert row is not None
-    return row[0], row[1]
-
-
-def nearest(connection: psycopg.Connection, found: Reader, number: int = 7) -> bool:
-    key, distance = search(connection, found, number)
-    return key == number and distance < NEAR
 
 
 async def _is_ready(worker: Worker) -> bool:
@@ -303,123 +263,6 @@ def test_before_the_first_migration_a_misspelt_target_is_not_taken_for_one(deplo
         found.refresh(connection)
         assert found.wanted() == [OLD]
         assert nearest(connection, found)
-
-
-async def test_p8_signs_of_life_fail_no_serializable_transaction(
-    deployment: Deployment, worker: Worker, app_url: str
-) -> None:
-    """Two at once, each of which sees nothing of the other: a unique key or a look before the write would end one."""
-    await ready(deployment, worker, 5)
-    with psycopg.connect(app_url) as one, psycopg.connect(app_url) as other:
-        for connection in (one, other):
-            connection.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
-            connection.execute("SELECT count(*) FROM docs")
-        found = reader(application="shop")
-        for connection in (one, other):
-            found.sign(connection)
-        one.commit()
-        other.commit()
-    assert deployment.value("SELECT count(*) FROM migrator.readers") == 2
-
-
-async def test_a_read_only_transaction_is_asked_and_not_written(
-    deployment: Deployment, worker: Worker, app_url: str
-) -> None:
-    await ready(deployment, worker, 5)
-    with psycopg.connect(app_url) as connection:
-        connection.read_only = True
-        found = reader()
-        found.refresh(connection)
-        assert found.wanted() == [OLD, NEW]
-    assert deployment.value("SELECT count(*) FROM migrator.readers") == 0
-
-
-async def test_a_database_that_can_not_answer_now_fails_no_transaction(
-    deployment: Deployment, worker: Worker, app_url: str
-) -> None:
-    await ready(deployment, worker, ROWS)
-    found = reader()
-    with psycopg.connect(app_url) as connection:
-        connection.execute("SET lock_timeout = '50ms'")
-        found._hear((OLD,))
-        with psycopg.connect(deployment.url) as upgrade:
-            upgrade.execute("LOCK migrator.migrations IN ACCESS EXCLUSIVE MODE")
-            found.refresh(connection)
-            assert found.wanted() == [OLD, NEW], "who can't tell sends both"
-            assert nearest(connection, found), "and the transaction goes on"
-        found.forget()
-        found.refresh(connection)
-        assert found._said == (OLD, NEW)
-
-
-async def test_a_refresh_leaves_a_connection_as_it_found_it(
-    deployment: Deployment, worker: Worker, app_url: str
-) -> None:
-    await ready(deployment, worker, 5)
-    idle = psycopg.pq.TransactionStatus.IDLE
-    for autocommit in (True, False):
-        with psycopg.connect(app_url, autocommit=autocommit, row_factory=psycopg.rows.dict_row) as connection:
-            found = reader()
-            found.refresh(connection)
-            assert found.wanted() == [OLD, NEW]
-            assert connection.info.transaction_status == idle
-    url = app_url.replace("postgresql://", "postgresql+psycopg://")
-    engine = create_engine(url)
-    for options in ({}, {"isolation_level": "AUTOCOMMIT"}):
-        with engine.connect().execution_options(**options) as plain:
-            other = alchemy.Reader("public.docs", "embedding", EMBEDDERS)
-            other.refresh(plain)
-            assert other.wanted() == [OLD, NEW]
-            assert not plain.in_transaction()
-    engine.dispose()
-    async_engine = create_async_engine(url)
-    async with async_engine.connect() as connected:
-        third = alchemy.AsyncReader("public.docs", "embedding", EMBEDDERS)
-        await third.refresh(connected)
-        assert third.wanted() == [OLD, NEW]
-        assert not connected.in_transaction()
-    await async_engine.dispose()
-
-
-async def test_a_broken_connection_is_the_applications_to_hear_of(
-    deployment: Deployment, worker: Worker, app_url: str
-) -> None:
-    await ready(deployment, worker, 5)
-    with psycopg.connect(app_url, autocommit=True) as connection:
-        deployment.query("SELECT pg_terminate_backend(%s)", connection.info.backend_pid)
-        with pytest.raises(psycopg.OperationalError):
-            reader().refresh(connection)
-
-
-async def test_readers_that_listen_forget_at_the_swap(deployment: Deployment, worker: Worker, app_url: str) -> None:
-    await ready(deployment, worker, 5)
-    found, other = reader(), AsyncReader("public.docs", "embedding", EMBEDDERS)
-    with psycopg.connect(app_url, autocommit=True) as connection:
-        thread = threading.Thread(target=lambda: client.listen(connection, found, timeout_seconds=3))
-        thread.start()
-        task = asyncio.create_task(_listen(app_url, other))
-        listening = "SELECT count(*) FROM pg_stat_activity WHERE query ILIKE 'listen%%'"
-
-        async def both() -> bool:
-            return bool(deployment.value(listening) == 2)
-
-        await until(both)
-        await asyncio.sleep(0.2)
-        for each in (found, other):
-            each._hear((OLD,))
-        await swap(worker)
-        await until(lambda: _forgot(found, other), 3)
-        thread.join()
-        await task
-
-
-async def _listen(url: str, found: AsyncReader) -> None:
-    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-        await client.listen_async(connection, found, timeout_seconds=3)
-
-
-async def _forgot(*found: Reader | AsyncReader) -> bool:
-    return all(each.wanted() == [OLD, NEW] for each in found)
 
 
 async def test_h13_a_standby_is_searched_through_the_swap(

@@ -96,6 +96,16 @@ def test_rooms_are_small(path: Path) -> None:
             assert length <= MAX_FUNCTION_LINES, f"{node.name} has {length} lines"
 
 
+def test_rooms_of_tests_and_benchmarks_are_small() -> None:
+    sizes = {
+        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
+        for folder in ("tests", "benchmarks")
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    assert len(sizes) > 100
+    assert {path: lines for path, lines in sizes.items() if lines > MAX_LINES} == {}
+
+
 def test_no_room_is_named_for_its_kind() -> None:
     kinds = {"utils", "util", "helpers", "helper", "common", "manager", "misc", "models"}
     names = {path.stem for path in SOURCES} | {path.parent.name for path in SOURCES}
