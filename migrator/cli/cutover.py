@@ -45,22 +45,24 @@ def command(
     """Make the new generation live.
 
     One transaction, a few milliseconds under the lock, all or nothing.
-
     Waits for old snapshots, keeps catching up, and tries the lock on a ladder; nobody waits longer than 0.4 s.
-    With --keep-fresh the way back owes nothing: `limits NAME --no-keep-fresh` ends it.
-    With --yes it needs a reader that said in the last 10 minutes that it is ready, and none that is not.
+    With --keep-fresh the way back owes nothing. With --yes it needs a reader that said in the last 10 minutes that it
+    is ready, and none that is not.
 
     Examples:
-        migrator cutover docs --rehearse
+        migrator cutover docs --rehearse --sql cutover.sql
 
         migrator cutover docs --readers-ready --yes
     """
     from migrator.cutover import swapping
     from migrator.orchestrator import attended
 
+    _refuse_mixed(rehearse and dry_run, "--rehearse is no --dry-run: it takes the lock for a moment")
+    _refuse_mixed(strict and bool(max_dirty_rows), "--strict is --max-dirty-rows 0")
+    _refuse_mixed(sql_file is not None and not rehearse, "--sql goes with --rehearse")
     rows = 0 if strict else attended.MAX_DIRTY_ROWS if max_dirty_rows is None else max_dirty_rows
     if rehearse:
-        _rehearse(name, rows, sql_file, cancel_blockers=cancel_blockers)
+        _rehearse(name, rows, sql_file, cancel_blockers=cancel_blockers, json=json)
         return
     if dry_run:
         foretell(name, swapping.CUTOVER, cancel_blockers=cancel_blockers, json=json)
@@ -68,6 +70,11 @@ def command(
     if not readers_ready:
         readers(name, swapping.CUTOVER, alone=yes)
     _cut_over(name, rows, keep_fresh=keep_fresh, cancel_blockers=cancel_blockers, yes=yes, json=json)
+
+
+def _refuse_mixed(mixed: bool, why: str) -> None:  # noqa: FBT001 - a condition and its words
+    if mixed:
+        raise typer.BadParameter(why)
 
 
 def _cut_over(name: str, rows: int, *, keep_fresh: bool | None, cancel_blockers: bool, yes: bool, json: bool) -> None:
@@ -99,7 +106,7 @@ def _cut_over(name: str, rows: int, *, keep_fresh: bool | None, cancel_blockers:
         console.say(f"Next: watch it; then `migrator cleanup {name} --close-window`, or `migrator rollback {name}`.")
 
 
-def _rehearse(name: str, rows: int, sql_file: Path | None, *, cancel_blockers: bool) -> None:
+def _rehearse(name: str, rows: int, sql_file: Path | None, *, cancel_blockers: bool, json: bool) -> None:
     from migrator.cli import session
     from migrator.orchestrator import attended
 
@@ -110,6 +117,9 @@ def _rehearse(name: str, rows: int, sql_file: Path | None, *, cancel_blockers: b
     )
     if sql_file is not None:
         sql_file.write_text(text, encoding="utf-8")
+    if json:
+        console.as_json({"name": name, "lock_held_ms": timing.held_ms, "steps_ms": dict(timing.steps)})
+        return
     for part, took in timing.steps:
         console.say(f"  {part:10} {took:7.2f} ms")
     console.say(f"The lock would be held for {timing.held_ms:.1f} ms. Everything was rolled back.")

@@ -19,11 +19,13 @@ def command(*, json: options.Json = False) -> None:
     from migrator.cli import session
     from migrator.spending.worker import Worker
     from migrator.state import schema
-    from migrator.state.connection import transaction
+    from migrator.state.connection import run, transaction
     from migrator.target import readers
 
     async def step(worker: Worker) -> tuple[str | None, str]:
         async with transaction(worker.engine) as connection:
+            # Before any other lock: a swap takes it first, too.
+            await run(connection, readers.functions_lock())
             before = await schema.current(connection)
             await schema.upgrade(connection)
             await readers.install(connection)

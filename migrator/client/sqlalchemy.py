@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ARRAY, Connection, Engine, Text, cast, event, func, literal, text
+from sqlalchemy import ARRAY, Connection, Engine, Text, cast, event, func, literal, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 from sqlalchemy.types import UserDefinedType
 
 from migrator.client import reader
-from migrator.client.writers import DECLARE
+from migrator.client.writers import DECLARE, refuse_lost
 from migrator.generation import Generation
 
 if TYPE_CHECKING:
@@ -83,38 +83,47 @@ class AsyncReader(reader.AsyncReader):
 def declare(connection: Connection | Session, generation: str) -> None:
     """Declare the generation of what this transaction writes.
 
-    Raises: ValueError for what is no generation.
+    Raises: ValueError for what is no generation, NotInTransaction (AUTOCOMMIT).
     """
+    refuse_lost(_driver(connection.connection() if isinstance(connection, Session) else connection))
     connection.execute(_DECLARE, {"generation": str(Generation.parse(generation))})
 
 
 async def declare_async(connection: AsyncConnection | AsyncSession, generation: str) -> None:
     """Declare as `declare` does."""
+    inner = await connection.connection() if isinstance(connection, AsyncSession) else connection
+    refuse_lost(await _async_driver(inner))
     await connection.execute(_DECLARE, {"generation": str(Generation.parse(generation))})
 
 
 def declare_always(engine: Engine | AsyncEngine, generation: str) -> None:
-    """Declare it in every transaction of an engine, behind a transaction pooler too; not for one in AUTOCOMMIT.
+    """Declare it in every transaction of an engine, behind a transaction pooler too.
 
+    A connection in AUTOCOMMIT has no transaction to declare it for: its use raises NotInTransaction.
     Raises: ValueError for what is no generation.
     """
     declared = str(Generation.parse(generation))
 
-    def begun(connection: Connection) -> None:
+    def begun(connection: Connection, *_xid: object) -> None:
+        refuse_lost(_driver(connection))
         connection.exec_driver_sql(DECLARE, (declared,))
 
-    event.listen(engine.sync_engine if isinstance(engine, AsyncEngine) else engine, "begin", begun)
+    listened = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+    for each in ("begin", "begin_twophase"):
+        event.listen(listened, each, begun)
 
 
 def _clause(values: dict[str, Any], prefix: str, vector_type: str) -> ColumnElement[Any]:
     vectors = cast(values[f"{prefix}_vectors"], ARRAY(Text))
-    return func.migrator.query_vector(
+    picked = func.migrator.query_vector(
         literal(values[f"{prefix}_target"], Text),
         literal(values[f"{prefix}_column"], Text),
         cast(values[f"{prefix}_generations"], ARRAY(Text)),
         cast(vectors, ARRAY(_Vector(vector_type))),
         cast(values[f"{prefix}_initial"], Text),
     )
+    # As `Window.expression`: a plan that sorts asks once and not for every row.
+    return select(picked).scalar_subquery()
 
 
 def _driver(connection: Connection) -> Any:

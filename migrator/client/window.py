@@ -73,7 +73,7 @@ class Window:
         application: the name that `migrator status` shows; the connection's application_name where it is None.
         vector_type: the column's, `vector` or `halfvec`; it must be on the connection's search_path.
         prefix: begins the names of the parameters, for two readers in one statement.
-        max_age_seconds: how often the database is asked, at the most.
+        max_age_seconds: how often the database is asked, at the most; what it said is believed for a minute at most.
         Raises: ValueError for a name that is no generation, or no embedders at all.
         """
         if not embedders:
@@ -97,12 +97,13 @@ class Window:
         """The SQL to search by, with psycopg's named parameters; it never changes, so it may stand in a constant.
 
         Write it into the searching statement itself: a value that a statement of its own fetched may be of the other
-        generation by the time it is used (H9).
+        generation by the time it is used (H9). It is a sub-select, so that a plan that sorts asks once and not for
+        every row.
         """
         return (
-            f"migrator.query_vector(%({self._prefix}_target)s::text, %({self._prefix}_column)s::text,"
+            f"(SELECT migrator.query_vector(%({self._prefix}_target)s::text, %({self._prefix}_column)s::text,"
             f" %({self._prefix}_generations)s::text[],"
-            f" %({self._prefix}_vectors)s::text[]::{self._vector_type}[], %({self._prefix}_initial)s::text)"
+            f" %({self._prefix}_vectors)s::text[]::{self._vector_type}[], %({self._prefix}_initial)s::text))"
         )
 
     def forget(self) -> None:
@@ -115,7 +116,7 @@ class Window:
 
         It may leave nothing out on its own account: what is live is the database's to say.
         """
-        known = self._said if self._clock() - self._said_at <= _BELIEVED * self._max_age else None
+        known = self._said if self._clock() - self._said_at <= _BELIEVED * min(self._max_age, MAX_AGE_SECONDS) else None
         if known == () and self._initial is not None:
             known = (self._initial,)
         return [name for name in known or () if name in self._embedders] or list(self._embedders)

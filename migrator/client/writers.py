@@ -35,16 +35,20 @@ def declare(connection: psycopg.Connection[Any], generation: str) -> None:
 
     Raises: ValueError for what is no generation, NotInTransaction.
     """
-    _refuse_lost(connection)
+    refuse_lost(connection)
     connection.execute(DECLARE.encode(), [str(Generation.parse(generation))], prepare=False)
 
 
 async def declare_async(connection: psycopg.AsyncConnection[Any], generation: str) -> None:
     """Declare as `declare` does, on an asynchronous connection."""
-    _refuse_lost(connection)
+    refuse_lost(connection)
     await connection.execute(DECLARE.encode(), [str(Generation.parse(generation))], prepare=False)
 
 
-def _refuse_lost(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+def refuse_lost(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+    """Make sure that a declaration for one transaction has one.
+
+    Raises: NotInTransaction.
+    """
     if connection.autocommit and connection.info.transaction_status.name == "IDLE":
         raise NotInTransaction("open a transaction first: with connection.transaction(): ...")

@@ -17,7 +17,7 @@ from migrator.state import canary, migrations
 from migrator.state.connection import run, transaction
 from migrator.state.migrations import Migration
 from migrator.statements import compose
-from migrator.target import capture, facts, message, swap
+from migrator.target import capture, facts, message, readers
 from migrator.target.capture import Capture
 from migrator.target.message import OnWait, Timing
 
@@ -33,7 +33,7 @@ async def silence(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
     Raises: MigrationUnknown, StatusConflict.
     """
     async with transaction(engine) as connection:
-        await run(connection, swap.functions_lock())
+        await run(connection, readers.functions_lock())
         found = await _at_rest(connection, await migrations.hold(connection, name), actor)
         # Taken before anything is off: whatever is written unseen has no earlier transaction.
         horizon = await canary.horizon(connection)

@@ -45,11 +45,12 @@ class StraysSeen(OperatorError):
 
     name: str
     writers: str
+    options: str
 
     runbook = "diverted-writers"
     happened = "Writers of the other generation were seen in the last 24 hours: {writers}."
     state = "Nothing was changed; their vectors are still being diverted."
-    next = "Deploy or stop them, then run `migrator cleanup {name} --close-window --strays-gone`."
+    next = "Deploy or stop them, then run `migrator cleanup {name} {options}`."
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +89,13 @@ async def refuse_early(engine: AsyncEngine, migration: Migration, *, close_windo
     """
     if migration.status is S.COMPLETED and not close_window:
         raise WindowOpen(migration.name)
-    if migration.status is not S.COMPLETED or strays_gone:
+    if migration.status is S.CLEANING or strays_gone:
         return
     async with transaction(engine, read_only=True) as connection:
         seen = await strays.seen(connection, migration)
     if seen:
-        raise StraysSeen(migration.name, "; ".join(f"{each.who}: {each.writes:,}" for each in seen))
+        options = "--close-window --strays-gone" if migration.status is S.COMPLETED else "--strays-gone"
+        raise StraysSeen(migration.name, "; ".join(f"{each.who}: {each.writes:,}" for each in seen), options)
 
 
 async def drop_indexes(engine: AsyncEngine, migration: Migration) -> None:

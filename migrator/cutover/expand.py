@@ -111,6 +111,7 @@ async def prepare(engine: AsyncEngine, migration: Migration, *, actor: str) -> P
         ],
         lock_statements=[message.lock_table(table)],
         server_version=version,
+        before=[readers.functions_lock()],
     )
     return Prepared(relation.oid, framed, found)
 

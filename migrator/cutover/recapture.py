@@ -22,7 +22,7 @@ from migrator.state import canary, capture_turns, migrations
 from migrator.state.connection import fetch, run, transaction
 from migrator.state.migrations import Migration
 from migrator.statements import compose
-from migrator.target import capture, facts, message, relation, swap, taking_back
+from migrator.target import capture, facts, message, readers, relation, taking_back
 from migrator.target.capture import Capture
 from migrator.target.declaration import declare
 from migrator.target.message import Blocker, OnWait, Timing
@@ -78,7 +78,7 @@ async def install(engine: AsyncEngine, migration: Migration, *, on_wait: OnWait)
         body,
         lock_statements=[message.lock_table(table)],
         server_version=version,
-        before=[swap.functions_lock()],
+        before=[readers.functions_lock()],
     )
 
     async def attempt() -> Timing:

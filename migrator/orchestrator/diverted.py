@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from migrator.generation import Side
 from migrator.state.migrations import Migration
 from migrator.state.strays import Stray, seen
 
@@ -28,10 +29,17 @@ def lines(migration: Migration, strays: Strays) -> list[tuple[str, str]]:
         for each in strays
     ]
     if strays:
-        deploy = f"deploy or stop them, or `migrator fence {migration.name} --role ROLE`"
-        rows.append(("", f"{deploy} (runbooks/diverted-writers.md)"))
+        rows.append(("", f"{_mend(migration)} (runbooks/diverted-writers.md)"))
     declared = sorted(migration.writers.items())
     return rows + [("declared", f"role {role} writes {generation}") for role, generation in declared]
+
+
+def _mend(migration: Migration) -> str:
+    """Return what to do about them: nothing, where they are deployed already and wait for the cutover."""
+    if migration.live_side is Side.FROM:
+        return "they write the new generation; until the cutover there is nothing to do"
+    fence = f"migrator fence {migration.name} --role ROLE --generation {migration.to_generation}"
+    return f"deploy or stop them; where they are deployed and can't say so: `{fence}`"
 
 
 def as_json(migration: Migration, strays: Strays) -> dict[str, Any]:

@@ -99,8 +99,11 @@ async def tick(
     async with transaction(engine) as connection:
         found = await migrations.list_all(connection, UNATTENDED)
         slots = sum(row.slots for row in await workers.alive(connection))
+        await readers.forget_old(connection)
         for resting in await migrations.list_all(connection, RESTING):
             await _rescue(connection, resting)
+            # The fence stands through a pause, and what it diverts must not pile up.
+            await strays.fold(connection, resting.id)
     # `only` is asked for by somebody who works on it without a broker.
     shift = _Shift(actor, max(FEWEST_TICKETS, PER_SLOT * slots), Trust(ticket_seconds, bool(slots) or only is not None))
     for migration in found:
@@ -119,7 +122,6 @@ async def tick(
         async with transaction(engine) as connection:
             await tallies.fold(connection, migration.id)
             await dispositions.fold(connection, migration.id)
-            await readers.forget_old(connection)
             await strays.fold(connection, migration.id)
             now = await migrations.get_by_id(connection, migration.id)
             await _note_flow(connection, now)

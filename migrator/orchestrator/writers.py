@@ -19,7 +19,7 @@ from migrator.lifecycle import MigrationStatus
 from migrator.state import migrations, strays
 from migrator.state.connection import run, transaction
 from migrator.state.migrations import Migration
-from migrator.target import facts, swap
+from migrator.target import facts, readers
 from migrator.target.capture import Capture
 
 S = MigrationStatus
@@ -94,7 +94,7 @@ async def declare(engine: AsyncEngine, name: str, role: str, generation: str | N
     Raises: MigrationUnknown, StatusConflict, CaptureOff, GenerationUnknown, RoleUnknown, LockBusy, PrivilegeMissing.
     """
     async with transaction(engine) as connection:
-        await run(connection, swap.functions_lock())
+        await run(connection, readers.functions_lock())
         migration = await migrations.hold(connection, name)
         found = await _look(connection, migration, role, generation)
         if not found.changes:

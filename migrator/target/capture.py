@@ -109,6 +109,10 @@ class Capture:
             "to_generation": sql.Literal(generations[Side.TO]),
             "live_side": sql.Literal(live_side.value),
             "shadow_side": sql.Literal(live_side.other.value),
+            # What is diverted is the other generation's, whatever its session says.
+            "shadow_generation": sql.Literal(generations[live_side.other]),
+            # By the role that a pool's application SETs, as it is judged (`_by_role`).
+            "who": sql.SQL("coalesce(nullif(current_setting('role'), 'none'), session_user)"),
             "by_role": self._by_role(),
             "migration_id": sql.Literal(self.migration_id),
             "watched": sql.Literal(self.from_generation.dims == self.to_generation.dims),

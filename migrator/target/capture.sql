@@ -54,7 +54,7 @@ BEGIN
     NEW.{shadow} := NEW.{live};
     NEW.{live} := OLD.{live};
     INSERT INTO migrator.strays (migration_id, generation, application, role)
-    VALUES ({migration_id}, declared, coalesce(current_setting('application_name', true), ''), session_user);
+    VALUES ({migration_id}, {shadow_generation}, coalesce(current_setting('application_name', true), ''), {who});
   ELSIF text_differs THEN
     NEW.{shadow} := NULL;
   END IF;
@@ -64,7 +64,7 @@ BEGIN
      AND (CASE WHEN native THEN NEW.{live} ELSE NEW.{shadow} END) IS NOT NULL THEN
     INSERT INTO migrator.written (migration_id, side, key, application, role)
     VALUES ({migration_id}, CASE WHEN native THEN {live_side} ELSE {shadow_side} END, {new_key},
-            coalesce(current_setting('application_name', true), ''), session_user);
+            coalesce(current_setting('application_name', true), ''), {who});
   END IF;
   IF text_differs AND NOT native THEN
 {keep_not_null};
@@ -161,7 +161,7 @@ BEGIN
     NEW.{live} := NULL;
     diverted := true;
     INSERT INTO migrator.strays (migration_id, generation, application, role)
-    VALUES ({migration_id}, declared, coalesce(current_setting('application_name', true), ''), session_user);
+    VALUES ({migration_id}, {shadow_generation}, coalesce(current_setting('application_name', true), ''), {who});
   END IF;
   IF NEW.{shadow} IS NOT NULL AND NEW.{live} IS NOT NULL THEN
     RETURN NULL;
@@ -169,7 +169,7 @@ BEGIN
   IF {watched} AND (diverted OR (native AND said IS NOT NULL AND NEW.{live} IS NOT NULL)) THEN
     INSERT INTO migrator.written (migration_id, side, key, application, role)
     VALUES ({migration_id}, CASE WHEN native THEN {live_side} ELSE {shadow_side} END, {new_key},
-            coalesce(current_setting('application_name', true), ''), session_user);
+            coalesce(current_setting('application_name', true), ''), {who});
   END IF;
   IF {new_in_scope} THEN
     IF native AND NEW.{shadow} IS NULL THEN

@@ -22,6 +22,9 @@ from migrator.lifecycle import SWAPPABLE
 from migrator.state.connection import fetch, run
 from migrator.statements import compose
 
+#: Any fixed number of our own: held by whoever replaces readers' or writers' functions.
+_FUNCTIONS_KEY = 0x6D69677265616465
+
 
 @dataclass(eq=False)
 class ExtensionMissing(OperatorError):
@@ -31,6 +34,11 @@ class ExtensionMissing(OperatorError):
     happened = "The extension `vector` (pgvector) is not installed in this database."
     state = "Nothing was changed."
     next = "Run `CREATE EXTENSION vector` as a superuser, then the same command again."
+
+
+def functions_lock() -> sql.Composed:
+    """Return what keeps everybody else from replacing functions of ours until commit (H9)."""
+    return compose("target/readers.sql", "functions_lock", {"key": sql.Literal(_FUNCTIONS_KEY)})
 
 
 def side_function(schema: str, table: str, column: str) -> sql.Identifier:
@@ -49,8 +57,10 @@ def constant(schema: str, table: str, column: str, side: Side, generation: Gener
 async def install(connection: AsyncConnection) -> None:
     """Install the functions, and the constants of every target known (after an upgrade or a restore).
 
+    Locks: the functions', until commit: a swap under way would find its constant put back.
     Raises: ExtensionMissing.
     """
+    await run(connection, functions_lock())
     types = await fetch(connection, compose("target/readers.sql", "vector_types"))
     if not types:
         raise ExtensionMissing

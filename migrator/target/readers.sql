@@ -169,3 +169,8 @@ GRANT USAGE ON SCHEMA migrator TO PUBLIC
 SELECT l.target_schema, l.target_table, l.target_column, l.generation,
        CASE WHEN l.generation = m.to_generation THEN 'to' ELSE 'from' END AS side
   FROM migrator.live l JOIN migrator.migrations m ON m.id = l.migration_id
+
+-- name: functions_lock
+-- Two swaps at once would replace functions of the same catalog rows (H9): this lock comes before the table's.
+-- locks: advisory, until commit.
+SELECT pg_advisory_xact_lock({key})

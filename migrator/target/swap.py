@@ -26,8 +26,6 @@ from migrator.target.relation import suffixed
 from migrator.target.restating import Check
 
 _FILE = "target/swap.sql"
-#: Any fixed number of our own: held by whoever replaces readers' functions.
-_FUNCTIONS_KEY = 0x6D69677265616465
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,7 @@ class Swap:
             self._body(made, side, new, bounds, actor),
             lock_statements=[*self.view_locks, message.lock_table(table)],
             server_version=self.server_version,
-            before=[functions_lock()],
+            before=[readers.functions_lock()],
             commit=commit,
         )
 
@@ -129,11 +127,6 @@ class Swap:
                 parts = {"old": sql.Identifier(schema, old), "new": sql.Identifier(new)}
                 renames.append(compose(_FILE, "rename_index", parts))
         return renames + restating.exchanged(target, self.checks)
-
-
-def functions_lock() -> sql.Composed:
-    """Return what keeps everybody else from replacing functions of ours until commit (H9)."""
-    return compose(_FILE, "functions_lock", {"key": sql.Literal(_FUNCTIONS_KEY)})
 
 
 async def outermost_first(connection: AsyncConnection, oids: Sequence[int]) -> list[int]:

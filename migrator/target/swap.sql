@@ -89,11 +89,6 @@ UPDATE migrator.live SET generation = {generation}, migration_id = {migration_id
 -- Heard by `LISTEN migrator_live` at commit.
 SELECT pg_notify('migrator_live', {payload})
 
--- name: functions_lock
--- Two swaps at once would replace functions of the same catalog rows (H9): this lock comes before the table's.
--- locks: advisory, until commit.
-SELECT pg_advisory_xact_lock({key})
-
 -- name: view_edges
 -- Which of these views reads which other of them.
 SELECT DISTINCT r.ev_class::bigint AS outer_oid, d.refobjid::bigint AS inner_oid

@@ -13,6 +13,7 @@ from psycopg import sql as psql
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from migrator.cutover import capture_off, readiness, swapping
+from migrator.cutover.cleaning import StraysSeen
 from migrator.errors import StatusConflict
 from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
@@ -223,7 +224,10 @@ async def test_h7_a_declaration_survives_swaps_and_ends_with_cleanup(deployment:
         assert deployment.mismatches("embedding", V3) == [4]
         assert deployment.value("SELECT embedding IS NULL FROM docs WHERE id = 4")
         assert await writers.listed(worker.engine, "docs") == {"app_v2": TO}
-        await attended.clean_up(worker, "docs", close_window=False, strays_gone=False, actor="test", tell=quiet)
+        # Its vectors are kept out of the column that is live again; without the fence they would not be.
+        with pytest.raises(StraysSeen, match="app_v2"):
+            await attended.clean_up(worker, "docs", close_window=False, strays_gone=False, actor="test", tell=quiet)
+        await attended.clean_up(worker, "docs", close_window=False, strays_gone=True, actor="test", tell=quiet)
         assert await writers.listed(worker.engine, "docs") == {}
         with pytest.raises(StatusConflict, match="not cleaned up"):
             await writers.declare(worker.engine, "docs", "app_v2", TO, actor="test")

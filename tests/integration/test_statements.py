@@ -171,7 +171,7 @@ def own(made: Capture, migration: Migration, found: dict[str, str], oid: int, vi
         "target/swap.sql:left_behind": {"oid": sql.Literal(oid), "shadow": sql.Literal(made.target.shadow)},
         "target/swap.sql:rename_column": {"old": sql.Identifier("embedding"), "new": other},
         "target/swap.sql:rename_index": {"old": sql.Identifier("public", "docs_embedding_idx"), "new": other},
-        "target/swap.sql:functions_lock": {"key": sql.Literal(4711)},
+        "target/readers.sql:functions_lock": {"key": sql.Literal(4711)},
         "target/message.sql:locks": {"statements": sql.Literal([message.lock_table(made.target.table_id)])},
         "target/capture.sql:enable_always_below": {"trigger_name": sql.Literal(capture.TRIGGERS["update"])},
         "target/index.sql:build_parent": {"name": sql.Identifier("built_parent__migrator")},

@@ -20,14 +20,16 @@ from tests.integration.swaps import cut_over, quiet
 FROM, TO = f"{V3}@64", f"qwen/{V4}@64"
 
 
-def bring(deployment: Deployment, application: str, count: int, *, hours_ago: int = 0) -> None:
+def bring(
+    deployment: Deployment, application: str, count: int, *, hours_ago: float = 0, generation: str = FROM
+) -> None:
     """Diverted writes as the trigger notes them: what it costs to look at them must not hang on their number."""
     with deployment.connect() as connection:
         connection.execute(
             "INSERT INTO migrator.strays (migration_id, generation, application, role, at)"
-            " SELECT m.id, %s, %s, 'app', clock_timestamp() - make_interval(hours => %s)"
+            " SELECT m.id, %s, %s, 'app', clock_timestamp() - make_interval(secs => %s)"
             " FROM migrator.migrations m, generate_series(1, %s)",
-            [FROM, application, hours_ago, count],
+            [generation, application, 3600 * hours_ago, count],
         )
 
 
@@ -66,7 +68,7 @@ async def test_h7_status_names_a_diverted_writer_with_what_it_wrote_and_when(
     )
     (line, mend) = diverted.lines(found.migration, found.strays)
     assert line[1].startswith(f"nightly job (role postgres): 2 writes of {FROM} in 24 h, last 20")
-    assert "migrator fence docs --role ROLE" in mend[1]
+    assert f"`migrator fence docs --role ROLE --generation {TO}`" in mend[1]
 
 
 async def test_h7_sums_and_lines_together_are_exact_whoever_adds_up_meanwhile(
@@ -110,7 +112,8 @@ async def test_h7_cleanup_refuses_for_a_day_after_the_last_diverted_write(
     bring(deployment, "weekly", 3, hours_ago=40)
     await fold(worker)
     assert await seen(worker) == {}
-    bring(deployment, "nightly", 3, hours_ago=23)
+    bring(deployment, "nightly", 3, hours_ago=23.9)
+    bring(deployment, "deployed", 3, generation=TO)  # once, before the cutover: it is no stray any more
     await fold(worker)
     with pytest.raises(StraysSeen, match=r"nightly \(role app\): 3\."):
         await attended.clean_up(worker, "docs", close_window=True, strays_gone=False, actor="t", tell=quiet)

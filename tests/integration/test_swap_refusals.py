@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import psycopg
 import pytest
 
@@ -193,6 +195,14 @@ async def test_rehearsal_changes_nothing_and_tells_the_times(deployment: Deploym
     assert [step for step, _ in timing.steps] == ["check", "names", "views", "rules", "state", "done"]
     assert text.startswith("BEGIN;")
     assert text.endswith("ROLLBACK")
+    told = json.loads(deployment.must("cutover", "docs", "--rehearse", "--json", "--sql", "whole.sql"))
+    assert set(told["steps_ms"]) == {step for step, _ in timing.steps}
+    written = (deployment.home / "whole.sql").read_text()
+    assert "RENAME COLUMN" in written
+    assert written.startswith("BEGIN;")
+    assert written.endswith("ROLLBACK")
+    for mixed in (["--rehearse", "--dry-run"], ["--strict", "--max-dirty-rows", "5"], ["--sql", "whole.sql"]):
+        assert deployment.run("cutover", "docs", *mixed).returncode == 2
 
 
 async def test_p10_rollback_loses_nothing_that_was_written_since(deployment: Deployment, worker: Worker) -> None:

@@ -105,6 +105,10 @@ def test_a_database_that_did_not_answer_is_not_asked_by_every_search() -> None:
     made.now += MAX_AGE_SECONDS
     assert made._due() is not None
     made._deaf()
+    made._asked_at = float("-inf")
+    again = made._due()
+    assert again is not None
+    assert "reader_ready" in again[0], "what was said may not have been heard: it signs again when it asks again"
     assert made.wanted() == [V3, V4]
     assert made._due() is None
 
