@@ -12,7 +12,7 @@ from migrator.orchestrator import attended
 from migrator.orchestrator.perform import perform
 from migrator.spending.worker import Worker
 from tests.deployment import V3, V4, Deployment, embed, literal, until
-from tests.integration.steps import drain, first_tickets, ready
+from tests.integration.steps import drain, first_tickets, ready, settled, start, to
 from tests.integration.swaps import quiet, roll_back
 
 S = MigrationStatus
@@ -143,3 +143,23 @@ async def test_a_debt_for_good_is_left_by_cleanup_where_the_operator_says_so(
     deployment.must("cleanup", "docs", "--leave-debt", "--yes")
     assert deployment.status == "cleaned"
     assert deployment.query("SELECT id FROM docs WHERE embedding IS NULL") == [(3,)]
+
+
+async def test_p10_only_embedded_loses_nothing_there_and_back(deployment: Deployment, worker: Worker) -> None:
+    """Rows that had no vector are left alone; those that had one have one of the right text, whoever edited them."""
+    deployment.spec_data["target"]["only_embedded"] = True
+    deployment.make_table(20)
+    with deployment.connect() as connection:
+        connection.execute("UPDATE docs SET embedding = NULL WHERE id <= 2")
+    await start(deployment, worker)
+    await to(worker, S.READY)
+    await attended.cut_over(worker, "docs", max_dirty_rows=100, actor="test", tell=quiet)
+    write_new(deployment, 3, "by the new writer")
+    with deployment.connect() as connection:
+        connection.execute("UPDATE docs SET body = 'by an old one' WHERE id = 4")
+        connection.execute("UPDATE docs SET body = 'twice' WHERE id = 4")
+    await settled(deployment, worker)
+    assert deployment.mismatches("embedding", V4) == [1, 2]
+    await roll_back(worker)
+    assert deployment.mismatches("embedding", V3) == [1, 2]
+    assert deployment.query("SELECT id FROM docs WHERE embedding IS NULL ORDER BY id") == [(1,), (2,)]
