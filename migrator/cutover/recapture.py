@@ -22,7 +22,7 @@ from migrator.state import canary, capture_turns, migrations
 from migrator.state.connection import fetch, run, transaction
 from migrator.state.migrations import Migration
 from migrator.statements import compose
-from migrator.target import capture, facts, message, readers, relation, taking_back
+from migrator.target import capture, facts, message, readers, taking_back
 from migrator.target.capture import Capture
 from migrator.target.declaration import declare
 from migrator.target.message import Blocker, OnWait, Timing
@@ -161,16 +161,10 @@ def _swapped_ever(migration: Migration) -> bool:
 
 def _parts(migration: Migration) -> Mapping[str, sql.Composable]:
     target = Capture.of(migration).target
-    doubtful = [target.column, target.shadow] if _swapped_ever(migration) else [target.shadow]
-    columns = [sql.Identifier(each) for each in doubtful]
     sides = [side.value for side in Side] if _swapped_ever(migration) else [migration.live_side.other.value]
     fields = [
         sql.SQL("l.key[{}] AS {}").format(sql.Literal(number), sql.Identifier(f"k{number}"))
         for number in range(1, len(target.key_columns) + 1)
-    ]
-    pairs = [
-        sql.SQL("t.{} = w.{}::{}").format(sql.Identifier(name), sql.Identifier(f"k{number}"), relation.cast_to(kind))
-        for number, (name, kind) in enumerate(zip(target.key_columns, target.key_types, strict=True), start=1)
     ]
     return {
         "table": target.table_id,
@@ -179,7 +173,16 @@ def _parts(migration: Migration) -> Mapping[str, sql.Composable]:
         "live_side": sql.Literal(migration.live_side.value),
         "sides": sql.Literal(sides),
         "fields": sql.SQL(", ").join(fields),
-        "is_the_row": sql.SQL(" AND ").join(pairs),
-        "filled": sql.SQL(" OR ").join([sql.SQL("t.{} IS NOT NULL").format(each) for each in columns]),
-        "emptied": sql.SQL(", ").join([sql.SQL("{} = NULL").format(each) for each in columns]),
+        "is_the_row": target.key_equals("t", "w"),
+        "in_scope": target.in_scope("t", target.column, target.shadow),
+        "emptied": _emptied(migration),
     }
+
+
+def _emptied(migration: Migration) -> sql.Composable:
+    """Return what is taken back of a row. A searched old vector stays where nobody would embed its row again."""
+    emptied = [sql.SQL("{} = NULL").format(sql.Identifier(migration.column_of(Side.TO)))]
+    if _swapped_ever(migration):
+        kept = "{0} = CASE WHEN h.scoped THEN NULL ELSE t.{0} END" if migration.live_side is Side.FROM else "{0} = NULL"
+        emptied.append(sql.SQL(kept).format(sql.Identifier(migration.column_of(Side.FROM))))
+    return sql.SQL(", ").join(emptied)

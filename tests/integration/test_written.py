@@ -276,7 +276,7 @@ async def test_h3_cleanup_takes_the_notes_along(deployment: Deployment, worker: 
     await watched(worker)
     bring(deployment, (3,), V3, NEW)
     await verbs.cancel(worker.engine, "docs", actor="test")
-    await attended.clean_up(worker, "docs", close_window=False, strays_gone=False, actor="test", tell=quiet)
+    await attended.clean_up(worker, "docs", close_window=False, strays_gone=True, actor="test", tell=quiet)
     assert (left(deployment), listed(deployment)) == (0, [])
 
 
