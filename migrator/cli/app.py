@@ -25,6 +25,7 @@ from migrator.cli import (
     cutover,
     demo,
     doctor,
+    exporter,
     fence,
     init,
     limits,
@@ -108,6 +109,7 @@ for verb in (
     unblock,
     cleanup,
     report,
+    exporter,
     demo,
     simulate,
 ):
