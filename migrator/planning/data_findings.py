@@ -116,10 +116,11 @@ def _limits(spec: Spec, document: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def open_share(windows: tuple[Window, ...]) -> float:
-    """Return the share of a day in which work may be done; windows that overlap count once each, up to all of it."""
+    """Return the share of a week in which work may be done; windows that overlap count once each, up to all of it."""
     if not windows:
         return 1.0
     minutes = [
-        ((each.end.hour - each.start.hour) * 60 + each.end.minute - each.start.minute) % 1440 for each in windows
+        len(each.days) * (((each.end.hour - each.start.hour) * 60 + each.end.minute - each.start.minute) % 1440)
+        for each in windows
     ]
-    return min(1.0, sum(minutes) / 1440)
+    return min(1.0, sum(minutes) / (7 * 1440))
