@@ -84,6 +84,45 @@ class Window:
         return opens is not None and opens <= moment
 
 
+@dataclass(frozen=True, slots=True)
+class Daily:
+    """A time of the day in `zone`."""
+
+    at: time
+    zone: str
+
+    def __str__(self) -> str:
+        return f"{self.at:%H:%M} {self.zone}"
+
+    @classmethod
+    def parse(cls, text: str) -> Daily:
+        """Read "HH:MM Zone/Name".
+
+        Raises: ValueError, saying what is wrong.
+        """
+        match = re.fullmatch(r"(\d{2}):(\d{2})\s+(\S+)", text.strip())
+        if match is None:
+            raise ValueError('write it as "08:05 Asia/Shanghai"')
+        # As a window that opens then: what is wrong with it is told in the same words.
+        whole = Window.parse(
+            f"{match[1]}:{match[2]}-{'00:01' if match[1] + match[2] == '0000' else '00:00'} {match[3]}"
+        )
+        return cls(whole.start, whole.zone)
+
+    def before(self, moment: datetime) -> datetime:
+        """Return the latest time that is not after `moment`, in UTC."""
+        return max(each for each in self._around(moment) if each <= moment)
+
+    def after(self, moment: datetime) -> datetime:
+        """Return the first time after `moment`, in UTC."""
+        return min(each for each in self._around(moment) if each > moment)
+
+    def _around(self, moment: datetime) -> list[datetime]:
+        zone = ZoneInfo(self.zone)
+        today = moment.astimezone(zone).date()
+        return [_first(today + timedelta(days=offset), self.at, zone) for offset in range(-2, 3)]
+
+
 def _first(day: date, clock: time, zone: ZoneInfo) -> datetime:
     """Return the first moment of a local day at which its clock shows `clock` or later, in UTC.
 

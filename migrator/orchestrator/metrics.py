@@ -27,6 +27,7 @@ _LIMITS = {
     "requests/min": "requests",
     "tokens/min": "tokens",
     "window": "window",
+    "start at": "start_at",
     "provider pause": "provider_pause",
     "breaker": "breaker",
     "the database's signals": "signals_unread",

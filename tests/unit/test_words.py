@@ -169,6 +169,26 @@ def test_what_is_open_closes_and_what_is_closed_opens(some: list[Window], moment
 
 
 @pytest.mark.parametrize(
+    ("moment", "before", "after"),
+    [
+        ("2026-11-24T12:00", "2026-11-24T00:05", "2026-11-25T00:05"),
+        ("2026-11-24T00:05", "2026-11-24T00:05", "2026-11-25T00:05"),
+        ("2026-11-24T00:04", "2026-11-23T00:05", "2026-11-24T00:05"),
+    ],
+)
+def test_a_time_of_the_day_comes_once_a_day(moment: str, before: str, after: str) -> None:
+    daily = windows.Daily.parse("08:05 Asia/Shanghai")
+    at = datetime.fromisoformat(f"{moment}+00:00")
+    assert (daily.before(at), daily.after(at)) == tuple(
+        datetime.fromisoformat(f"{each}+00:00") for each in (before, after)
+    )
+    assert str(daily) == "08:05 Asia/Shanghai"
+    assert str(windows.Daily.parse("00:00 UTC")) == "00:00 UTC"
+    with pytest.raises(ValueError, match="no time zone"):
+        windows.Daily.parse("08:05 Mars/Olympus")
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "22-06 UTC",
