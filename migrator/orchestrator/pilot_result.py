@@ -181,15 +181,20 @@ async def _cost(connection: AsyncConnection, migration_id: int) -> dict[str, Any
 
 
 def _money(prepared: Prepared, answers: Answers) -> dict[str, Any]:
-    """Return tokens billed for the rows' texts against our own estimate of them, each text once; and the ratio."""
+    """Return tokens billed for the rows' texts against our own estimate of them, each text once; and the ratio.
+
+    Texts whose bill the provider did not tell are left out of both: what was settled for them is our own bound.
+    """
     profile = profiles.of(prepared.migration.spec.to)
     counts, method = tokens.count_all(prepared.sent, profile.tokenizer)
     done = [at for at, each in enumerate(answers.rows) if each.vector is not None]
-    once = {prepared.sent[at]: at for at in done}.values()
-    drawn = [at for at in done if prepared.sampled[at].row.weight > 0]
+    told = [at for at in done if answers.rows[at].request is not None]
+    once = {prepared.sent[at]: at for at in told or done}.values()
+    drawn = [at for at in told if prepared.sampled[at].row.weight > 0]
     return {
         "estimated": sum(counts[at] for at in once),
-        "billed": round(sum(answers.rows[at].tokens for at in once)),
+        "billed": round(sum(answers.rows[at].tokens for at in once)) if told or not done else None,
+        "untold": len({prepared.sent[at] for at in done} - {prepared.sent[at] for at in told}),
         "method": method,
         "ratio": ratio.measure(
             [counts[at] for at in drawn],
@@ -203,8 +208,8 @@ def _money(prepared: Prepared, answers: Answers) -> dict[str, Any]:
 
 def _interval(found: Ratio | None) -> dict[str, Any]:
     if found is None:
-        return {"ratio": None, "low": None, "high": None}
-    return {"ratio": found.value, "low": found.low, "high": found.high}
+        return {"ratio": None, "low": None, "high": None, "requests": 0}
+    return {"ratio": found.value, "low": found.low, "high": found.high, "requests": found.requests}
 
 
 def _calibration(
@@ -222,6 +227,7 @@ def _calibration(
         high=found.high,
         request_seconds=float(np.mean(seconds)) if len(seconds) >= _FEWEST_REQUESTS else known,
         seed=prepared.seed,
+        requests=found.requests,
     )
 
 

@@ -48,7 +48,10 @@ class Pilot:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What is kept of a text: its vector, or why there is none; the request that it was billed with, and its part."""
+    """What is kept of a text: its vector, or why there is none; the request that it was billed with, and its part.
+
+    `request` is None where nothing was billed, or the provider told no usage: then `tokens` is our own count.
+    """
 
     vector: NDArray[np.float32] | None
     reason: str | None

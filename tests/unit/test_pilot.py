@@ -139,7 +139,14 @@ def plan_of(hours: float = 1.0, binds: str = "requests_per_minute") -> dict[str,
     return {
         "requests": 100,
         "rows_to_embed": 1000,
-        "tokens": {"estimate": 100_000, "low": 88_000, "high": 112_000, "method": "estimated"},
+        "tokens": {
+            "estimate": 100_000,
+            "low": 88_000,
+            "high": 112_000,
+            "sampled_low": 100_000,
+            "sampled_high": 100_000,
+            "method": "estimated",
+        },
         "cost_usd": {
             "low": 0.044,
             "high": 0.112,
@@ -156,10 +163,10 @@ def plan_of(hours: float = 1.0, binds: str = "requests_per_minute") -> dict[str,
     }
 
 
-PILOT = Calibration(rows=500, ratio=1.1, low=1.05, high=1.2, request_seconds=2.0, seed=7)
+PILOT = Calibration(rows=500, ratio=1.1, low=1.05, high=1.2, request_seconds=2.0, seed=7, requests=50)
 
 
-def test_a_plan_is_mended_by_the_ratio_and_keeps_what_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_is_mended_by_the_ratio_and_keeps_what_it_said() -> None:
     """Its allowance of 12 % for another model's tokenizer makes room for the ratio's own interval."""
     plan = plan_of()
     mended = calibration.apply(plan, PILOT, spec_of(requests_per_minute=10))
@@ -174,9 +181,40 @@ def test_a_plan_is_mended_by_the_ratio_and_keeps_what_it_said(monkeypatch: pytes
     assert mended["findings"] == []
     twice = calibration.apply(mended, PILOT, spec_of(requests_per_minute=10))
     assert twice == mended, "the plan's own figures are mended, not those of the first pilot"
-    monkeypatch.setattr(tokens, "counts_exactly", lambda _: True)
-    exact = calibration.apply(plan, PILOT, spec_of())["tokens"]
-    assert (exact["low"], exact["high"]) == (92_400, 134_400), "an exact count allows for the sample's spread alone"
+
+
+def test_a_plan_keeps_the_spread_of_its_sample_and_gives_up_what_it_allowed() -> None:
+    """The allowance was added in quadrature: 5 % and 12 % are 13 % together, and 5 % without it, not 1 %."""
+    plan = plan_of()
+    plan["tokens"] |= {"low": 87_000, "high": 113_000, "sampled_low": 95_000, "sampled_high": 105_000}
+    found = calibration.apply(plan, PILOT, spec_of())["tokens"]
+    assert (found["low"], found["high"]) == (99_750, 126_000), "each end by the ratio's own"
+
+
+@pytest.mark.parametrize(
+    ("requests", "low", "high"),
+    [(0, 96_800, 123_200), (1, 96_800, 123_200), (9, 96_800, 123_200), (10, 109_999, 110_001)],
+)
+def test_a_plan_keeps_its_allowance_until_enough_requests_were_billed(requests: int, low: int, high: int) -> None:
+    """One request has an interval of no width, which is no sureness."""
+    found = Calibration(10, 1.1, 1.09999, 1.10001, 2.0, 7, requests)
+    mended = calibration.apply(plan_of(), found, spec_of())
+    assert (mended["tokens"]["low"], mended["tokens"]["high"]) == (low, high)
+    told = calibration.line(mended["calibration"])
+    assert ("too few for an interval: the plan keeps its own band" in told) is (requests < 10)
+
+
+def test_few_requests_that_differ_do_not_narrow_what_they_show() -> None:
+    found = Calibration(10, 1.1, 0.8, 1.6, 2.0, 7, requests=3)
+    mended = calibration.apply(plan_of(), found, spec_of())["tokens"]
+    assert (mended["low"], mended["high"]) == (80_000, 160_000)
+
+
+def test_a_calibration_of_an_older_version_counts_as_one_of_too_few_requests() -> None:
+    stored = {name: each for name, each in PILOT.as_json().items() if name != "requests"}
+    found = calibration.restore(stored)
+    assert found is not None
+    assert not found.is_sure
 
 
 @pytest.mark.parametrize(
