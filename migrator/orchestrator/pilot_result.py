@@ -160,6 +160,7 @@ def _head(prepared: Prepared, answers: Answers, found: Outcome, plan: dict[str, 
             str(migration.to_generation), found, cost=(cost["low"], cost["high"]), hours=plan["hours"]
         ),
         "worse": verdict.is_worse(found),
+        "enough_queries": verdict.has_enough(found),
         "seed": prepared.seed,
         "rows": {
             "wanted": prepared.wanted.rows,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from migrator.measures.ratio import sureness
+from migrator.measures.scores import FEWEST_IN_SLICE
 from migrator.pilot.purse import Experience
 from migrator.pilot.verdict import dollars, duration, interval
 
@@ -101,8 +102,6 @@ def _slices(search: Mapping[str, Any]) -> list[str]:
     told = ["", f"  {'nDCG@10 by slice'.ljust(width)}  queries  change  95 % interval"]
     for name in names:
         each = changes[name]
-        told.append(
-            f"  {f'  {name}'.ljust(width)}  {each['count']:>7,}  {each['mean']:+.3f}  "
-            f"{interval(each['low'], each['high'])}"
-        )
+        sure = interval(each["low"], each["high"]) if each["count"] >= FEWEST_IN_SLICE else "too few to tell"
+        told.append(f"  {f'  {name}'.ljust(width)}  {each['count']:>7,}  {each['mean']:+.3f}  {sure}")
     return told

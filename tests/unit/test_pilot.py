@@ -9,6 +9,7 @@ import pytest
 
 from migrator import spec as specs
 from migrator.measures.bootstrap import Interval
+from migrator.measures.scores import FEWEST_IN_SLICE
 from migrator.pilot import asking, outcome, verdict
 from migrator.pilot.asking import JUDGED, KNOWN_ITEMS, RELEVANT, Asked
 from migrator.pilot.outcome import Outcome, Space
@@ -108,6 +109,17 @@ def test_the_verdict_says_worse_or_uncertain_or_that_nothing_was_compared() -> N
     assert told.endswith("$1.00-2.00, 1 min.")
     assert not verdict.is_worse(unclear)
     assert verdict.sentence(V4, outcome_of(), cost=(1, 2), hours=0.001).startswith("Nothing could be compared")
+
+
+@pytest.mark.parametrize("count", [1, 9, 10])
+def test_a_handful_of_queries_tells_nothing_however_sure_it_looks(count: int) -> None:
+    """One query has an interval of no width, which always leaves out 0."""
+    enough = count >= FEWEST_IN_SLICE
+    found = outcome_of(all=Interval(-0.3, -0.3, -0.3, count))
+    told = verdict.sentence(V4, found, cost=(1, 2), hours=0.01)
+    assert (verdict.is_worse(found), verdict.has_enough(found), " is worse by " in told) == (enough,) * 3
+    few = f"Too few to tell whether {V4} is better (fewer than 10): -0.300 on your {count} queries; whole table: "
+    assert told.startswith(few) is not enough
 
 
 @pytest.mark.parametrize(
