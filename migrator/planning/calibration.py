@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from migrator.generation import Side
 from migrator.measures.ratio import FEWEST_REQUESTS, sureness
-from migrator.planning import duration
+from migrator.planning import data_findings, duration
 from migrator.spec import Spec
 from migrator.state import budget
 
@@ -55,7 +56,10 @@ def restore(data: Mapping[str, Any] | None) -> Calibration | None:
 
 
 def apply(document: dict[str, Any], found: Calibration | None, spec: Spec) -> dict[str, Any]:
-    """Return a plan's document with its estimates mended; what they were before stands under `calibration`."""
+    """Return a plan's document with its estimates mended, and findings that rest on them judged again.
+
+    What they were before stands under `calibration`. The document comes back itself where there is nothing to mend.
+    """
     if found is None or not document["tokens"]["estimate"]:
         return document
     # A second pilot mends the plan's own figures, not those that the first one mended.
@@ -73,7 +77,26 @@ def apply(document: dict[str, Any], found: Calibration | None, spec: Spec) -> di
         "hours_by_limit": {name: round(each, 5) for name, each in hours.items()},
         "finish": _finish(before["finish"], longest, spec),
     }
-    return {**document, **mended, "calibration": {**found.as_json(), "before": before}}
+    made = {**document, **mended, "calibration": {**found.as_json(), "before": before}}
+    if "findings" in document:
+        made["findings"] = data_findings.judge_again(document["findings"], spec, made)
+    return made
+
+
+def of(document: Mapping[str, Any]) -> Calibration | None:
+    """Return what a plan's document was mended by."""
+    told = document.get("calibration")
+    return restore(None if told is None else {name: each for name, each in told.items() if name != "before"})
+
+
+def tokens_per_row(plan: Mapping[str, Any], side: Side) -> float:
+    """Return a stored plan's tokens for a row of that side.
+
+    A pilot's ratio is the new model's; what the old one bills is told by the plan's own count, with nothing better.
+    """
+    known = plan["calibration"]["before"] if side is Side.FROM and "calibration" in plan else plan
+    per_row: float = known["tokens"]["estimate"] / max(plan["rows_to_embed"], 1)
+    return per_row
 
 
 def _tokens(before: dict[str, Any], found: Calibration) -> dict[str, Any]:

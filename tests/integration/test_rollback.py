@@ -10,6 +10,8 @@ from migrator.errors import OperatorError
 from migrator.lifecycle import MigrationStatus
 from migrator.orchestrator import attended
 from migrator.orchestrator.perform import perform
+from migrator.planning import calibration
+from migrator.planning.calibration import Calibration
 from migrator.spending.worker import Worker
 from tests.deployment import V3, V4, Deployment, embed, literal, until
 from tests.integration.steps import drain, first_tickets, ready, settled, start, to
@@ -71,6 +73,12 @@ async def test_without_keep_fresh_the_debt_stands_and_is_told_in_money(deploymen
     assert status["rollback"]["debt_rows"] == 1
     assert status["rollback"]["debt_usd"] > 0
     assert "debt 1 rows, about" in deployment.must("status", "docs")
+    # It is owed to the old model: what a pilot found the new one to bill does not change it.
+    plan = deployment.value("SELECT plan FROM migrator.migrations")
+    mended = calibration.apply(plan, Calibration(60, 3.0, 2.9, 3.1, None, 7, requests=20), deployment.spec)
+    assert mended["tokens"]["estimate"] == 3 * plan["tokens"]["estimate"]
+    deployment.query("UPDATE migrator.migrations SET plan = %s::jsonb RETURNING 1", json.dumps(mended))
+    assert json.loads(deployment.must("status", "docs", "--json"))["rollback"] == status["rollback"]
     assert spent(deployment, "keep-fresh") == 0
 
 

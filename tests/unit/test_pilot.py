@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from migrator import spec as specs
+from migrator.generation import Side
 from migrator.measures.bootstrap import Interval
 from migrator.measures.scores import FEWEST_IN_SLICE
 from migrator.pilot import asking, outcome, verdict
@@ -172,6 +174,7 @@ def plan_of(hours: float = 1.0, binds: str = "requests_per_minute") -> dict[str,
         "hours": hours,
         "hours_bound_by": binds,
         "findings": [],
+        "growth": {"rows_per_day": None},
     }
 
 
@@ -193,6 +196,29 @@ def test_a_plan_is_mended_by_the_ratio_and_keeps_what_it_said() -> None:
     assert mended["findings"] == []
     twice = calibration.apply(mended, PILOT, spec_of(requests_per_minute=10))
     assert twice == mended, "the plan's own figures are mended, not those of the first pilot"
+
+
+def test_findings_that_rest_on_estimates_are_judged_again() -> None:
+    """A plan that a pilot found dearer than its cap says so, and one that was found cheaper stops to."""
+    said = {"code": "by_position", "severity": "info", "object": "docs", "message": "seen", "mend": "nothing"}
+    plan = plan_of() | {"findings": [said]}
+    dear = calibration.apply(plan, PILOT, spec_of(max_cost_usd=0.115))
+    assert [each["code"] for each in dear["findings"]] == ["cap_below_estimate", "by_position"]
+    assert "the estimate goes up to 0.12 USD" in dear["findings"][0]["message"]
+    cheap = replace(PILOT, ratio=0.5, low=0.5, high=0.5)
+    assert calibration.apply(dear, cheap, spec_of(max_cost_usd=0.115))["findings"] == [said]
+    slow = replace(PILOT, request_seconds=1e8)
+    grows = {**plan, "growth": {"rows_per_day": 100.0}}
+    told = calibration.apply(grows, slow, spec_of())["findings"]
+    assert [each["code"] for each in told] == ["never_done", "arrivals_outpace", "by_position"]
+
+
+def test_what_is_owed_to_the_old_model_is_not_what_the_new_one_bills() -> None:
+    mended = calibration.apply(plan_of(), PILOT, spec_of())
+    assert calibration.tokens_per_row(mended, Side.TO) == pytest.approx(110)
+    assert calibration.tokens_per_row(mended, Side.FROM) == 100
+    assert calibration.tokens_per_row(plan_of(), Side.FROM) == 100
+    assert (calibration.of(mended), calibration.of(plan_of())) == (PILOT, None)
 
 
 def test_a_plan_keeps_the_spread_of_its_sample_and_gives_up_what_it_allowed() -> None:
