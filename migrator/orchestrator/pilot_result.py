@@ -38,6 +38,7 @@ from migrator.state.budget import Purpose
 from migrator.state.canary import SAME_COSINE
 from migrator.state.connection import transaction
 from migrator.state.leases import Lease
+from migrator.state.migrations import Migration
 from migrator.state.pilots import Kept
 from migrator.validation import searching
 
@@ -88,7 +89,10 @@ async def conclude(
     origin_page: ProvenancePage | None,
     actor: str,
 ) -> dict[str, Any]:
-    """Compare, mend the stored plan, and store the page, all in one transaction."""
+    """Compare, mend the stored plan, and store the page, all in one transaction.
+
+    Raises: WorkStopped, OldModelInPilot.
+    """
     migration = prepared.migration
     await _refuse_old_model(worker, prepared, answers)
     search = await searching.prepare(worker, migration)
@@ -98,15 +102,12 @@ async def conclude(
     async with transaction(worker.engine) as connection:
         await leases.hold(connection, lease)
         mended_by = _calibration(prepared, answers, measured, await pilots.calibration(connection, migration.spec))
-        plan = await pilots.mend(
-            connection, migration.id, lambda plan: calibration.apply(plan, mended_by, migration.spec)
-        )
-        if plan is None:
-            raise WorkStopped(migration.name, (await migrations.get_by_id(connection, migration.id)).status)
+        plan, why_not = await _mended(connection, migration, mended_by)
         made = {
             **_head(prepared, answers, found, plan),
             "tokens": {**money, **_interval(measured)},
-            "plan": _both(plan),
+            "planned_anew": prepared.planned_anew,
+            "plan": {**_both(plan), "mended": why_not is None, "why_not": why_not},
             "cost": await _cost(connection, migration.id),
             "provenance": None if origin_page is None else origin_page.sentence,
             "search": {**found.as_json(), "why_not": answers.why_not},
@@ -115,6 +116,27 @@ async def conclude(
         await pilots.finish(connection, pilot_id, page=made, calibration=stored)
         await migrations.note(connection, migration.id, MigrationStatus.PLANNED, f"pilot: {made['verdict']}", actor)
     return made
+
+
+async def _mended(
+    connection: AsyncConnection, migration: Migration, mended_by: Calibration | None
+) -> tuple[dict[str, Any], str | None]:
+    """Mend the plan as it is stored now; returns what the pilot's own plan comes to, and why it was not mended.
+
+    Raises: WorkStopped.
+    """
+    held = await pilots.hold_plan(connection, migration.id)
+    if held is None:
+        raise WorkStopped(migration.name, (await migrations.get_by_id(connection, migration.id)).status)
+    spec, plan = held
+    if pilots.subject_of(spec) != pilots.subject_of(migration.spec):
+        mine = calibration.apply(migration.plan, mended_by, migration.spec)
+        return mine, "it was made anew meanwhile, of another spec, and this pilot is about the one before"
+    made = calibration.apply(plan, mended_by, spec)
+    if made is plan:
+        return plan, "no bill of a sampled row was told"
+    await pilots.replace_plan(connection, migration.id, made)
+    return made, None
 
 
 async def _refuse_old_model(worker: Worker, prepared: Prepared, answers: Answers) -> None:

@@ -21,8 +21,8 @@ from migrator.errors import MigratorError, OperatorError, StatusConflict
 from migrator.generation import Side
 from migrator.lifecycle import PAUSABLE, TRANSITIONS, MigrationStatus
 from migrator.orchestrator import trust
-from migrator.planning import calibration, preflight, survey
 from migrator.planning import plan as plans
+from migrator.planning import preflight, survey
 from migrator.planning.findings import PlanRefused, refusals
 from migrator.planning.plan import Plan, PlanNotStored, PlanStale
 from migrator.signals import ThrottleSpec, impossible
@@ -70,10 +70,7 @@ async def stored_plan(engine: AsyncEngine, spec: Spec) -> Migration | None:
 
 async def make_plan(engine: AsyncEngine, spec: Spec, *, actor: str, exact: bool = False) -> tuple[Plan, str | None]:
     """Make a plan and store it where that is possible; returns it, and why it was not stored."""
-    async with transaction(engine, read_only=True) as connection:
-        mended_by = calibration.restore(await pilots.calibration(connection, spec))
-    made = await plans.make(engine, spec, exact=exact, pilot=mended_by)
-    return made, await plans.store(engine, made, actor)
+    return await plans.store(engine, await plans.make(engine, spec, exact=exact), actor)
 
 
 async def plan_to_start(engine: AsyncEngine, spec: Spec, *, path: str, actor: str) -> Plan:

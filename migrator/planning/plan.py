@@ -6,11 +6,11 @@ stored, and says so. What `start` does rests on the stored plan, and only while 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from migrator.errors import OperatorError
 from migrator.generation import Side
@@ -26,7 +26,6 @@ from migrator.planning import (
     survey,
 )
 from migrator.planning import document as documents
-from migrator.planning.calibration import Calibration
 from migrator.planning.findings import Finding
 from migrator.planning.population import Growth, Population
 from migrator.planning.scan import Scan
@@ -34,7 +33,7 @@ from migrator.planning.survey import Survey
 from migrator.provider import profiles
 from migrator.provider.profiles import Profile
 from migrator.spec import Spec
-from migrator.state import budget, dirty, migrations, queries, schema
+from migrator.state import budget, dirty, migrations, pilots, queries, schema
 from migrator.state.connection import transaction
 from migrator.target import dependents, facts
 from migrator.target.relation import suffixed
@@ -90,10 +89,10 @@ class Plan:
         return [finding for finding in self.findings if finding.severity == "refuse"]
 
 
-async def make(engine: AsyncEngine, spec: Spec, *, exact: bool = False, pilot: Calibration | None = None) -> Plan:
+async def make(engine: AsyncEngine, spec: Spec, *, exact: bool = False) -> Plan:
     """Look at a spec's target and work out what the migration would do and cost. Read-only.
 
-    `exact` counts every row, however long that takes; `pilot`: what an earlier pilot mends the estimates by.
+    `exact` counts every row, however long that takes. What an earlier pilot was billed mends the estimates.
     """
     profile = profiles.of(spec.to)
     found = await survey.make(engine, spec)
@@ -101,9 +100,12 @@ async def make(engine: AsyncEngine, spec: Spec, *, exact: bool = False, pilot: C
     scanned, growth = None, Growth(None, "rows could not be read")
     if found.can_read_rows and not [each for each in findings if each.code.startswith(("text_", "key_", "where_"))]:
         scanned, growth = await _scan(engine, found, profile, exact=exact)
-    document = calibration.apply(documents.make(found, scanned, growth, profile), pilot, spec)
+    around = await surroundings.look(engine, found)
+    async with transaction(engine, read_only=True) as connection:
+        piloted = calibration.restore(await pilots.calibration(connection, spec))
+    document = calibration.apply(documents.make(found, scanned, growth, profile), piloted, spec)
     findings += provider.check(spec)
-    findings += server_findings.check(found, await surroundings.look(engine, found), document)
+    findings += server_findings.check(found, around, document)
     findings += data_findings.check(spec, scanned, document)
     findings.sort(key=lambda each: ("refuse", "warn", "info").index(each.severity))
     document["findings"] = [finding.as_json() for finding in findings]
@@ -122,17 +124,17 @@ async def _scan(engine: AsyncEngine, found: Survey, profile: Profile, *, exact: 
     return scanned, scanned.growth(counters, arrived)
 
 
-async def store(engine: AsyncEngine, plan: Plan, actor: str) -> str | None:
-    """Store a plan under its name; returns why it was not stored, or None.
+async def store(engine: AsyncEngine, plan: Plan, actor: str) -> tuple[Plan, str | None]:
+    """Store a plan under its name; returns it as it was stored, and why it was not, or None.
 
     Raises: NameTaken.
     """
     if plan.survey.relation is None or plan.survey.key is None:
-        return "it names no table with a usable key"
+        return plan, "it names no table with a usable key"
     async with transaction(engine) as connection:
         there = await connection.execute(text("SELECT to_regclass('migrator.alembic_version') IS NOT NULL"))
         if not there.scalar_one():
-            return "schema migrator is missing (`migrator init`)"
+            return plan, "schema migrator is missing (`migrator init`)"
         may = text(
             "SELECT bool_and(has_table_privilege('migrator.' || name, privilege))"
             " AND has_table_privilege('migrator.alembic_version', 'SELECT') FROM"
@@ -140,15 +142,28 @@ async def store(engine: AsyncEngine, plan: Plan, actor: str) -> str | None:
             " unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege"
         )
         if not (await connection.execute(may)).scalar_one():
-            return "this role may not write schema migrator"
+            return plan, "this role may not write schema migrator"
         if await schema.current(connection) != schema.head():
-            return "schema migrator is of another revision (`migrator init`)"
+            return plan, "schema migrator is of another revision (`migrator init`)"
         stored = await migrations.store_plan(connection, plan.spec.name, _values(plan), actor)
         await budget.open_budget(connection, stored, plan.spec.limits.max_cost_usd)
         await budget.set_cap(connection, stored, plan.spec.limits.max_cost_usd)
         await dirty.forget(connection, stored)
         await queries.store(connection, stored, plan.spec.queries)
-    return None
+        return await _with_newest_pilot(connection, stored, plan), None
+
+
+async def _with_newest_pilot(connection: AsyncConnection, stored: int, plan: Plan) -> Plan:
+    """Mend a plan by a pilot that ended while it was made: that one mended the plan which was just replaced.
+
+    Whoever stores holds the migration's row, as a pilot does that ends: one of them sees what the other did.
+    """
+    found = calibration.restore(await pilots.calibration(connection, plan.spec))
+    if found == calibration.of(plan.document):
+        return plan
+    document = calibration.apply(plan.document, found, plan.spec)
+    await pilots.replace_plan(connection, stored, document)
+    return replace(plan, document=document)
 
 
 def _values(plan: Plan) -> dict[str, Any]:
