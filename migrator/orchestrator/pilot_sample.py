@@ -75,7 +75,7 @@ class Prepared:
 async def prepare(worker: Worker, spec: Spec, wanted: Wanted, *, actor: str, say: Say) -> Prepared:
     """Plan where there is no plan that holds, draw the sample and price it.
 
-    Raises: StatusConflict, PlanRefused, PlanNotStored, QueriesUnusable, LockBusy.
+    Raises: StatusConflict, PlanRefused, PlanNotStored, QueriesUnusable, SampleTooSlow, LockBusy.
     """
     migration, anew = await _planned(worker, spec, wanted.path, actor=actor)
     if anew:
