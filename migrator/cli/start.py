@@ -94,11 +94,13 @@ async def _step(worker: Worker, wanted: Spec, path: str, asked: _Asked) -> tuple
     from migrator.cli import plan as plan_verb
     from migrator.cli import session
     from migrator.orchestrator import blocking, origin, verbs
+    from migrator.planning import plan as plans
 
     stored = await verbs.stored_plan(worker.engine, wanted)
     if stored is None or asked.replan:
         document = (await verbs.plan_to_start(worker.engine, wanted, path=path, actor=session.actor())).document
     else:
+        plans.refuse_older(stored, path)
         document = stored.plan
     if not asked.json:
         plan_verb.show(document)

@@ -41,6 +41,9 @@ from migrator.target.relation import suffixed
 #: How many times its pages, and by how many at least (8 MB), a table may grow before its cost is another one.
 _GROWN, _GROWN_PAGES = 1.5, 1000
 
+#: What is wrong with a plan that lacks what this version tells and mends.
+_OLDER = "it was stored by an older version of this tool"
+
 
 @dataclass(eq=False)
 class PlanStale(OperatorError):
@@ -187,8 +190,17 @@ def _values(plan: Plan) -> dict[str, Any]:
     }
 
 
+def refuse_older(migration: migrations.Migration, path: str) -> None:
+    """Refuse a plan that can't even be shown.
+
+    Raises: PlanStale.
+    """
+    if not documents.is_whole(migration.plan):
+        raise PlanStale(migration.name, path, [_OLDER])
+
+
 async def changes_since(engine: AsyncEngine, migration: migrations.Migration) -> list[str]:
-    """Name what changed in the catalog since a stored plan was made."""
+    """Name what changed in the catalog, and in this tool, since a stored plan was made."""
     async with transaction(engine, read_only=True) as connection:
         relation = await facts.relation(connection, migration.target_schema, migration.target_table)
         if relation is None:
@@ -196,5 +208,6 @@ async def changes_since(engine: AsyncEngine, migration: migrations.Migration) ->
         found = await dependents.fingerprint(connection, relation.oid, migration.target_column)
     planned = (migration.plan.get("sample") or {}).get("of_pages")
     grown = planned is not None and relation.pages > max(_GROWN * planned, planned + _GROWN_PAGES)
-    lines = [f"it has grown from {planned:,} to {relation.pages:,} pages"] if grown else []
+    lines = [] if documents.is_whole(migration.plan) else [_OLDER]
+    lines += [f"it has grown from {planned:,} to {relation.pages:,} pages"] if grown else []
     return lines + dependents.changes(migration.fingerprint, found)
