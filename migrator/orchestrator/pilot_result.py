@@ -27,7 +27,7 @@ from migrator.pilot.asking import RELEVANT
 from migrator.pilot.outcome import Outcome, Space
 from migrator.pilot.outcome import compare as compared
 from migrator.pilot.purse import Experience
-from migrator.planning import calibration
+from migrator.planning import calibration, data_findings
 from migrator.planning.calibration import Calibration
 from migrator.provenance.page import Page as ProvenancePage
 from migrator.provider import profiles, tokens
@@ -162,9 +162,11 @@ async def _refuse_old_model(worker: Worker, prepared: Prepared, answers: Answers
 
 
 def _both(plan: dict[str, Any]) -> dict[str, Any]:
-    """Return what the plan said before and what it says after."""
+    """Return what the plan said before, what it says after, and which limits would not let that through."""
     after = {name: plan[name] for name in calibration.MENDED}
-    return {"before": plan["calibration"]["before"] if "calibration" in plan else after, "after": after}
+    warned = [each["message"] for each in plan["findings"] if each["code"] in data_findings.ABOUT_LIMITS]
+    before = plan["calibration"]["before"] if "calibration" in plan else after
+    return {"before": before, "after": after, "warnings": warned}
 
 
 def _head(prepared: Prepared, answers: Answers, found: Outcome, plan: dict[str, Any]) -> dict[str, Any]:

@@ -77,9 +77,7 @@ async def prepare(worker: Worker, spec: Spec, wanted: Wanted, *, actor: str, say
 
     Raises: StatusConflict, PlanRefused, PlanNotStored, QueriesUnusable, SampleTooSlow, LockBusy.
     """
-    migration, anew = await _planned(worker, spec, wanted.path, actor=actor)
-    if anew:
-        say(f"planned anew, since the plan does not hold any more: {'; '.join(anew)}")
+    migration, anew = await _planned(worker, spec, wanted.path, actor=actor, say=say)
     own = await _queries(worker, migration, wanted.queries)
     pilot_id, seed, drawn = await _sample(worker, migration, wanted)
     judged = asking.fitting(own, wanted.rows // 2, seed=seed)
@@ -95,7 +93,7 @@ async def prepare(worker: Worker, spec: Spec, wanted: Wanted, *, actor: str, say
     return Prepared(migration, wanted, pilot_id, seed, drawn, sampled, sent, left_out, asked, price, anew)
 
 
-async def _planned(worker: Worker, spec: Spec, path: str, *, actor: str) -> tuple[Migration, list[str]]:
+async def _planned(worker: Worker, spec: Spec, path: str, *, actor: str, say: Say) -> tuple[Migration, list[str]]:
     """Return the stored plan, made anew where there is none or it does not hold any more; and then why."""
     async with transaction(worker.engine, read_only=True) as connection:
         await schema.require(connection)
@@ -106,6 +104,10 @@ async def _planned(worker: Worker, spec: Spec, path: str, *, actor: str) -> tupl
         return await verbs.startable(worker.engine, spec, path=path), []
     except PlanStale as stale:
         changes = stale.changes
+    if found is None:
+        say("planned first, since no plan was stored")
+    else:
+        say(f"planned anew, since the plan does not hold any more: {'; '.join(changes)}")
     await verbs.plan_to_start(worker.engine, spec, path=path, actor=actor)
     return await verbs.startable(worker.engine, spec, path=path), changes
 

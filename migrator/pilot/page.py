@@ -47,6 +47,8 @@ def _about_money(page: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         count = each["tokens"]
         took = f"{duration(each['hours'])} ({each['hours_bound_by']})"
         yield when, f"{count['estimate']:,} tokens ({count['low']:,} to {count['high']:,}), {usd}, {took}"
+    for warned in plan["warnings"]:
+        yield "plan warns", warned
     bound = " (counted at their most where no usage was told)" if tokens["untold"] else ""
     yield "cost", f"{cost['tokens']:,} tokens, {cost['usd']:.4f} USD for pilots of this migration so far{bound}"
     seen = page["provider"]

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from migrator.orchestrator import pilot, verbs
+from migrator.pilot.page import lines
 from migrator.planning import plan as plans
 from migrator.spending.worker import Worker
 from tests.deployment import V3, V4, Deployment
@@ -15,10 +16,10 @@ from tests.integration.piloting import prepare, run
 _PLAN = "SELECT plan FROM migrator.migrations"
 
 
-def dearer(deployment: Deployment) -> None:
+def dearer(deployment: Deployment, rows: int = 120) -> None:
     """Make the provider bill a quarter more than our own count."""
-    deployment.make_table(120)
-    deployment.half_moved(range(1, 121), V4)
+    deployment.make_table(rows)
+    deployment.half_moved(range(1, rows + 1), V4)
     deployment.spec_data["from"]["model"], deployment.spec_data["to"]["model"] = V4, V3
     deployment.simulator.admin(v3_token_ratio=1.25)
 
@@ -34,6 +35,17 @@ async def test_a_pilot_that_ends_while_a_plan_is_made_is_not_lost(deployment: De
     # One that ended before it is read with everything else.
     again = await plans.make(worker.engine, deployment.spec)
     assert again.document["tokens"] == stored.document["tokens"]
+
+
+async def test_a_table_that_is_dearer_than_its_cap_by_the_bill_says_so(deployment: Deployment, worker: Worker) -> None:
+    dearer(deployment, 400)
+    needed = (await plans.make(worker.engine, deployment.spec)).document["tokens"]["high"] * 1e-6
+    deployment.spec_data["limits"]["max_cost_usd"] = 1.1 * needed
+    prepared = await prepare(deployment, worker, 20)
+    assert "cap_below_estimate" not in [each["code"] for each in deployment.value(_PLAN)["findings"]]
+    found = await pilot.run(worker, prepared, origin_page=None, actor="test", say=lambda _: None)
+    assert "cap_below_estimate" in [each["code"] for each in deployment.value(_PLAN)["findings"]]
+    assert [each for each in lines(found) if each.strip().startswith("plan warns") and "and the cap is" in each]
 
 
 async def test_a_pilot_does_not_mend_the_plan_of_another_spec(deployment: Deployment, worker: Worker) -> None:
