@@ -8,11 +8,13 @@ import pytest
 
 from migrator.errors import OperatorError
 from migrator.lifecycle import MigrationStatus
-from migrator.orchestrator import attended
+from migrator.orchestrator import attended, progress
 from migrator.orchestrator.perform import perform
 from migrator.planning import calibration
 from migrator.planning.calibration import Calibration
 from migrator.spending.worker import Worker
+from migrator.state import migrations
+from migrator.state.connection import transaction
 from tests.deployment import V3, V4, Deployment, embed, literal, until
 from tests.integration.steps import drain, first_tickets, ready, settled, start, to
 from tests.integration.swaps import quiet, roll_back
@@ -78,7 +80,9 @@ async def test_without_keep_fresh_the_debt_stands_and_is_told_in_money(deploymen
     mended = calibration.apply(plan, Calibration(60, 3.0, 2.9, 3.1, None, 7, requests=20), deployment.spec)
     assert mended["tokens"]["estimate"] == 3 * plan["tokens"]["estimate"]
     deployment.query("UPDATE migrator.migrations SET plan = %s::jsonb RETURNING 1", json.dumps(mended))
-    assert json.loads(deployment.must("status", "docs", "--json"))["rollback"] == status["rollback"]
+    async with transaction(worker.engine) as connection:
+        found = await progress.read(connection, await migrations.get(connection, "docs"))
+    assert progress.debt(found) == status["rollback"]
     assert spent(deployment, "keep-fresh") == 0
 
 
