@@ -12,7 +12,7 @@ from psycopg import sql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from migrator.errors import StatusConflict
-from migrator.lifecycle import OPEN, PAUSABLE, MigrationStatus
+from migrator.lifecycle import OPEN, PAUSABLE
 from migrator.state import canary, migrations
 from migrator.state.connection import run, transaction
 from migrator.state.migrations import Migration
@@ -22,8 +22,6 @@ from migrator.target.capture import Capture
 from migrator.target.message import OnWait, Timing
 
 _FILE = "cutover/capture_off.sql"
-#: Where there are triggers to be taken off: cleaning up takes them off itself.
-_FENCED = OPEN - {MigrationStatus.CLEANING}
 
 
 async def silence(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
@@ -49,9 +47,9 @@ async def silence(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
 
 
 async def _at_rest(connection: AsyncConnection, found: Migration, actor: str) -> Migration:
-    if found.status not in _FENCED:
-        following = f"migrator {'cleanup' if found.status is MigrationStatus.CLEANING else 'status'} {found.name}"
-        raise StatusConflict(found.name, "unblock", "started, and not being cleaned up", found.status, following)
+    if found.status not in OPEN:  # while it is being cleaned up, the triggers are still there
+        following = f"migrator status {found.name}"
+        raise StatusConflict(found.name, "unblock", "started, and not cleaned up", found.status, following)
     if found.status not in PAUSABLE:
         return found
     reason = f"capture is off, by the operator: `migrator resume {found.name}` puts it on again"

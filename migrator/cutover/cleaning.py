@@ -82,6 +82,17 @@ async def objects(engine: AsyncEngine, migration: Migration) -> list[Leftover]:
         return [Leftover(**row) for row in await fetch(connection, compose(_FILE, "objects"), {"oid": relation.oid})]
 
 
+def refuse_unseen(migration: Migration) -> None:
+    """Make sure that no writer of the other generation wrote where readers search, and nobody saw it.
+
+    Not before the first cutover: nobody is about who writes the other one. Nor in the middle of cleaning up: the fence
+    is on its way out, and whoever took it off has been told.
+    Raises: CaptureOff.
+    """
+    if migration.epoch and migration.status is not S.CLEANING:
+        migration.refuse_unseen()
+
+
 async def refuse_early(engine: AsyncEngine, migration: Migration, *, close_window: bool, strays_gone: bool) -> None:
     """Make sure that cleaning up is wanted.
 

@@ -61,6 +61,14 @@ OnWait = Callable[[int, list[Blocker], float], None]
 Cancel = Callable[[list[Blocker]], Awaitable[int]]
 
 
+#: What stands behind tries in vain, by the verb, where it is not what stood before: it had done something already.
+_STANDS = {
+    "unblock": "The triggers are still on the table of {name} and do nothing; {cancelled} was cancelled.",
+    "resume": "Capture of {name} stays off, as it was; {cancelled} was cancelled.",
+    "cleanup": "What was dropped of {name} before stays dropped, and all else is as it was; {cancelled} was cancelled.",
+}
+
+
 @dataclass(eq=False)
 class LockNotObtained(TransientError):
     """Every try to lock the table met somebody who held it."""
@@ -81,7 +89,7 @@ class LockNotObtained(TransientError):
         happened = f"`{self.verb}` could not lock the table of {self.name} in {self.tries} tries; holding it: {who}."
         again = "SPEC" if self.verb == "start" else self.name
         cancelled = f"what {self.cancelled} others ran" if self.cancelled else "nobody"
-        state = self.state.format(name=self.name, cancelled=cancelled)
+        state = _STANDS.get(self.verb, self.state).format(name=self.name, cancelled=cancelled)
         return happened, state, self.next.format(verb=self.verb, again=again)
 
 
