@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from psycopg import sql
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from migrator.errors import OperatorError
+from migrator.errors import OperatorError, TransientError
 from migrator.state import migrations
 from migrator.state.connection import transaction
 from migrator.state.migrations import Migration
@@ -44,7 +44,7 @@ class RowsWithoutVector(OperatorError):
 
 
 @dataclass(eq=False)
-class NotNullUnproved(OperatorError):
+class NotNullUnproved(TransientError):
     """Rows lost their vector while everything else was cleaned up."""
 
     name: str
@@ -69,21 +69,25 @@ def _parts(migration: Migration) -> dict[str, sql.Composable]:
     }
 
 
-async def refuse(engine: AsyncEngine, migration: Migration) -> None:
-    """Make sure that NOT NULL can come back.
+async def refuse(engine: AsyncEngine, migration: Migration, *, debt_is_left: bool = False) -> None:
+    """Make sure that NOT NULL can come back; rows that wait for their vector count where nobody will embed them.
 
     Cost: one pass over the table without its vectors, and only where the column was NOT NULL.
     Raises: RowsWithoutVector.
     """
-    rows = 0 if migration.not_null is None else await _missing(engine, migration)
+    if migration.not_null is None:
+        return
+    missing, awaited = await _missing(engine, migration)
+    rows = missing + awaited if debt_is_left else missing
     if rows:
         raise RowsWithoutVector(migration.name, migration.target_column, rows)
 
 
-async def _missing(engine: AsyncEngine, migration: Migration) -> int:
+async def _missing(engine: AsyncEngine, migration: Migration) -> tuple[int, int]:
+    """Return how many rows have no vector: those that none is on its way to, and those that wait for one."""
     async with message.unhurried(engine) as raw:
         row = await (await raw.execute(compose(_FILE, "missing", _parts(migration)))).fetchone()
-    return int(row[0]) if row is not None else 0
+    return (int(row[0]), int(row[1])) if row is not None else (0, 0)
 
 
 def statements(migration: Migration, server_version: int, *, leave_nullable: bool) -> list[sql.Composable]:
@@ -113,7 +117,7 @@ async def finish(engine: AsyncEngine, migration: Migration, *, on_wait: OnWait) 
         version = (await facts.server(connection))["version"]
     if migration.not_null is None or relation is None:
         return
-    rows = await _missing(engine, migration)
+    rows, _ = await _missing(engine, migration)  # behind a cleanup nothing is on its way any more
     if rows:
         raise NotNullUnproved(migration.name, migration.target_column, rows)
     parts = _parts(migration)

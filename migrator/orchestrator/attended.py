@@ -245,7 +245,7 @@ async def clean_up(
             # While it can still go elsewhere: what can't be embedded keeps nobody in the middle of cleaning up.
             await fresh(worker, migration, migration.live_side, Bounds(0, 0), "cleanup", tell)
         if not left.nullable:
-            await not_null.refuse(worker.engine, migration)
+            await not_null.refuse(worker.engine, migration, debt_is_left=left.debt)
         if migration.status is not S.CLEANING:
             async with transaction(worker.engine) as connection:
                 # Looked at once more where `unblock` can't come between: catching up took its time.

@@ -8,6 +8,8 @@ import psycopg
 import pytest
 
 from migrator.cutover import cleaning, not_null, recapture, swapping
+from migrator.cutover.cleaning import Left
+from migrator.cutover.not_null import NotNullUnproved, RowsWithoutVector
 from migrator.lifecycle import MigrationStatus
 from migrator.orchestrator import attended, unblocking, verbs
 from migrator.spending.worker import Worker
@@ -16,9 +18,9 @@ from migrator.state.migrations import CaptureOff
 from migrator.target import message
 from migrator.target.message import LockNotObtained
 from migrator.target.taking_back import RowsHeld
-from tests.deployment import V3, V4, Deployment
+from tests.deployment import V3, V4, Deployment, embed, literal
 from tests.integration.bystanders import holding
-from tests.integration.steps import ready, stored
+from tests.integration.steps import ready, start, stored, to
 from tests.integration.swaps import cut_over, quiet, roll_back, swap
 
 S = MigrationStatus
@@ -30,8 +32,8 @@ async def unblock(worker: Worker) -> None:
     await unblocking.unblock(worker, "docs", actor="test", tell=quiet)
 
 
-async def clean_up(worker: Worker) -> None:
-    await attended.clean_up(worker, "docs", close_window=True, strays_gone=True, actor="test", tell=quiet)
+async def clean_up(worker: Worker, *, left: Left = cleaning.NOTHING_LEFT) -> None:
+    await attended.clean_up(worker, "docs", close_window=True, strays_gone=True, actor="test", tell=quiet, left=left)
 
 
 async def cancelled_after_a_rollback(deployment: Deployment, worker: Worker) -> None:
@@ -168,6 +170,45 @@ async def test_h30_unblock_comes_through_while_writers_hold_the_table(deployment
         await unblocking.capture_off.drop(worker.engine, silenced, on_wait=quiet)
     assert deployment.query(TRIGGERS) == []
     assert deployment.value("SELECT count(*) FROM migrator.dirty") == 0
+
+
+# What is owed, and a column that was NOT NULL
+
+
+@pytest.fixture
+async def owing(deployment: Deployment, worker: Worker) -> Deployment:
+    """Cut over; the column was NOT NULL, and a row waits for its vector."""
+    deployment.make_table(6)
+    with deployment.connect() as connection:
+        connection.execute("ALTER TABLE docs ALTER embedding SET NOT NULL")
+    await start(deployment, worker)
+    await to(worker, S.READY)
+    await cut_over(worker)
+    with deployment.connect() as connection:
+        vector = literal(embed(V3, "late\nrow"))
+        connection.execute("INSERT INTO docs (title, body, embedding) VALUES ('late', 'row', %s)", [vector])
+    return deployment
+
+
+async def test_h23_rows_that_stay_owed_count_where_the_column_was_not_null(owing: Deployment, worker: Worker) -> None:
+    """Nobody embeds them after `--leave-debt`: NOT NULL would not stand, and the column be gone when that is found."""
+    with pytest.raises(RowsWithoutVector, match="1 of the rows of docs have no vector"):
+        await clean_up(worker, left=Left(debt=True))
+    assert owing.status == "completed"
+    await clean_up(worker, left=Left(debt=True, nullable=True))
+    assert owing.status == "cleaned"
+    assert (await stored(worker)).not_null is None
+
+
+async def test_h23_rows_that_are_awaited_are_embedded_and_keep_nobody(owing: Deployment, worker: Worker) -> None:
+    await not_null.refuse(worker.engine, await stored(worker))
+    await clean_up(worker)
+    assert owing.mismatches("embedding", V4) == []
+
+
+def test_p13_what_was_cleaned_up_with_not_null_unproved_is_no_refusal() -> None:
+    """Exit 2 says that nothing was changed."""
+    assert NotNullUnproved("docs", "embedding", 1).exit_code == 75
 
 
 # What is said where the lock was not to be had
