@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from migrator.provenance.page import Page
     from migrator.spec import Spec
     from migrator.spending.worker import Worker
-    from migrator.target.message import Blocker, Timing
+    from migrator.target.message import Timing
 
 
 def command(
@@ -93,7 +93,7 @@ async def _step(worker: Worker, wanted: Spec, path: str, asked: _Asked) -> tuple
     """Plan where there is no plan, show it, ask, look where the vectors come from, and expand; None for a dry run."""
     from migrator.cli import plan as plan_verb
     from migrator.cli import session
-    from migrator.orchestrator import blocking, origin, verbs
+    from migrator.orchestrator import attendance, blocking, origin, verbs
     from migrator.planning import plan as plans
 
     stored = await verbs.stored_plan(worker.engine, wanted)
@@ -123,8 +123,9 @@ async def _step(worker: Worker, wanted: Spec, path: str, asked: _Asked) -> tuple
         origin.refuse(page, wanted.name, path)
         await origin.fingerprint(worker, migration)
     actor, tell = session.actor(), console.aside
+    told = attendance.on_wait(tell)
     cancel = blocking.canceller(worker.engine, migration, "start", actor, tell, asked=asked.cancel_blockers)
-    timing = await verbs.start(worker.engine, wanted, path=path, actor=actor, on_wait=_told, tell=tell, cancel=cancel)
+    timing = await verbs.start(worker.engine, wanted, path=path, actor=actor, on_wait=told, tell=tell, cancel=cancel)
     return timing, page
 
 
@@ -139,8 +140,3 @@ def _show(page: Page, *, json: bool) -> None:
     for line in lines(page):
         console.say(line)
     console.say()
-
-
-def _told(number: int, held: list[Blocker], pause: float) -> None:
-    who = "; ".join(map(str, held)) or "nobody any more"
-    console.aside(f"try {number}: the lock was not to be had (holding it: {who}); next try in {pause:.1f} s")
