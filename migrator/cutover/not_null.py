@@ -17,7 +17,7 @@ from migrator.state import migrations
 from migrator.state.connection import transaction
 from migrator.state.migrations import Migration
 from migrator.statements import compose
-from migrator.target import facts, message
+from migrator.target import facts, message, outcome
 from migrator.target.message import OnWait
 from migrator.target.relation import Target
 
@@ -109,7 +109,7 @@ async def finish(engine: AsyncEngine, migration: Migration, *, on_wait: OnWait) 
 
     Locks: SHARE UPDATE EXCLUSIVE on the table while it is read; before PostgreSQL 18 then ACCESS EXCLUSIVE for
     milliseconds, with one deadline per try.
-    Raises: NotNullUnproved, LockNotObtained.
+    Raises: NotNullUnproved, LockNotObtained, Undone, OutcomeUnknown.
     """
     async with transaction(engine, read_only=True) as connection:
         migration = await migrations.get_by_id(connection, migration.id)
@@ -127,7 +127,20 @@ async def finish(engine: AsyncEngine, migration: Migration, *, on_wait: OnWait) 
         async with message.raw_connection(engine) as raw:
             await raw.execute(compose(_FILE, "forget", parts))
         return
+    await outcome.insist(
+        engine,
+        relation.oid,
+        message.whole(put_back(migration, version)),
+        migration,
+        verb="cleanup",
+        done=lambda found: found.not_null is None,
+        on_wait=on_wait,
+    )
+
+
+def put_back(migration: Migration, server_version: int) -> list[sql.Composable]:
+    """Return the last transaction before PostgreSQL 18, statement by statement: the valid CHECK becomes NOT NULL."""
+    parts = _parts(migration)
     body = [compose(_FILE, "set", parts), compose(_FILE, "drop_check", parts), compose(_FILE, "forget", parts)]
     table = Target.of(migration).table_id
-    framed = message.frame(table, body, lock_statements=[message.lock_table(table)], server_version=version)
-    await message.insist(engine, relation.oid, framed, name=migration.name, verb="cleanup", on_wait=on_wait)
+    return message.frame(table, body, lock_statements=[message.lock_table(table)], server_version=server_version)
