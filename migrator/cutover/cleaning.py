@@ -19,7 +19,7 @@ from migrator.state import leases, migrations, strays
 from migrator.state.connection import fetch, transaction
 from migrator.state.migrations import Migration
 from migrator.statements import compose
-from migrator.target import capture, facts, message, outcome
+from migrator.target import capture, facts, message, outcome, readers
 from migrator.target.capture import Capture
 from migrator.target.message import Cancel, OnWait, Timing
 
@@ -190,5 +190,6 @@ async def prepare(
         migrations.move_in_message(migration, S.CLEANED, actor=actor),
     ]
     locks = [message.lock_table(made.target.table_id)]
-    framed = message.frame(made.target.table_id, body, lock_statements=locks, server_version=version)
-    return relation.oid, framed
+    before = [readers.functions_lock()]  # `unblock` may be replacing them
+    table = made.target.table_id
+    return relation.oid, message.frame(table, body, lock_statements=locks, server_version=version, before=before)

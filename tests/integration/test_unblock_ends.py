@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import psycopg
@@ -13,13 +14,15 @@ from migrator.cutover.not_null import NotNullUnproved, RowsWithoutVector
 from migrator.lifecycle import MigrationStatus
 from migrator.orchestrator import attended, unblocking, verbs
 from migrator.spending.worker import Worker
-from migrator.state.connection import LockBusy, MovedMeanwhile
+from migrator.state import migrations
+from migrator.state.connection import LockBusy, MovedMeanwhile, run, transaction
 from migrator.state.migrations import CaptureOff
-from migrator.target import message
+from migrator.target import capture, message, readers
+from migrator.target.capture import Capture
 from migrator.target.message import LockNotObtained
 from migrator.target.taking_back import RowsHeld
 from tests.deployment import V3, V4, Deployment, embed, literal
-from tests.integration.bystanders import holding
+from tests.integration.bystanders import ALLOWED_SECONDS, bystander, holding, worst
 from tests.integration.steps import ready, start, stored, to
 from tests.integration.swaps import cut_over, quiet, roll_back, swap
 
@@ -117,6 +120,31 @@ async def test_h30_triggers_that_hurt_while_it_is_cleaned_up_are_taken_off(
     await clean_up(worker)
     assert deployment.status == "cleaned"
     assert deployment.run("unblock", "docs", "--yes").returncode == 2, "there is nothing to be taken off"
+
+
+async def test_h30_an_unblock_in_the_same_moment_as_the_end_of_cleanup(deployment: Deployment, worker: Worker) -> None:
+    """Both are at our functions: the one waits for the other, and neither fails over it."""
+    await ready(deployment, worker, 10)
+    await cut_over(worker)
+    silenced = asyncio.Event()
+
+    async def silence() -> None:
+        async with transaction(worker.engine) as connection:
+            await run(connection, readers.functions_lock())
+            for each in capture.blank(Capture.of(await migrations.hold(connection, "docs"))):
+                await run(connection, each)
+            silenced.set()
+            await asyncio.sleep(0.6)
+
+    async with transaction(worker.engine) as connection:
+        await migrations.move(connection, await stored(worker), S.CLEANING, actor="test")
+    silencing = asyncio.create_task(silence())
+    await silenced.wait()
+    with bystander(deployment.url, ["SELECT count(*) FROM docs"]) as seen:
+        await cleaning.drop_the_rest(worker.engine, await stored(worker), actor="test", on_wait=quiet)
+    await silencing
+    assert deployment.status == "cleaned"
+    assert worst(seen) <= ALLOWED_SECONDS
 
 
 async def test_h30_an_unblock_while_cleanup_catches_up_is_not_overlooked(
