@@ -13,6 +13,7 @@ from tests.deployment import V3, V4, Deployment
 from tests.integration.steps import start, to
 from tests.integration.swaps import cut_over, quiet, roll_back
 
+pytestmark = pytest.mark.timeout(120)
 S = MigrationStatus
 SET = """
 SELECT attname, coalesce(attstattarget, -1), attoptions FROM pg_attribute
@@ -42,7 +43,6 @@ async def test_what_is_reset_on_the_live_column_is_reset_on_the_other(deployment
     assert [options for _, _, options in deployment.query(SET)] == [None, None]
 
 
-@pytest.mark.timeout(120)
 async def test_names_that_hold_our_quotes_are_names_as_others_are(deployment: Deployment, worker: Worker) -> None:
     """Our blocks are quoted by dollars, and names that stand in them may hold such a quote."""
     deployment.make_table(12)

@@ -26,6 +26,7 @@ from tests.integration.bystanders import ALLOWED_SECONDS, bystander, holding, wo
 from tests.integration.steps import ready, start, stored, to
 from tests.integration.swaps import cut_over, quiet, roll_back, swap
 
+pytestmark = pytest.mark.timeout(120)
 S = MigrationStatus
 TRIGGERS = "SELECT tgname FROM pg_trigger WHERE tgrelid = 'docs'::regclass AND tgname LIKE '%%migrator'"
 OFF = "SELECT capture_off_at IS NOT NULL FROM migrator.migrations"

@@ -13,6 +13,7 @@ from tests.integration.steps import settled, start, to
 from tests.integration.swaps import cut_over, quiet, roll_back
 from tests.integration.test_retyping import new_vector, types, wrong
 
+pytestmark = pytest.mark.timeout(180)
 S = MigrationStatus
 DIMS = 128
 _TABLE = """

@@ -15,10 +15,11 @@ from tests.integration.bystanders import ALLOWED_SECONDS, bystander, worst
 from tests.integration.steps import ready, settled
 from tests.integration.swaps import cut_over, quiet, roll_back
 
-ROWS = 300
+pytestmark = pytest.mark.timeout(180)
+ROWS = 200
 #: Each row costs its entries in the indexes; here some milliseconds, wherever this runs.
 COSTLY = """
-CREATE FUNCTION costly() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.004); RETURN NEW; END $$;
+CREATE FUNCTION costly() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.006); RETURN NEW; END $$;
 CREATE TRIGGER a_costly BEFORE UPDATE ON docs FOR EACH ROW
   WHEN (OLD.embedding__migrator IS NOT NULL AND NEW.embedding__migrator IS NULL) EXECUTE FUNCTION costly();
 ALTER TABLE docs ENABLE ALWAYS TRIGGER a_costly;
