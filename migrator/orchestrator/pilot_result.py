@@ -133,6 +133,8 @@ async def _mended(
         mine = calibration.apply(migration.plan, mended_by, migration.spec)
         return mine, "it was made anew meanwhile, of another spec, and this pilot is about the one before"
     made = calibration.apply(plan, mended_by, spec)
+    if made is plan and mended_by is not None and plan["tokens"]["estimate"]:
+        return plan, "its tokens were counted in another way than this host counts: run `migrator plan` here first"
     if made is plan:
         return plan, "no bill of a sampled row was told"
     await pilots.replace_plan(connection, migration.id, made)
@@ -244,6 +246,7 @@ def _calibration(
     if found is None:
         return None
     seconds, last = answers.seen[ROWS].seconds, calibration.restore(earlier)
+    _, counted = tokens.count_all([], profiles.of(prepared.migration.spec.to).tokenizer)
     known = last.request_seconds if last is not None else None
     return Calibration(
         rows=sum(each.vector is not None for each in answers.rows),
@@ -253,6 +256,7 @@ def _calibration(
         request_seconds=float(np.mean(seconds)) if len(seconds) >= _FEWEST_REQUESTS else known,
         seed=prepared.seed,
         requests=found.requests,
+        counted=counted,
     )
 
 

@@ -39,11 +39,17 @@ class Calibration:
     seed: int
     #: Requests whose bill was told, of which the interval is made; what was stored without it counts as too few.
     requests: int = 0
+    #: How the estimate was counted that the bill was held against. None: it was not noted.
+    counted: str | None = None
 
     @property
     def is_sure(self) -> bool:
         """Whether the ratio's interval may stand for what the plan allowed."""
         return self.requests >= FEWEST_REQUESTS
+
+    def is_about(self, method: str) -> bool:
+        """Whether a plan counted so is one that the ratio was found for: hosts have the exact tokenizer, or not."""
+        return self.counted is None or method.startswith(self.counted)
 
     def as_json(self) -> dict[str, Any]:
         """Return what is stored."""
@@ -66,6 +72,8 @@ def apply(document: dict[str, Any], found: Calibration | None, spec: Spec) -> di
     before = (
         document["calibration"]["before"] if "calibration" in document else {name: document[name] for name in MENDED}
     )
+    if not found.is_about(before["tokens"]["method"]):
+        return document
     tokens = _tokens(before["tokens"], found)
     hours, binds = _hours(document, before, tokens["estimate"], found, spec)
     longest = max(hours.values(), default=0.0)

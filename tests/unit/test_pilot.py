@@ -248,6 +248,15 @@ def test_few_requests_that_differ_do_not_narrow_what_they_show() -> None:
     assert (mended["low"], mended["high"]) == (80_000, 160_000)
 
 
+def test_a_ratio_mends_no_plan_that_was_counted_by_another_tokenizer() -> None:
+    """A pilot ran where the exact tokenizer is installed; the plan was made where it is not, or the other way round."""
+    found = replace(PILOT, counted="counted with Qwen's tokenizer")
+    plan = plan_of()
+    assert calibration.apply(plan, found, spec_of()) is plan
+    same = {**plan, "tokens": {**plan["tokens"], "method": "counted with Qwen's tokenizer, 900 sampled texts"}}
+    assert calibration.apply(same, found, spec_of())["tokens"]["estimate"] == 110_000
+
+
 def test_a_calibration_of_an_older_version_counts_as_one_of_too_few_requests() -> None:
     stored = {name: each for name, each in PILOT.as_json().items() if name != "requests"}
     found = calibration.restore(stored)
