@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from migrator.errors import OperatorError
 from migrator.generation import Side
 from migrator.planning import (
+    broker,
     calibration,
     data_findings,
     population,
@@ -90,10 +91,18 @@ class Plan:
         return [finding for finding in self.findings if finding.severity == "refuse"]
 
 
-async def make(engine: AsyncEngine, spec: Spec, *, exact: bool = False, pilot: Calibration | None = None) -> Plan:
+async def make(
+    engine: AsyncEngine,
+    spec: Spec,
+    *,
+    exact: bool = False,
+    pilot: Calibration | None = None,
+    broker_url: str | None = None,
+) -> Plan:
     """Look at a spec's target and work out what the migration would do and cost. Read-only.
 
-    `exact` counts every row, however long that takes; `pilot`: what an earlier pilot mends the estimates by.
+    `exact` counts every row, however long that takes; `pilot`: what an earlier pilot mends the estimates by;
+    `broker_url`: where the workers hear of their work, to be looked at too.
     """
     profile = profiles.of(spec.to)
     found = await survey.make(engine, spec)
@@ -105,6 +114,8 @@ async def make(engine: AsyncEngine, spec: Spec, *, exact: bool = False, pilot: C
     findings += provider.check(spec)
     findings += server_findings.check(found, await surroundings.look(engine, found), document)
     findings += data_findings.check(spec, scanned, document)
+    if broker_url is not None:
+        findings += broker.check(await broker.look(broker_url))
     findings.sort(key=lambda each: ("refuse", "warn", "info").index(each.severity))
     document["findings"] = [finding.as_json() for finding in findings]
     return Plan(spec, found, findings, document)
