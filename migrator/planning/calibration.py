@@ -19,8 +19,6 @@ from migrator.provider import tokens as token_counts
 from migrator.spec import Spec
 from migrator.state import budget
 
-#: Requests in flight that hours are worked out with: one worker's default, as the estimate has it.
-_IN_FLIGHT = 4
 #: What a pilot mends.
 MENDED = ("tokens", "cost_usd", "hours", "hours_bound_by", "hours_by_limit", "finish")
 
@@ -105,8 +103,8 @@ def _hours(
         known["tokens_per_minute"] = tokens / spec.limits.tokens_per_minute / 60
     assumed = before["hours_bound_by"]
     if found.request_seconds is not None:
-        known["latency"] = document["requests"] * found.request_seconds / _IN_FLIGHT / 3600
-        assumed = f"the provider's {found.request_seconds:.2g} s a request, {_IN_FLIGHT} in flight"
+        known["latency"] = document["requests"] * found.request_seconds / duration.IN_FLIGHT / 3600
+        assumed = f"the provider's {found.request_seconds:.2g} s a request, {duration.IN_FLIGHT} in flight"
     binds = max(known, key=lambda name: known[name], default="latency")
     return known, assumed if binds == "latency" else binds
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 from migrator.planning.findings import Finding, info, refuse, warn
 from migrator.planning.survey import Survey
+from migrator.statements import identifier
 from migrator.target.publications import COLUMN_LIST, Publication
 from migrator.target.relation import suffixed
 
@@ -119,7 +120,7 @@ def _whole_row(survey: Survey, publication: Publication) -> Iterator[Finding]:
             "publication_whole_row",
             name,
             f"it publishes whole rows: without a column {shadow} its subscribers stop at the first edit after `start`",
-            f"run ALTER TABLE {target.table} ADD COLUMN {shadow} {kind} on each of them, and say"
+            f"run ALTER TABLE {survey.table_sql} ADD COLUMN {identifier(shadow)} {kind} on each of them, and say"
             " subscribers_have_shadow = true in [target]; or publish a column list",
         )
     if relation is not None and relation.replica_identity == "f":
@@ -128,5 +129,5 @@ def _whole_row(survey: Survey, publication: Publication) -> Iterator[Finding]:
             name,
             "REPLICA IDENTITY FULL lets a subscriber look for rows by all their columns, and the vectors' differ there"
             " after the swap: it would pass over edits without an error",
-            f"ALTER TABLE {target.table} REPLICA IDENTITY DEFAULT, or USING INDEX, for the time of the migration",
+            f"ALTER TABLE {survey.table_sql} REPLICA IDENTITY DEFAULT, or USING INDEX, for the time of the migration",
         )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from psycopg import Error as PsycopgError
+from psycopg import sql
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -18,7 +19,7 @@ from migrator.lifecycle import OPEN
 from migrator.spec import Spec
 from migrator.state import migrations, schema, workers
 from migrator.state.connection import run, transaction
-from migrator.statements import compose
+from migrator.statements import compose, identifier
 from migrator.target import dependents, facts, publications
 from migrator.target.dependents import Dependent, LiveIndex
 from migrator.target.facts import Column, Heap, Key, Relation
@@ -64,6 +65,16 @@ class Survey:
     def column(self) -> Column | None:
         """The live vector column."""
         return self.columns.get(self.spec.target.column)
+
+    @property
+    def role_sql(self) -> str:
+        """Our role's name, for a statement that somebody is told to run."""
+        return identifier(self.server["role"])
+
+    @property
+    def table_sql(self) -> str:
+        """The table's name, likewise."""
+        return sql.Identifier(self.spec.target.schema_name, self.spec.target.table_name).as_string()
 
     def target(self) -> Target:
         """Return the target as the migration will use it; needs a key."""

@@ -13,8 +13,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from migrator import __version__
-from migrator.report import ticket, words
+from migrator import __version__, words
+from migrator.report import ticket
 
 
 def render(plan: Mapping[str, Any]) -> str:

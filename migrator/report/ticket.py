@@ -12,8 +12,8 @@ from datetime import datetime
 from typing import Any
 
 from migrator.planning import calibration, provider
-from migrator.report.words import dollars, size, span
 from migrator.target.build import MAX_MEMORY_BYTES
+from migrator.words import dollars, size, span
 
 #: Columns that a ticket shows without folding.
 WIDTH = 100

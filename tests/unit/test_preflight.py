@@ -127,6 +127,7 @@ CASES: list[tuple[str, Severity, Callable[[Survey], Any]]] = [
     ("extension_missing", R, setting(extension=None)),
     ("extension_too_old", R, setting(extension=("0.6.2", "public"))),
     ("extension_unsafe", W, setting(extension=("0.8.1", "public"))),
+    ("extension_unsafe", W, setting(extension=("0.8.2", "public"))),
     ("table_kind", R, relation(kind="m")),
     ("table_kind", R, relation(kind="f")),
     ("inheritance", R, relation(inherits=True)),
@@ -231,6 +232,29 @@ def test_finding(code: str, severity: Severity, change: Callable[[Survey], Any])
     findings = preflight.check(found)
     assert [(each.code, each.severity) for each in findings if each.code == code] == [(code, severity)]
     assert all(each.message and each.mend for each in findings)
+
+
+@pytest.mark.parametrize(
+    ("version", "named"),
+    [("0.8.1", ["overflow a buffer", "corrupt"]), ("0.8.2", ["corrupt"]), ("0.8.3", []), ("0.9.0", [])],
+)
+def test_a_fault_of_pgvector_is_named_where_it_is_there(version: str, named: list[str]) -> None:
+    found = survey()
+    found.extension = (version, "public")
+    told = " ".join(each.message for each in preflight.check(found) if each.code == "extension_unsafe")
+    assert [what for what in ("overflow a buffer", "corrupt") if what in told] == named
+
+
+def test_what_an_operator_is_told_to_run_names_roles_and_tables_as_sql_takes_them() -> None:
+    found = survey()
+    found.server["role"] = "my role"
+    relation(may_select=False, row_security=True, bypasses_rls=False, force_row_security=True, persistence="u")(found)
+    found.triggers = [trigger()]
+    mends = {each.code: each.mend for each in preflight.check(found)}
+    assert mends["privilege_select"] == 'GRANT SELECT ON "public"."docs" TO "my role"'
+    assert mends["row_security"].startswith('ALTER ROLE "my role" BYPASSRLS')
+    assert mends["unlogged"] == 'ALTER TABLE "public"."docs" SET LOGGED'
+    assert mends["trigger_fires"].startswith('GRANT SET ON PARAMETER session_replication_role TO "my role"')
 
 
 def retyped(*changes: Callable[[Survey], Any], **to: Any) -> set[tuple[str, Severity]]:
