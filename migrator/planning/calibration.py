@@ -87,10 +87,16 @@ def _cost(before: dict[str, Any], tokens: dict[str, Any], spec: Spec) -> dict[st
         **before,
         "low": float(budget.price(tokens["low"], low).usd),
         "high": float(budget.price(tokens["high"], high).usd),
-        "by_price": [
-            {**each, **{key: float(budget.price(tokens[of], each["usd_per_mtok"]).usd) for key, of in counts.items()}}
-            for each in before["by_price"]
-        ],
+        **{
+            name: [
+                {
+                    **each,
+                    **{key: float(budget.price(tokens[of], each["usd_per_mtok"]).usd) for key, of in counts.items()},
+                }
+                for each in before.get(name, [])
+            ]
+            for name in ("by_price", "by_batch_price")
+        },
     }
 
 

@@ -35,7 +35,7 @@ async def test_a_ticket_has_no_line_of_more_than_100_columns_and_tells_what_deci
         "60, of which 60 are embedded (skipped: none)",
         "counted;",
         "tokens in the middle",
-        "latin 100 %",
+        "english 100 %",
         "arrivals unknown",
         "requests 6 of 10 texts",
         "USD likely at 0.12 (the spec)",
@@ -114,9 +114,17 @@ def test_exact_counts_what_would_be_drawn(deployment: Deployment) -> None:
     deployment.make_table(20)
     found = json.loads(deployment.run("plan", deployment.spec_file, "--exact", "--json").stdout)
     assert (found["rows_method"], found["rows_low"], found["rows_high"]) == ("counted", 20, 20)
-    assert {"lengths", "scripts", "growth", "hours_by_limit", "finish", "hot", "alternatives", "fingerprint"} <= set(
-        found
-    )
+    assert {
+        "lengths",
+        "scripts",
+        "languages",
+        "growth",
+        "hours_by_limit",
+        "finish",
+        "hot",
+        "alternatives",
+        "fingerprint",
+    } <= set(found)
 
 
 async def test_the_fingerprint_is_of_table_spec_and_catalog(deployment: Deployment, worker: Worker) -> None:
