@@ -50,6 +50,8 @@ class Survey:
     publications: list[Publication] = field(default_factory=list)
     #: Functions whose text names the column.
     named_in: list[str] = field(default_factory=list)
+    #: Who takes rows of the table as they stand: (kind, name, how).
+    whole_rows: list[tuple[str, str, str]] = field(default_factory=list)
     fingerprint: dict[str, str] = field(default_factory=dict)
     immutable_functions: frozenset[str] = frozenset()
     #: Why template and `where` could not be tried, or None when they could.
@@ -137,6 +139,7 @@ async def _table(connection: AsyncConnection, found: Survey, relation: Relation)
         found.dependents = await dependents.find(connection, oid, column)
         found.indexes = await dependents.every_index(connection, oid, column.name)
         found.named_in = await dependents.by_name(connection, oid, column.name)
+        found.whole_rows = await dependents.whole_rows(connection, oid)
         found.publications = await publications.find(connection, oid, column.name)
         found.partition_dependents = await dependents.of_partitions(connection, oid, column.name)
 

@@ -196,6 +196,8 @@ CASES: list[tuple[str, Severity, Callable[[Survey], Any]]] = [
     ("index_invalid", R, setting(indexes=[index(valid=False)])),
     ("index_unique", R, setting(indexes=[index(is_unique=True)])),
     ("function_by_name", I, setting(named_in=["nearest(text)"])),
+    ("function_whole_rows", W, setting(whole_rows=[("function", "keep(docs)", "takes or returns its rows")])),
+    ("rows_stored", W, setting(whole_rows=[("column", "hist.r", "stores rows")])),
     ("publication", R, published()),
     ("publication_allowed", W, published(subscribers="not-searched")),
     ("publication_whole_row", R, published(whole_row=True, subscribers="not-searched")),
