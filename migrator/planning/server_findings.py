@@ -178,16 +178,30 @@ def _slots(found: Survey, around: Surroundings, document: dict[str, Any]) -> Ite
                 "it holds back the clean-up of dead rows: no update stays on its page while it lags",
                 "watch its reader's lag; turn hot_standby_feedback off where queries there may be cancelled",
             )
-    if any(slot["decodes_us"] for slot in around.slots) and found.column is not None:
+    if found.column is None:
+        return
+    if any(slot["decodes_us"] for slot in around.slots):
         yield _decoded(around, document)
+    elif around.table.get("replica_identity") == "f" and around.settings["wal_level"] == "logical":
+        yield info(
+            "identity_full",
+            found.spec.target.table,
+            "REPLICA IDENTITY FULL: every filled row writes its old row to the WAL as well, its old vector fetched from"
+            f" TOAST, about {size(_row_bytes(document) * document['rows_to_embed'])} beyond the plan's",
+            f"ALTER TABLE {found.table_sql} REPLICA IDENTITY DEFAULT, where nobody reads its changes",
+        )
+
+
+def _row_bytes(document: dict[str, Any]) -> int:
+    """Return what one row's vector and text come to in the WAL."""
+    vector = estimate.vector_bytes(document["vector_type"], int(document["to"].rsplit("@", 1)[1]))
+    return vector + int((document.get("lengths") or {}).get("bytes", {}).get("p50", 0))
 
 
 def _decoded(around: Surroundings, document: dict[str, Any]) -> Finding:
-    vector = estimate.vector_bytes(document["vector_type"], int(document["to"].rsplit("@", 1)[1]))
-    texts = (document.get("lengths") or {}).get("bytes", {}).get("p50", 0)
     full = around.table.get("replica_identity") == "f"
     # FULL logs the old row whole, its old vector fetched from TOAST; else only what is new is told.
-    each = vector + texts + (vector + texts if full else 0)
+    each = _row_bytes(document) * (2 if full else 1)
     names = ", ".join(slot["name"] for slot in around.slots if slot["decodes_us"])
     identity = " with REPLICA IDENTITY FULL" if full else ""
     return info(

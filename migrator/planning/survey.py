@@ -180,7 +180,8 @@ async def _try_expressions(engine: AsyncEngine, found: Survey) -> str | None:
     }
     try:
         async with engine.connect() as connection, connection.begin():
-            await connection.execute(text("SELECT set_config('search_path', 'pg_catalog', true)"))
+            settings = "set_config('search_path', 'pg_catalog', true), set_config('transaction_read_only', 'on', true)"
+            await connection.execute(text(f"SELECT {settings}"))
             await run(connection, compose("target/facts.sql", "try_expressions", parts))
     except PsycopgError as error:
         return (error.diag.message_primary or type(error).__name__)[:200]

@@ -140,6 +140,36 @@ async def test_the_fingerprint_is_of_table_spec_and_catalog(deployment: Deployme
     assert capped.document["fingerprint"] != altered.document["fingerprint"]
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("ALTER TABLE docs ADD extra int", "column extra was added"),
+        ("ALTER TABLE docs ALTER n TYPE bigint", "column n is different"),
+        ("DROP VIEW docs_view", "view public.docs_view is gone"),
+        ("ALTER TABLE docs ADD CONSTRAINT few CHECK (n < 9)", "constraint few was added"),
+        ("DROP TABLE docs CASCADE", "the table is gone"),
+    ],
+)
+async def test_start_refuses_a_plan_that_does_not_hold_and_names_what_changed(
+    deployment: Deployment, worker: Worker, change: str, said: str
+) -> None:
+    deployment.make_table(5)
+    await verbs.make_plan(worker.engine, deployment.spec, actor="test")
+    await verbs.startable(worker.engine, deployment.spec, path="docs.toml")
+    with deployment.connect() as connection:
+        connection.execute(change.encode())
+    with pytest.raises(PlanStale, match=said):
+        await verbs.startable(worker.engine, deployment.spec, path="docs.toml")
+
+
+async def test_start_refuses_the_plan_of_another_spec(deployment: Deployment, worker: Worker) -> None:
+    deployment.make_table(5)
+    await verbs.make_plan(worker.engine, deployment.spec, actor="test")
+    deployment.spec_data["limits"]["max_cost_usd"] = 4.0
+    with pytest.raises(PlanStale, match="the spec file is different"):
+        await verbs.startable(worker.engine, deployment.spec, path="docs.toml")
+
+
 async def test_a_plan_of_a_table_that_has_grown_since_does_not_hold(
     deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

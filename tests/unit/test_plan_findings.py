@@ -88,6 +88,11 @@ def another_owner_who_may_not_create(world: World) -> None:
     table(may_create=False)(world)
 
 
+def logged_whole(world: World) -> None:
+    settings(wal_level="logical")(world)
+    table(replica_identity="f")(world)
+
+
 def may_fill(most: float | str) -> Callable[[World], None]:
     return lambda world: setattr(world[0], "spec", filling(most))
 
@@ -120,6 +125,7 @@ SERVER: list[tuple[str, Severity, Callable[[World], Any], str]] = [
     ("slot_inactive", I, around(slots=[slot(active=False, kept_bytes=1000)]), "1.0 MB would come on top"),
     ("slot_holds_rows", W, around(slots=[slot(holds_rows=True)]), "hot_standby_feedback"),
     ("cdc_volume", I, around(slots=[slot(decodes_us=True)]), "about 4.4 MB"),
+    ("identity_full", I, logged_whole, "about 4.4 MB beyond the plan's"),
     ("indexes_outgrow_memory", W, build(bytes=5 * 10**9), "both generations' together take 5.0 GB"),
     ("build_memory", W, build(memory_bytes=4_804_000_000), "SET maintenance_work_mem = '4582MB'"),
     ("index_invalid_elsewhere", W, table(invalid_indexes=["docs_old"]), "DROP INDEX CONCURRENTLY docs_old"),
@@ -154,6 +160,7 @@ def test_finding_about_the_server(code: str, severity: Severity, change: Callabl
         around(clock_ahead=4.0),
         table(frozen_age=150_000_000),
         around(slots=[slot()]),
+        table(replica_identity="f"),
         lambda world: (settings(maintenance_work_mem=8 * 2**30)(world), build(memory_bytes=4_804_000_000)(world)),
         settings(has_schema=True, may_create=False),
         settings(has_schema=False, may_create=True),

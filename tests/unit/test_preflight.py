@@ -315,6 +315,16 @@ def test_indexes_that_are_made_for_the_old_type_are_refused(made: LiveIndex, ref
         assert (("index_typed", R) in retyped(setting(indexes=[made]), change, dimensions=512)) == refused
 
 
+def test_subscribers_of_a_column_that_gets_another_type_are_refused() -> None:
+    searched_by_nobody = published(subscribers="not-searched", subscribers_have_shadow=True)
+    found = survey()
+    searched_by_nobody(found)
+    data = found.spec.dump()
+    data["to"]["dimensions"] = 512
+    found.spec = specs.parse(data, "test")
+    assert ("publication_typed", R) in {(each.code, each.severity) for each in preflight.check(found)}
+
+
 def test_subscribers_that_are_not_searched_and_have_the_column_are_no_obstacle() -> None:
     found = survey()
     published(whole_row=True, subscribers="not-searched", subscribers_have_shadow=True)(found)
