@@ -178,6 +178,14 @@ def _slots(found: Survey, around: Surroundings, document: dict[str, Any]) -> Ite
                 "it holds back the clean-up of dead rows: no update stays on its page while it lags",
                 "watch its reader's lag; turn hot_standby_feedback off where queries there may be cancelled",
             )
+    for name in around.feedback:
+        yield info(
+            "standby_holds_rows",
+            name,
+            "with hot_standby_feedback its longest query holds back the clean-up of dead rows here: meanwhile no update"
+            " stays on its page",
+            "keep long queries there out of the backfill's hours, or turn it off where they may be cancelled",
+        )
     if found.column is None:
         return
     if any(slot["decodes_us"] for slot in around.slots):

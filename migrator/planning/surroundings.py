@@ -31,6 +31,8 @@ class Surroundings:
     settings: dict[str, Any] = field(default_factory=dict)
     table: dict[str, Any] = field(default_factory=dict)
     old_snapshots: list[dict[str, Any]] = field(default_factory=list)
+    #: Standbys that hold back the clean-up of dead rows for their readers, without a slot.
+    feedback: list[str] = field(default_factory=list)
     slots: list[dict[str, Any]] = field(default_factory=list)
     event_triggers: list[str] = field(default_factory=list)
     isolation: list[dict[str, Any]] = field(default_factory=list)
@@ -60,6 +62,7 @@ async def look(engine: AsyncEngine, found: Survey) -> Surroundings:
         around.old_snapshots = [
             each for each in held if each["kind"] == "prepared" or (each["seconds"] or 0) > OLD_SECONDS
         ]
+        around.feedback = [each["name"] for each in held if each["kind"] == "standby"]
         around.slots = await fetch(connection, compose(_FILE, "slots"))
         around.event_triggers = [row["name"] for row in await fetch(connection, compose(_FILE, "event_triggers"))]
         around.isolation = await fetch(connection, compose(_FILE, "isolation"))

@@ -18,6 +18,7 @@ from migrator.planning import plan as plans
 from migrator.planning import surroundings
 from migrator.spending.worker import Worker
 from migrator.state.connection import DatabaseUnreachable, make_engine, transaction
+from tests import standby as standbys
 from tests.conftest import find_program
 from tests.deployment import Deployment, until
 
@@ -207,6 +208,42 @@ async def test_slots_and_prepared_transactions_are_named(
         await engine.dispose()
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("ROLLBACK PREPARED 'second phase'")
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize(
+    ("slot", "code", "name"),
+    [({}, "standby_holds_rows", "standby1"), ({"primary_slot_name": "s1"}, "slot_holds_rows", "s1")],
+)
+async def test_a_standby_that_holds_back_dead_rows_and_a_failing_archiver_are_named(
+    deployment: Deployment,
+    scratch_server: Callable[..., Postgres],
+    scratch: Path,
+    slot: dict[str, str],
+    code: str,
+    name: str,
+) -> None:
+    primary = scratch_server(wal_level="replica", archive_mode="on", archive_command="false")
+    with psycopg.connect(primary.database_url("app"), autocommit=True) as connection:
+        connection.execute("CREATE TABLE docs (id bigint PRIMARY KEY, title text, body text, embedding vector(64))")
+        connection.execute("SELECT pg_create_physical_replication_slot('s1')")
+        connection.execute("SELECT pg_switch_wal()")
+    engine = make_engine(primary.database_url("app"), "test")
+    replica = standbys.make(
+        primary, scratch / f"feedback-{code}", hot_standby_feedback="on", wal_receiver_status_interval="1s", **slot
+    )
+    try:
+
+        async def told() -> bool:
+            found = {each.code: each.object for each in (await plans.make(engine, deployment.spec)).findings}
+            return found.get(code) == name and "archiver_fails" in found
+
+        await until(told)
+        other = {"standby_holds_rows", "slot_holds_rows"} - {code}
+        assert other.isdisjoint({each.code for each in (await plans.make(engine, deployment.spec)).findings})
+    finally:
+        await engine.dispose()
+        replica.remove()
 
 
 async def test_a_role_that_may_not_look_into_the_schema_is_told_the_grants(

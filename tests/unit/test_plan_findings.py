@@ -124,6 +124,7 @@ SERVER: list[tuple[str, Severity, Callable[[World], Any], str]] = [
     ("slot_inactive", W, around(slots=[slot(active=False, kept_bytes=5 * 10**9)]), "keeps 5.0 GB of WAL"),
     ("slot_inactive", I, around(slots=[slot(active=False, kept_bytes=1000)]), "1.0 MB would come on top"),
     ("slot_holds_rows", W, around(slots=[slot(holds_rows=True)]), "hot_standby_feedback"),
+    ("standby_holds_rows", I, around(feedback=["standby1"]), "hot_standby_feedback"),
     ("cdc_volume", I, around(slots=[slot(decodes_us=True)]), "about 4.4 MB"),
     ("identity_full", I, logged_whole, "about 4.4 MB beyond the plan's"),
     ("indexes_outgrow_memory", W, build(bytes=5 * 10**9), "both generations' together take 5.0 GB"),
