@@ -20,6 +20,11 @@ from migrator.errors import OperatorError
 CONCURRENCY = 4
 
 
+def connections(concurrency: int) -> int:
+    """Return how many connections to the database a worker process keeps: one a request, the purse's and the pace's."""
+    return concurrency + 2
+
+
 @dataclass(eq=False)
 class SettingMissing(OperatorError):
     """A setting that this command needs is not there."""

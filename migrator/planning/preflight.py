@@ -305,3 +305,10 @@ def _state(survey: Survey) -> Iterator[Finding]:
             "no worker is alive: nothing would happen after `start`",
             "run `celery -A workers.app worker`, or use `migrator work NAME`",
         )
+    for name, variable in survey.keyless:
+        yield warn(
+            "worker_without_key",
+            name,
+            f"{variable} is not set there: its requests would be refused, and the migration paused",
+            "set it in that worker's environment or .env, and start it again",
+        )

@@ -12,6 +12,7 @@ from migrator.planning import estimate
 from migrator.planning.findings import Finding, info, refuse, warn
 from migrator.planning.surroundings import OLD_SECONDS, Surroundings
 from migrator.planning.survey import Survey
+from migrator.settings import CONCURRENCY, connections
 from migrator.signals import Signal
 from migrator.statements import identifier
 from migrator.target.build import MAX_MEMORY_BYTES
@@ -29,6 +30,7 @@ def check(found: Survey, around: Surroundings, document: dict[str, Any]) -> list
     """Return every finding, refusals first."""
     told = [
         *_settings(around),
+        *_connections(found, around),
         *_habits(around),
         *_privileges(found, around),
         *_sessions(around),
@@ -61,6 +63,19 @@ def _settings(around: Surroundings) -> Iterator[Finding]:
             "server",
             "the last try to archive WAL failed: what the backfill writes would pile up on the server's disk",
             "mend archive_command first; pg_stat_archiver tells more",
+        )
+
+
+def _connections(found: Survey, around: Surroundings) -> Iterator[Finding]:
+    """Say whether the workers that are alive could all connect at once, with what each process keeps as it comes."""
+    free, wanted = around.settings["free_connections"], found.worker_slots * connections(CONCURRENCY)
+    if wanted > free:
+        yield warn(
+            "connections_short",
+            "max_connections",
+            f"{found.worker_slots} worker processes keep up to {wanted} connections, and {max(free, 0)} are left beside"
+            " the application's",
+            "fewer processes (celery's -c), a smaller MIGRATOR_CONCURRENCY, or a larger max_connections",
         )
 
 

@@ -19,6 +19,9 @@ SELECT current_setting('autovacuum') AS autovacuum, current_setting('fsync') AS 
        coalesce((SELECT pg_has_role(n.nspowner, 'MEMBER') FROM pg_namespace AS n WHERE n.nspname = 'migrator'), true)
          AS owns_state,
        pg_database_size(current_database())::bigint AS database_bytes,
+       current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+         - (SELECT coalesce(sum(d.numbackends), 0) FROM pg_stat_database AS d)::int
+         + (SELECT count(*) FROM pg_stat_activity AS a WHERE starts_with(a.application_name, 'migrator '))::int AS free_connections,
        (SELECT a.last_failed_time > coalesce(a.last_archived_time, '-infinity') FROM pg_stat_archiver AS a) AS archiver_fails,
        (SELECT n.nspname::text FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
          WHERE e.extname = 'pg_stat_statements') AS statements_in

@@ -6,12 +6,13 @@ table or column is a fact, and `preflight` turns facts into findings.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from psycopg import Error as PsycopgError
 from psycopg import sql
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from migrator.generation import Side
@@ -62,6 +63,9 @@ class Survey:
     earlier: str | None = None
     #: Names of live workers; None where schema `migrator` can't be read.
     workers: list[str] | None = None
+    #: Processes that they have together, and those of them that lack a provider's key: (worker, variable).
+    worker_slots: int = 0
+    keyless: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def column(self) -> Column | None:
@@ -157,14 +161,27 @@ async def _state(connection: AsyncConnection, found: Survey) -> None:
         return
     if await schema.current(connection) != schema.head():
         return
-    target = found.spec.target
-    for each in await migrations.list_all(connection):
+    target, known = found.spec.target, await migrations.list_all(connection)
+    for each in known:
         same_table = (each.target_schema, each.target_table) == (target.schema_name, target.table_name)
         if same_table and each.status in OPEN and each.name != found.spec.name:
             found.open_migrations.append((each.name, each.status, each.target_column))
         elif same_table and each.target_column == target.column and each.live_side is Side.TO:
             found.earlier = each.name
-    found.workers = [row.name for row in await workers.alive(connection)]
+    alive = await workers.alive(connection)
+    found.workers, found.worker_slots = [row.name for row in alive], sum(row.slots for row in alive)
+    # A worker looks for the keys of those migrations that are stored when it signs.
+    wanted = {found.spec.model_of(side).api_key_env for side in Side}
+    asked = {
+        (key, each.since) for each in known for side in Side if (key := each.spec.model_of(side).api_key_env) in wanted
+    }
+    found.keyless = sorted(
+        {(row.name, key) for row in alive for key, since in asked if since < row.last_seen} - _present(alive)
+    )
+
+
+def _present(alive: Sequence[Row[Any]]) -> set[tuple[str, str]]:
+    return {(row.name, key) for row in alive for key in row.keys_present}
 
 
 async def _try_expressions(engine: AsyncEngine, found: Survey) -> str | None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
 import redis
 
 from migrator.demo.processes import free_port
 from migrator.demo.servers import Valkey
-from migrator.orchestrator import checkup
+from migrator.orchestrator import checkup, verbs
 from migrator.planning import broker
 from migrator.planning import plan as plans
 from migrator.planning.findings import Severity
 from migrator.settings import Settings
 from migrator.spending.worker import Worker
-from tests.deployment import Deployment
+from tests.deployment import KEY_VARIABLE, Deployment
 
 W, I = Severity.WARN, Severity.INFO  # noqa: E741 - the severities
 
@@ -84,6 +85,28 @@ async def test_the_broker_stands_in_the_plan_that_is_stored_and_in_doctor(
     checks = await checkup.run(Settings(database_url=deployment.url, broker_url=url), None)
     (told_away,) = [each for each in checks if each.name == "broker"]
     assert (told_away.level, told_away.message.startswith(f"{url} can't be reached (")) == ("fail", True)
+
+
+async def test_workers_that_lack_a_key_or_would_need_too_many_connections_are_named(
+    deployment: Deployment, worker: Worker, sql: psycopg.Connection
+) -> None:
+    deployment.make_table(5)
+    signed = """INSERT INTO migrator.workers (name, host, pid, slots, queues, version, keys_present)
+                VALUES (%s, 'h', 1, %s, '{}', '1', %s)"""
+    await verbs.make_plan(worker.engine, deployment.spec, actor="test")
+    for name, slots, keys in (("with", 2, [KEY_VARIABLE]), ("without", 500, ["ANOTHER_KEY"])):
+        sql.execute(signed.encode(), [name, slots, keys])
+    told = {each.code: each for each in (await plans.make(worker.engine, deployment.spec)).findings}
+    assert told["worker_without_key"].object == "without"
+    assert told["worker_without_key"].message.startswith(f"{KEY_VARIABLE} is not set there")
+    assert "502 worker processes keep up to 3012 connections" in told["connections_short"].message
+    assert "no_workers" not in told
+    sql.execute("UPDATE migrator.migrations SET since = now() + interval '1 minute'")
+    codes = {each.code for each in (await plans.make(worker.engine, deployment.spec)).findings}
+    assert "worker_without_key" not in codes, "it has not looked for it yet"
+    sql.execute("DELETE FROM migrator.workers WHERE name = 'without'")
+    codes = {each.code for each in (await plans.make(worker.engine, deployment.spec)).findings}
+    assert codes.isdisjoint({"worker_without_key", "connections_short"})
 
 
 def test_plan_looks_at_the_broker_of_its_settings(deployment: Deployment) -> None:

@@ -38,6 +38,7 @@ def quiet() -> World:
             "pid": 1, "clock": 0.0, "sees_others": True, "has_schema": True, "may_create": True,
             "may_use_schema": True, "archiver_fails": False, "statements_in": "public", "state_owner": "keeper",
             "owns_state": True, "database_bytes": 10**9,
+            "free_connections": 60,
         },
         table={"owner": "the owner", "replica_identity": "d", "frozen_age": 1000, "invalid_indexes": [],
                "may_create": True},
@@ -93,6 +94,10 @@ def logged_whole(world: World) -> None:
     table(replica_identity="f")(world)
 
 
+def slots(count: int) -> Callable[[World], None]:
+    return lambda world: setattr(world[0], "worker_slots", count)
+
+
 def may_fill(most: float | str) -> Callable[[World], None]:
     return lambda world: setattr(world[0], "spec", filling(most))
 
@@ -107,6 +112,7 @@ SERVER: list[tuple[str, Severity, Callable[[World], Any], str]] = [
     ("freeze_due", W, table(frozen_age=170_000_000), "170,000,000 transactions"),
     ("clock", W, around(clock_ahead=12.0), "12 s ahead of"),
     ("clock", W, around(clock_ahead=-60.0), "60 s behind"),
+    ("connections_short", W, slots(11), "up to 66 connections, and 60 are left"),
     ("pooler", W, around(pooled=True), "MIGRATOR_DATABASE_URL"),
     ("event_trigger", W, around(event_triggers=["audit_ddl"]), "audit_ddl"),
     ("isolation", W, around(isolation=[{"role": "app", "setting": "default_transaction_isolation=serializable"}]),
@@ -160,6 +166,7 @@ def test_finding_about_the_server(code: str, severity: Severity, change: Callabl
     [
         around(clock_ahead=4.0),
         table(frozen_age=150_000_000),
+        slots(10),
         around(slots=[slot()]),
         table(replica_identity="f"),
         lambda world: (settings(maintenance_work_mem=8 * 2**30)(world), build(memory_bytes=4_804_000_000)(world)),

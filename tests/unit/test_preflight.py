@@ -218,6 +218,7 @@ CASES: list[tuple[str, Severity, Callable[[Survey], Any]]] = [
     ("readers_of_earlier_migration", W, setting(earlier="old")),
     ("state_unread", I, setting(workers=None)),
     ("no_workers", W, setting(workers=[])),
+    ("worker_without_key", W, setting(keyless=[("w1", "THE_ROUTER_API_KEY")])),
 ]
 
 
