@@ -26,7 +26,7 @@ from migrator import spec as specs
 from migrator.cli import console
 from migrator.demo.servers import Postgres
 from migrator.demo.simulator.control import Simulator
-from migrator.orchestrator import progress, verbs
+from migrator.orchestrator import metrics, progress, verbs
 from migrator.orchestrator.tick import tick
 from migrator.state import batches, leases, migrations, schema
 from migrator.state.batches import Heap
@@ -97,14 +97,16 @@ async def _measure(url: str, base_url: str) -> list[Figure]:
         await _tick(engine)
         claims = await _claims(engine)
         ticks, looks = await _ticks_and_looks(engine)
+        database = 1000 * _STATUS_DATABASE_SECONDS
         return [
             _below("plan 1,000,000 batches, per statement", planned / _STATEMENTS, "s", _STATEMENT_SECONDS),
             _below("claim, p99", 1000 * _p99(claims), "ms", 1000 * _CLAIM_SECONDS, _of_few(_p99(few))),
             _below("tick, median", 1000 * ticks, "ms", 1000 * _TICK_SECONDS, _of_few(few_ticks)),
             _below("status, median", 1000 * looks, "ms", 1000 * _STATUS_SECONDS, _of_few(few_looks)),
-            _below(
-                "status, in the database", 1000 * await _database_seconds(engine), "ms", 1000 * _STATUS_DATABASE_SECONDS
-            ),
+            *[
+                _below(f"{name}, in the database", 1000 * await _database_seconds(engine, step), "ms", database)
+                for name, step in (("status", _look), ("exporter's scrape", _scrape))
+            ],
         ]
     finally:
         await engine.dispose()
@@ -125,12 +127,12 @@ async def _ticks_and_looks(engine: AsyncEngine) -> tuple[float, float]:
     return statistics.median(ticks), statistics.median(looks)
 
 
-async def _database_seconds(engine: AsyncEngine) -> float:
-    """Return what the server plans and executes for a look at the status, in seconds."""
+async def _database_seconds(engine: AsyncEngine, step: Callable[[AsyncEngine], Awaitable[object]]) -> float:
+    """Return what the server plans and executes for such a look, in seconds."""
     async with transaction(engine) as connection:
         await connection.execute(text("SELECT public.pg_stat_statements_reset()"))
     for _ in range(_LOOKS):
-        await _look(engine)
+        await step(engine)
     async with transaction(engine) as connection:
         took = text("SELECT sum(total_plan_time + total_exec_time) FROM public.pg_stat_statements")
         return float((await connection.execute(took)).scalar_one()) / 1000 / _LOOKS
@@ -191,6 +193,10 @@ async def _tick(engine: AsyncEngine) -> None:
 async def _look(engine: AsyncEngine) -> None:
     async with transaction(engine) as connection:
         await progress.read(connection, await migrations.get(connection, "docs"))
+
+
+async def _scrape(engine: AsyncEngine) -> None:
+    await metrics.read(engine)
 
 
 async def _timed(step: Callable[[], Awaitable[object]]) -> float:

@@ -15,6 +15,8 @@ from typing import Any
 
 from psycopg import sql
 
+#: How PostgreSQL's quotes of a block or a function's body look.
+_TAG = re.compile(r"\$([a-z_]+)\$")
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
@@ -45,7 +47,13 @@ def identifier(name: str) -> str:
 
 
 def compose(file: str, name: str, parts: Mapping[str, sql.Composable] | None = None) -> sql.Composed:
-    """Return a statement with its {placeholders} filled."""
+    """Return a statement with its {placeholders} filled; no name or value in it ends a block that it stands in."""
     # The text comes from a file of this package, never from input: psycopg asks for a literal and can't know.
     text: Any = load(file)[name]
-    return sql.SQL(text).format(**(parts or {}))
+    parts = parts or {}
+    for tag in set(_TAG.findall(text)):
+        free = tag
+        while any(f"${free}$" in part.as_string() for part in parts.values()):
+            free += "_"
+        text = text.replace(f"${tag}$", f"${free}$")
+    return sql.SQL(text).format(**parts)

@@ -88,7 +88,8 @@ async def _step(
     looked = await pilot.look(worker, prepared, actor=actor)
     if looked is not None and looked.outcome != "fits":
         if json:
-            console.as_json({"name": spec.name, "done": False, "provenance": asdict(looked)})
+            told = {"name": spec.name, "done": False, "planned_anew": prepared.planned_anew}
+            console.as_json({**told, "provenance": asdict(looked)})
         else:
             for line in lines(looked):
                 console.say(line)
@@ -102,7 +103,8 @@ def _silent(_line: str) -> None:
 
 def _foretell(prepared: Prepared, *, json: bool) -> None:
     if json:
-        console.as_json({"name": prepared.migration.name, "done": False, "price": prepared.price.as_json()})
+        told = {"name": prepared.migration.name, "done": False, "planned_anew": prepared.planned_anew}
+        console.as_json({**told, "price": prepared.price.as_json()})
     else:
         console.say(f"Would embed {prepared.price}. Nothing was asked.")
 
@@ -118,4 +120,6 @@ def _show(page: dict[str, Any], path: str, *, json: bool) -> None:
     for line in rest:
         console.say(line)
     console.say()
-    console.say(f"The plan is mended and stored. Next: `migrator start {path}`.")
+    plan = page["plan"]
+    done = "The plan is mended and stored" if plan["mended"] else f"The plan was not mended: {plan['why_not']}"
+    console.say(f"{done}. Next: `migrator start {path}`.")

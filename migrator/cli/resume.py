@@ -35,7 +35,8 @@ def command(
 
     After a rollback: go on towards another cutover. Before anything is sent, the provider's canary is asked. Where it
     moved, one of two things has to be said: --reembed, which shows its price and asks, or --accept-canary.
-    After `unblock`: the triggers are put on again first, and what was written without them is embedded again.
+    After `unblock`: the triggers are put on again first, and what was written without them is embedded again. What was
+    cancelled stays cancelled, and can be cleaned up then.
     With --all: what a cap, a gate or the provider stopped stays.
 
     Examples:
@@ -46,6 +47,7 @@ def command(
         migrator resume --all
     """
     from migrator.cli import session
+    from migrator.lifecycle import MigrationStatus
 
     _refuse(name, everything=everything, reembed=reembed, accept_canary=accept_canary)
     if name is None:
@@ -55,6 +57,9 @@ def command(
     status = session.run(lambda worker: _one(worker, name, reembed=reembed, reason=reason, yes=yes, json=json))
     if json:
         console.as_json({"name": name, "status": status})
+    elif status is MigrationStatus.CANCELLED:
+        console.say(f"{name} stays cancelled, with its triggers on again. Next, at once: `migrator cleanup {name}`,")
+        console.say("which embeds the rows that lack their live vector: until then they are absent from search.")
     else:
         console.say(f"{name} is {status} again. Next: `migrator status {name}`.")
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from migrator.provenance.page import Page
     from migrator.spec import Spec
     from migrator.spending.worker import Worker
-    from migrator.target.message import Blocker, Timing
+    from migrator.target.message import Timing
 
 
 def command(
@@ -94,7 +94,8 @@ async def _step(worker: Worker, wanted: Spec, path: str, asked: _Asked) -> tuple
     from migrator import settings
     from migrator.cli import plan as plan_verb
     from migrator.cli import session
-    from migrator.orchestrator import blocking, origin, verbs
+    from migrator.orchestrator import attendance, blocking, origin, verbs
+    from migrator.planning import plan as plans
 
     stored = await verbs.stored_plan(worker.engine, wanted)
     if stored is None or asked.replan:
@@ -102,6 +103,7 @@ async def _step(worker: Worker, wanted: Spec, path: str, asked: _Asked) -> tuple
         made = await verbs.plan_to_start(worker.engine, wanted, path=path, actor=session.actor(), broker_url=broker_url)
         document = made.document
     else:
+        plans.refuse_older(stored, path)
         document = stored.plan
     if not asked.json:
         plan_verb.show(document)
@@ -124,8 +126,9 @@ async def _step(worker: Worker, wanted: Spec, path: str, asked: _Asked) -> tuple
         origin.refuse(page, wanted.name, path)
         await origin.fingerprint(worker, migration)
     actor, tell = session.actor(), console.aside
+    told = attendance.on_wait(tell)
     cancel = blocking.canceller(worker.engine, migration, "start", actor, tell, asked=asked.cancel_blockers)
-    timing = await verbs.start(worker.engine, wanted, path=path, actor=actor, on_wait=_told, tell=tell, cancel=cancel)
+    timing = await verbs.start(worker.engine, wanted, path=path, actor=actor, on_wait=told, tell=tell, cancel=cancel)
     return timing, page
 
 
@@ -140,8 +143,3 @@ def _show(page: Page, *, json: bool) -> None:
     for line in lines(page):
         console.say(line)
     console.say()
-
-
-def _told(number: int, held: list[Blocker], pause: float) -> None:
-    who = "; ".join(map(str, held)) or "nobody any more"
-    console.aside(f"try {number}: the lock was not to be had (holding it: {who}); next try in {pause:.1f} s")

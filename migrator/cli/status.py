@@ -103,6 +103,7 @@ def _row(found: Progress) -> tuple[str, ...]:
 
 def show(found: Progress) -> None:
     """Print a migration for people."""
+    from migrator.lifecycle import FINAL
     from migrator.orchestrator import diverted, judgement, progress, readers, suspicious
 
     migration, counts = found.migration, found.counts
@@ -135,7 +136,7 @@ def show(found: Progress) -> None:
     if found.hot_ratio is not None:
         rows.append(("writes", f"{100 * found.hot_ratio:.1f} % HOT"))
     rows.append(("live", f"{migration.live_generation} (readers must use this)"))
-    off = migration.capture_off_at
+    off = None if migration.status in FINAL else migration.capture_off_at
     rows += [("capture", f"OFF since {off:%Y-%m-%d %H:%M:%S %Z} (runbooks/unblock.md)")] if off is not None else []
     rows += [("rollback", _way_back(found))] if found.window_open else []
     rows += [("readers", each) for each in readers.told(found.readers)]

@@ -23,6 +23,13 @@ _THEN = (
     "`migrator resume {name}` puts the triggers on again, takes back the vectors of every row written meanwhile, pays "
     "for them again, and has everything proved and every gate measured again."
 )
+#: Where there is no going on: what was cancelled, and what is being cleaned up.
+_THEN_CLEAN_UP = "`migrator cleanup {name}` needs no trigger: it takes the rest off the table."
+_THEN_BOTH = (
+    "`migrator resume {name}` puts the triggers on again and takes back the vectors of every row written meanwhile; it "
+    "stays cancelled, and `migrator cleanup {name}`, which is refused before, pays for them again."
+)
+_NO_WAY_BACK = "`migrator cleanup {name}` goes on, and nobody looks at what is written from now on, then or later."
 
 
 def command(
@@ -65,15 +72,30 @@ def command(
         told = {"name": name, "status": str(done.status), "capture_off_since": done.capture_off_at}
         console.as_json({**told, "consequences": consequences(done)})
     else:
-        console.say(f"Nothing of ours acts on writes to {done.target} any more. Next: `migrator resume {name}`.")
+        verb = "cleanup" if _is_at_its_end(done) else "resume"
+        console.say(f"Nothing of ours acts on writes to {done.target} any more. Next: `migrator {verb} {name}`.")
+
+
+def _is_at_its_end(found: Migration) -> bool:
+    """Say whether cleaning up is what follows, and is not refused: before the first cutover no writer is fenced."""
+    from migrator.lifecycle import MigrationStatus
+
+    cancelled = found.status is MigrationStatus.CANCELLED and not found.epoch
+    return cancelled or found.status is MigrationStatus.CLEANING
 
 
 def consequences(found: Migration) -> list[str]:
     """Return what holds while nobody sees what is written, and what has to be proved afterwards."""
     from migrator.generation import Side
+    from migrator.lifecycle import MigrationStatus
 
-    told = _BEFORE if found.live_side is Side.FROM else _AFTER
-    return [
-        told.format(old=found.from_generation, new=found.to_generation),
-        _THEN.format(name=found.name),
-    ]
+    # After a rollback, too, there are writers of the new generation that the fence kept out.
+    told = _AFTER if found.live_side is Side.TO or found.epoch else _BEFORE
+    if found.status is MigrationStatus.CLEANING and found.epoch:
+        then = _NO_WAY_BACK
+    elif _is_at_its_end(found):
+        then = _THEN_CLEAN_UP
+    else:
+        then = _THEN_BOTH if found.status is MigrationStatus.CANCELLED else _THEN
+    old, new = found.generation(found.live_side.other), found.live_generation
+    return [told.format(old=old, new=new), then.format(name=found.name)]

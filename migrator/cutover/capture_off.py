@@ -12,18 +12,16 @@ from psycopg import sql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from migrator.errors import StatusConflict
-from migrator.lifecycle import OPEN, PAUSABLE, MigrationStatus
+from migrator.lifecycle import OPEN, PAUSABLE
 from migrator.state import canary, migrations
-from migrator.state.connection import run, transaction
+from migrator.state.connection import MovedMeanwhile, fetch, run, transaction
 from migrator.state.migrations import Migration
 from migrator.statements import compose
-from migrator.target import capture, facts, message, readers
+from migrator.target import capture, facts, message, outcome, readers
 from migrator.target.capture import Capture
 from migrator.target.message import OnWait, Timing
 
 _FILE = "cutover/capture_off.sql"
-#: Where there are triggers to be taken off: cleaning up takes them off itself.
-_FENCED = OPEN - {MigrationStatus.CLEANING}
 
 
 async def silence(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
@@ -49,9 +47,9 @@ async def silence(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
 
 
 async def _at_rest(connection: AsyncConnection, found: Migration, actor: str) -> Migration:
-    if found.status not in _FENCED:
-        following = f"migrator {'cleanup' if found.status is MigrationStatus.CLEANING else 'status'} {found.name}"
-        raise StatusConflict(found.name, "unblock", "started, and not being cleaned up", found.status, following)
+    if found.status not in OPEN:  # while it is being cleaned up, the triggers are still there
+        following = f"migrator status {found.name}"
+        raise StatusConflict(found.name, "unblock", "started, and not cleaned up", found.status, following)
     if found.status not in PAUSABLE:
         return found
     reason = f"capture is off, by the operator: `migrator resume {found.name}` puts it on again"
@@ -63,22 +61,45 @@ async def drop(engine: AsyncEngine, migration: Migration, *, on_wait: OnWait) ->
     """Drop the triggers; where the table is gone there is nothing to do.
 
     Locks: ACCESS EXCLUSIVE on the table, a few milliseconds, one deadline per try.
-    Raises: LockNotObtained, MovedMeanwhile (somebody put the capture on again).
+    Raises: LockNotObtained, MovedMeanwhile (somebody put the capture on again), Undone, OutcomeUnknown.
     """
+    prepared = await prepare(engine, migration)
+    if prepared is None:
+        return Timing(())
+    oid, framed = prepared
+    whole, done = message.whole(framed), another_turn(migration)
+    timing = await outcome.insist(engine, oid, whole, migration, verb="unblock", done=done, on_wait=on_wait)
+    if timing.lost and await acts(engine, migration):
+        raise MovedMeanwhile  # the turn is another's, who put it on again
+    return timing
+
+
+async def prepare(engine: AsyncEngine, migration: Migration) -> tuple[int, list[sql.Composable]] | None:
+    """Return the table's oid and the whole transaction, statement by statement; None where the table is gone."""
     async with transaction(engine, read_only=True) as connection:
         relation = await facts.relation(connection, migration.target_schema, migration.target_table)
         version = (await facts.server(connection))["version"]
     if relation is None:
-        return Timing(())
+        return None
     made = Capture.of(migration)
     table = made.target.table_id
-    framed = message.frame(
-        table,
-        [turn(migration), *capture.triggers_off(made)],
-        lock_statements=[message.lock_table(table)],
-        server_version=version,
-    )
-    return await message.insist(engine, relation.oid, framed, name=migration.name, verb="unblock", on_wait=on_wait)
+    body = [turn(migration), *capture.triggers_off(made)]
+    locks = [message.lock_table(table)]
+    return relation.oid, message.frame(table, body, lock_statements=locks, server_version=version)
+
+
+def another_turn(migration: Migration) -> outcome.Done:
+    """Return what says that the capture was put on or taken off since `migration` was read."""
+    return lambda found: found.capture_turn != migration.capture_turn
+
+
+async def acts(engine: AsyncEngine, migration: Migration) -> bool:
+    """Say whether a trigger of ours does anything: one that was silenced runs a function without our rights."""
+    async with transaction(engine, read_only=True) as connection:
+        relation = await facts.relation(connection, migration.target_schema, migration.target_table)
+        if relation is None:
+            return False
+        return bool((await fetch(connection, compose(_FILE, "acts"), {"oid": relation.oid}))[0]["acts"])
 
 
 def turn(migration: Migration) -> sql.Composed:

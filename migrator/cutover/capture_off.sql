@@ -14,3 +14,11 @@ BEGIN
   END IF;
 END
 $turn$
+
+-- name: acts
+-- Whether a trigger of ours does anything. Every function of ours is SECURITY DEFINER, and the blank that stands in its
+-- place is not.
+-- locks: none.
+SELECT EXISTS (SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+                WHERE t.tgrelid = %(oid)s AND t.tgname LIKE '%%\_\_migrator' AND NOT t.tgisinternal
+                  AND p.prosecdef) AS acts

@@ -19,7 +19,7 @@ from migrator.state import leases, migrations, strays
 from migrator.state.connection import fetch, transaction
 from migrator.state.migrations import Migration
 from migrator.statements import compose
-from migrator.target import capture, facts, message, outcome
+from migrator.target import capture, facts, message, outcome, readers
 from migrator.target.capture import Capture
 from migrator.target.message import Cancel, OnWait, Timing
 
@@ -80,6 +80,17 @@ async def objects(engine: AsyncEngine, migration: Migration) -> list[Leftover]:
         if relation is None:
             return []
         return [Leftover(**row) for row in await fetch(connection, compose(_FILE, "objects"), {"oid": relation.oid})]
+
+
+def refuse_unseen(migration: Migration) -> None:
+    """Make sure that no writer of the other generation wrote where readers search, and nobody saw it.
+
+    Not before the first cutover: nobody is about who writes the other one. Nor in the middle of cleaning up: the fence
+    is on its way out, and whoever took it off has been told.
+    Raises: CaptureOff.
+    """
+    if migration.epoch and migration.status is not S.CLEANING:
+        migration.refuse_unseen()
 
 
 async def refuse_early(engine: AsyncEngine, migration: Migration, *, close_window: bool, strays_gone: bool) -> None:
@@ -179,5 +190,6 @@ async def prepare(
         migrations.move_in_message(migration, S.CLEANED, actor=actor),
     ]
     locks = [message.lock_table(made.target.table_id)]
-    framed = message.frame(made.target.table_id, body, lock_statements=locks, server_version=version)
-    return relation.oid, framed
+    before = [readers.functions_lock()]  # `unblock` may be replacing them
+    table = made.target.table_id
+    return relation.oid, message.frame(table, body, lock_statements=locks, server_version=version, before=before)

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import psycopg
 from psycopg import sql
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from migrator.cutover import rehearsal
-from migrator.cutover.rehearsal import Found, Rehearsal
+from migrator.cutover.rehearsal import Found, Rehearsal, WritesWouldFail
 from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
 from migrator.state import migrations
@@ -58,11 +57,13 @@ async def run(
         relation = await facts.relation(connection, migration.target_schema, migration.target_table)
         assert relation is not None  # noqa: S101 - `start` has just compared the fingerprint
 
+    refused = rehearsal.refusal(WritesWouldFail, migration.name)
+
     async def attempt() -> Timing:
         nonlocal prepared
         prepared = await prepare(engine, migration, actor=actor)
         return await outcome.send(
-            engine, message.whole(prepared.framed), migration, verb="start", done=_expanded, read=_refusal(migration)
+            engine, message.whole(prepared.framed), migration, verb="start", done=_expanded, read=refused
         )
 
     timing = await message.until_locked(
@@ -83,11 +84,6 @@ async def run(
 def _expanded(found: Migration) -> bool:
     # Nothing but expand leads from `planned` to a status that is not final.
     return found.status not in {MigrationStatus.PLANNED, MigrationStatus.CLEANED}
-
-
-def _refusal(migration: Migration) -> Callable[[psycopg.Error], Exception | None]:
-    """Return what reads a failed rehearsal from the server's error."""
-    return lambda error: rehearsal.refusal(migration.name, error) if error.sqlstate == rehearsal.FAILED else None
 
 
 async def prepare(engine: AsyncEngine, migration: Migration, *, actor: str) -> Prepared:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from psycopg import sql
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from migrator.errors import OperatorError
+from migrator.errors import OperatorError, TransientError
 from migrator.state import migrations
 from migrator.state.connection import transaction
 from migrator.state.migrations import Migration
 from migrator.statements import compose
-from migrator.target import facts, message
+from migrator.target import facts, message, outcome
 from migrator.target.message import OnWait
 from migrator.target.relation import Target
 
@@ -44,7 +44,7 @@ class RowsWithoutVector(OperatorError):
 
 
 @dataclass(eq=False)
-class NotNullUnproved(OperatorError):
+class NotNullUnproved(TransientError):
     """Rows lost their vector while everything else was cleaned up."""
 
     name: str
@@ -69,21 +69,25 @@ def _parts(migration: Migration) -> dict[str, sql.Composable]:
     }
 
 
-async def refuse(engine: AsyncEngine, migration: Migration) -> None:
-    """Make sure that NOT NULL can come back.
+async def refuse(engine: AsyncEngine, migration: Migration, *, debt_is_left: bool = False) -> None:
+    """Make sure that NOT NULL can come back; rows that wait for their vector count where nobody will embed them.
 
     Cost: one pass over the table without its vectors, and only where the column was NOT NULL.
     Raises: RowsWithoutVector.
     """
-    rows = 0 if migration.not_null is None else await _missing(engine, migration)
+    if migration.not_null is None:
+        return
+    missing, awaited = await _missing(engine, migration)
+    rows = missing + awaited if debt_is_left else missing
     if rows:
         raise RowsWithoutVector(migration.name, migration.target_column, rows)
 
 
-async def _missing(engine: AsyncEngine, migration: Migration) -> int:
+async def _missing(engine: AsyncEngine, migration: Migration) -> tuple[int, int]:
+    """Return how many rows have no vector: those that none is on its way to, and those that wait for one."""
     async with message.unhurried(engine) as raw:
         row = await (await raw.execute(compose(_FILE, "missing", _parts(migration)))).fetchone()
-    return int(row[0]) if row is not None else 0
+    return (int(row[0]), int(row[1])) if row is not None else (0, 0)
 
 
 def statements(migration: Migration, server_version: int, *, leave_nullable: bool) -> list[sql.Composable]:
@@ -105,7 +109,7 @@ async def finish(engine: AsyncEngine, migration: Migration, *, on_wait: OnWait) 
 
     Locks: SHARE UPDATE EXCLUSIVE on the table while it is read; before PostgreSQL 18 then ACCESS EXCLUSIVE for
     milliseconds, with one deadline per try.
-    Raises: NotNullUnproved, LockNotObtained.
+    Raises: NotNullUnproved, LockNotObtained, Undone, OutcomeUnknown.
     """
     async with transaction(engine, read_only=True) as connection:
         migration = await migrations.get_by_id(connection, migration.id)
@@ -113,7 +117,7 @@ async def finish(engine: AsyncEngine, migration: Migration, *, on_wait: OnWait) 
         version = (await facts.server(connection))["version"]
     if migration.not_null is None or relation is None:
         return
-    rows = await _missing(engine, migration)
+    rows, _ = await _missing(engine, migration)  # behind a cleanup nothing is on its way any more
     if rows:
         raise NotNullUnproved(migration.name, migration.target_column, rows)
     parts = _parts(migration)
@@ -123,7 +127,20 @@ async def finish(engine: AsyncEngine, migration: Migration, *, on_wait: OnWait) 
         async with message.raw_connection(engine) as raw:
             await raw.execute(compose(_FILE, "forget", parts))
         return
+    await outcome.insist(
+        engine,
+        relation.oid,
+        message.whole(put_back(migration, version)),
+        migration,
+        verb="cleanup",
+        done=lambda found: found.not_null is None,
+        on_wait=on_wait,
+    )
+
+
+def put_back(migration: Migration, server_version: int) -> list[sql.Composable]:
+    """Return the last transaction before PostgreSQL 18, statement by statement: the valid CHECK becomes NOT NULL."""
+    parts = _parts(migration)
     body = [compose(_FILE, "set", parts), compose(_FILE, "drop_check", parts), compose(_FILE, "forget", parts)]
     table = Target.of(migration).table_id
-    framed = message.frame(table, body, lock_statements=[message.lock_table(table)], server_version=version)
-    await message.insist(engine, relation.oid, framed, name=migration.name, verb="cleanup", on_wait=on_wait)
+    return message.frame(table, body, lock_statements=[message.lock_table(table)], server_version=server_version)

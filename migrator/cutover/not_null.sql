@@ -1,12 +1,12 @@
 -- NOT NULL of the vector column, put back after a migration.
 
 -- name: missing
--- Rows that nobody is about to give a vector.
+-- Rows without a vector: those that nobody is about to give one, and those that catch-up would.
 -- locks: none.
-SELECT count(*) AS rows FROM {table} AS t
- WHERE t.{column} IS NULL
-   AND NOT EXISTS (SELECT FROM migrator.dirty AS d
-                    WHERE d.migration_id = {migration_id} AND d.side = {side} AND d.key = {key})
+SELECT count(*) FILTER (WHERE NOT n.awaited) AS missing, count(*) FILTER (WHERE n.awaited) AS awaited
+  FROM (SELECT EXISTS (SELECT FROM migrator.dirty AS d
+                        WHERE d.migration_id = {migration_id} AND d.side = {side} AND d.key = {key}) AS awaited
+          FROM {table} AS t WHERE t.{column} IS NULL) AS n
 
 -- name: add
 -- PostgreSQL 18: what is written from now on is held to it, without a look at the table.

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import psycopg
 from psycopg import sql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -19,13 +18,13 @@ from migrator.cutover.rehearsal import Rehearsal
 from migrator.errors import OperatorError
 from migrator.generation import Side
 from migrator.state import canary, capture_turns, migrations
-from migrator.state.connection import fetch, run, transaction
+from migrator.state.connection import MovedMeanwhile, fetch, run, transaction
 from migrator.state.migrations import Migration
 from migrator.statements import compose
-from migrator.target import capture, facts, message, readers, relation, taking_back
+from migrator.target import capture, facts, message, outcome, readers, taking_back
 from migrator.target.capture import Capture
 from migrator.target.declaration import declare
-from migrator.target.message import Blocker, OnWait, Timing
+from migrator.target.message import OnWait, Timing
 
 _FILE = "cutover/recapture.sql"
 #: Rows per transaction: they are updated out of lanes, so each costs an entry in both HNSW indexes, some milliseconds.
@@ -55,8 +54,24 @@ async def install(engine: AsyncEngine, migration: Migration, *, on_wait: OnWait)
 
     `migration` is read under the step's lease: its turn is the licence.
     Locks: ACCESS EXCLUSIVE on the table, a few milliseconds, one deadline per try.
-    Raises: LockNotObtained, TriggersWouldFail, MovedMeanwhile.
+    Raises: LockNotObtained, TriggersWouldFail, MovedMeanwhile, Undone, OutcomeUnknown.
     """
+    oid, framed = await prepare(engine, migration)
+    whole, refused = message.whole(framed), rehearsal.refusal(TriggersWouldFail, migration.name)
+
+    async def attempt() -> Timing:
+        return await outcome.send(
+            engine, whole, migration, verb="resume", done=capture_off.another_turn(migration), read=refused
+        )
+
+    timing = await message.until_locked(engine, oid, attempt, name=migration.name, verb="resume", on_wait=on_wait)
+    if timing.lost and not await capture_off.acts(engine, migration):
+        raise MovedMeanwhile  # the turn is another's, who took it off
+    return timing
+
+
+async def prepare(engine: AsyncEngine, migration: Migration) -> tuple[int, list[sql.Composable]]:
+    """Return the table's oid and the whole transaction, statement by statement."""
     async with transaction(engine, read_only=True) as connection:
         table_now = await facts.relation(connection, migration.target_schema, migration.target_table)
         assert table_now is not None  # noqa: S101 - its triggers were there
@@ -73,33 +88,9 @@ async def install(engine: AsyncEngine, migration: Migration, *, on_wait: OnWait)
         *capture.installation(made, frozenset(columns), migration.live_side),
         *writes.statements(found),
     ]
-    framed = message.frame(
-        table,
-        body,
-        lock_statements=[message.lock_table(table)],
-        server_version=version,
-        before=[readers.functions_lock()],
-    )
-
-    async def attempt() -> Timing:
-        async with message.raw_connection(engine) as raw:
-            try:
-                return await message.send(raw, message.whole(framed))
-            except psycopg.Error as error:
-                if error.sqlstate != rehearsal.FAILED:
-                    raise
-                raise _refusal(migration.name, error) from None
-
-    async def blockers() -> list[Blocker]:
-        async with transaction(engine) as connection:
-            return await message.find_blockers(connection, [table_now.oid])
-
-    return await message.climb(attempt, blockers=blockers, name=migration.name, verb="resume", on_wait=on_wait)
-
-
-def _refusal(name: str, error: psycopg.Error) -> TriggersWouldFail:
-    failed = rehearsal.read(error)
-    return TriggersWouldFail(name, failed.operation, failed.kind, failed.sqlstate, failed.function or "a trigger")
+    locks = [message.lock_table(table)]
+    before = [readers.functions_lock()]
+    return table_now.oid, message.frame(table, body, lock_statements=locks, server_version=version, before=before)
 
 
 async def take_back(engine: AsyncEngine, migration: Migration) -> int:
@@ -161,16 +152,10 @@ def _swapped_ever(migration: Migration) -> bool:
 
 def _parts(migration: Migration) -> Mapping[str, sql.Composable]:
     target = Capture.of(migration).target
-    doubtful = [target.column, target.shadow] if _swapped_ever(migration) else [target.shadow]
-    columns = [sql.Identifier(each) for each in doubtful]
     sides = [side.value for side in Side] if _swapped_ever(migration) else [migration.live_side.other.value]
     fields = [
         sql.SQL("l.key[{}] AS {}").format(sql.Literal(number), sql.Identifier(f"k{number}"))
         for number in range(1, len(target.key_columns) + 1)
-    ]
-    pairs = [
-        sql.SQL("t.{} = w.{}::{}").format(sql.Identifier(name), sql.Identifier(f"k{number}"), relation.cast_to(kind))
-        for number, (name, kind) in enumerate(zip(target.key_columns, target.key_types, strict=True), start=1)
     ]
     return {
         "table": target.table_id,
@@ -179,7 +164,16 @@ def _parts(migration: Migration) -> Mapping[str, sql.Composable]:
         "live_side": sql.Literal(migration.live_side.value),
         "sides": sql.Literal(sides),
         "fields": sql.SQL(", ").join(fields),
-        "is_the_row": sql.SQL(" AND ").join(pairs),
-        "filled": sql.SQL(" OR ").join([sql.SQL("t.{} IS NOT NULL").format(each) for each in columns]),
-        "emptied": sql.SQL(", ").join([sql.SQL("{} = NULL").format(each) for each in columns]),
+        "is_the_row": target.key_equals("t", "w"),
+        "in_scope": target.in_scope("t", target.column, target.shadow),
+        "emptied": _emptied(migration),
     }
+
+
+def _emptied(migration: Migration) -> sql.Composable:
+    """Return what is taken back of a row. A searched old vector stays where nobody would embed its row again."""
+    emptied = [sql.SQL("{} = NULL").format(sql.Identifier(migration.column_of(Side.TO)))]
+    if _swapped_ever(migration):
+        kept = "{0} = CASE WHEN h.scoped THEN NULL ELSE t.{0} END" if migration.live_side is Side.FROM else "{0} = NULL"
+        emptied.append(sql.SQL(kept).format(sql.Identifier(migration.column_of(Side.FROM))))
+    return sql.SQL(", ").join(emptied)

@@ -3,9 +3,11 @@
 -- statement, since rows move between windows (H19), and what is written from then on is seen again.
 
 -- name: list
+-- A row that was frozen long ago may keep an xmin from before the counter went round: its age is far below zero. One that
+-- is written while the statement runs is a little below zero: a million transactions is more than any statement sees.
 -- locks: none.   idempotent: yes: a key that is listed twice is looked at twice.
 INSERT INTO migrator.unseen (migration_id, key)
-SELECT {migration_id}, {key} FROM {table} AS t WHERE age(t.xmin) <= age(%(xid)s::text::xid)
+SELECT {migration_id}, {key} FROM {table} AS t WHERE age(t.xmin) BETWEEN -1000000 AND age(%(xid)s::text::xid)
 
 -- name: note
 -- Before the first cutover: the vectors that readers search were the application's own business all the time, but no
@@ -18,26 +20,28 @@ SELECT {migration_id}, {live_side}, u.key, 'anybody, while capture was off', ''
 -- name: take_back
 -- The vectors of a handful of those rows, and in their place hints. Before the first cutover the shadow's, later both
 -- columns': a writer of the other generation may have written among those that readers search. Rows that are gone are
--- done; those that somebody else holds wait (H17).
+-- done; those that somebody else holds wait (H17), and so do those that were updated since the statement began: they are
+-- locked as they are now, and looked for as they were. Every row is updated, since it may have got a vector since.
 -- locks: the rows, until commit.   idempotent: yes.
 WITH listed AS (
   SELECT u.id, u.key FROM migrator.unseen AS u WHERE u.migration_id = {migration_id} ORDER BY u.id LIMIT %(rows)s),
 wanted AS (SELECT DISTINCT l.key, {fields} FROM listed AS l),
 there AS (SELECT w.key FROM wanted AS w JOIN {table} AS t ON {is_the_row}),
 held AS (
-  SELECT t.tableoid AS leaf, t.ctid AS place, w.key FROM wanted AS w JOIN {table} AS t ON {is_the_row}
+  SELECT t.tableoid AS leaf, t.ctid AS place, w.key, {in_scope} AS scoped
+    FROM wanted AS w JOIN {table} AS t ON {is_the_row}
      FOR NO KEY UPDATE OF t SKIP LOCKED),
 emptied AS (
-  UPDATE {table} AS t SET {emptied} FROM held AS h
-   WHERE t.tableoid = h.leaf AND t.ctid = h.place AND ({filled})),
+  UPDATE {table} AS t SET {emptied} FROM held AS h WHERE t.tableoid = h.leaf AND t.ctid = h.place
+  RETURNING h.key, h.scoped),
 marked AS (
   INSERT INTO migrator.dirty (migration_id, side, key)
-  SELECT {migration_id}, s.side, h.key FROM held AS h CROSS JOIN unnest({sides}::text[]) AS s (side)),
+  SELECT {migration_id}, s.side, e.key FROM emptied AS e CROSS JOIN unnest({sides}::text[]) AS s (side) WHERE e.scoped),
 done AS (
   DELETE FROM migrator.unseen AS u USING listed AS l
-   WHERE u.id = l.id AND (l.key IN (SELECT h.key FROM held AS h) OR l.key NOT IN (SELECT e.key FROM there AS e))
+   WHERE u.id = l.id AND (l.key IN (SELECT e.key FROM emptied AS e) OR l.key NOT IN (SELECT e.key FROM there AS e))
   RETURNING u.key)
-SELECT count(DISTINCT d.key) AS done, (SELECT count(*) FROM held) AS rows, (SELECT count(*) FROM listed) AS listed
+SELECT count(DISTINCT d.key) AS done, (SELECT count(*) FROM emptied) AS rows, (SELECT count(*) FROM listed) AS listed
   FROM done AS d
 
 -- name: put_off

@@ -11,7 +11,7 @@ What can't be rehearsed (no row to copy, a trigger that needs the application's 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -201,10 +201,18 @@ def read(error: psycopg.Error) -> Failed:
     return Failed(operation, sqlstate, function)
 
 
-def refusal(name: str, error: psycopg.Error) -> WritesWouldFail:
-    """Return the refusal of a table whose writes fail with the column."""
-    failed = read(error)
-    return WritesWouldFail(name, failed.operation, failed.kind, failed.sqlstate, failed.function or "a trigger")
+def refusal(
+    kind: Callable[[str, str, str, str, str], Exception], name: str
+) -> Callable[[psycopg.Error], Exception | None]:
+    """Return what makes a refusal of that kind from the server's error, where that is a failed rehearsal's."""
+
+    def refused(error: psycopg.Error) -> Exception | None:
+        if error.sqlstate != FAILED:
+            return None
+        failed = read(error)
+        return kind(name, failed.operation, failed.kind, failed.sqlstate, failed.function or "a trigger")
+
+    return refused
 
 
 def _script(*scripts: sql.Composable) -> sql.Composed:

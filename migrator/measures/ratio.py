@@ -16,6 +16,11 @@ from numpy.typing import ArrayLike
 
 from migrator.measures.bootstrap import RESAMPLES
 
+#: Billed requests below which the ratio's interval stands for nothing, and the plan keeps its allowance: it is drawn
+#: from whole requests, and one of them alone shows no width at all. A bootstrap of n is narrower than Student's t by
+#: 1.96 / t(n - 1) times the square root of (n - 1) / n: 18 % at 10, 47 % at 4.
+FEWEST_REQUESTS = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
@@ -24,6 +29,8 @@ class Ratio:
     value: float
     low: float
     high: float
+    #: Requests that it was learnt from.
+    requests: int
 
 
 def measure(
@@ -43,4 +50,11 @@ def measure(
     above, below = (each[drawn].sum(axis=1) for each in sums)
     kept = below > 0
     low, high = np.percentile(above[kept] / below[kept], [2.5, 97.5])
-    return Ratio(float(sums[0].sum() / sums[1].sum()), float(low), float(high))
+    return Ratio(float(sums[0].sum() / sums[1].sum()), float(low), float(high), len(names))
+
+
+def sureness(low: float, high: float, requests: int) -> str:
+    """Return how sure a ratio is, for people."""
+    if requests < FEWEST_REQUESTS:
+        return f"of {requests:,} requests, too few for an interval: the plan keeps its own band"
+    return f"{low:.3f} to {high:.3f} at 95 %"

@@ -135,7 +135,7 @@ async def help_catch_up(worker: Worker, migration: Migration, side: Side) -> boo
         return False
     try:
         async with renewed(worker, lease):
-            await settle(worker, migration, lease, side, UNATTENDED | {S.PAUSED})
+            await settle(worker, migration, lease, side, UNATTENDED | {S.PAUSED, S.CANCELLED})
     except LeaseLost:
         # The round was too slow for its lease (a loaded machine): what landed stays, the rest is looked at again.
         await asyncio.sleep(0.2)

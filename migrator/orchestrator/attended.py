@@ -238,17 +238,18 @@ async def clean_up(
     allowed = {S.COMPLETED, S.ROLLED_BACK, S.CANCELLED, S.CLEANING}
     if migration.status not in allowed:
         raise StatusConflict(name, "cleanup", "cancelled, rolled back or completed", migration.status)
-    if migration.epoch:  # writers of the other generation may have written where readers search, and nobody saw it
-        migration.refuse_unseen()
+    cleaning.refuse_unseen(migration)
     await cleaning.refuse_early(worker.engine, migration, close_window=close_window, strays_gone=strays_gone)
     async with attending(worker, migration, "cleanup") as lease:
-        if migration.status in {S.COMPLETED, S.ROLLED_BACK} and not left.debt:
+        if migration.status is not S.CLEANING and not left.debt:
             # While it can still go elsewhere: what can't be embedded keeps nobody in the middle of cleaning up.
             await fresh(worker, migration, migration.live_side, Bounds(0, 0), "cleanup", tell)
         if not left.nullable:
-            await not_null.refuse(worker.engine, migration)
+            await not_null.refuse(worker.engine, migration, debt_is_left=left.debt)
         if migration.status is not S.CLEANING:
             async with transaction(worker.engine) as connection:
+                # Looked at once more where `unblock` can't come between: catching up took its time.
+                cleaning.refuse_unseen(await migrations.hold(connection, name))
                 await migrations.move(connection, migration, S.CLEANING, actor=actor)
         dropped = await cleaning.objects(worker.engine, migration)
         await cleaning.drop_indexes(worker.engine, migration)

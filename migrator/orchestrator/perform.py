@@ -19,7 +19,7 @@ from migrator.errors import AtRest, Defect, GateFailed, MigratorError, OperatorE
 from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
 from migrator.provider.embedder import ProviderBusy
-from migrator.spending.purse import BreakerOpen, OutsideWindow, PaceWait, WorkStopped
+from migrator.spending.purse import BreakerOpen, OutsideWindow, PaceWait, WindowCloses, WorkStopped
 from migrator.spending.renewal import renewed
 from migrator.spending.worker import Worker
 from migrator.state import dirty, leases, migrations
@@ -143,7 +143,7 @@ async def _can_wait(
     if not isinstance(error, AtRest | OperatorError | TextTooLong) or (isinstance(error, BreakerOpen) and not renewal):
         return False
     logger.warning("%s: %s", lease, error)
-    stopped = isinstance(error, WorkStopped | OutsideWindow)
+    stopped = isinstance(error, WorkStopped | OutsideWindow | WindowCloses)
     seconds = 0.0 if stopped else _RENEWAL_SECONDS
     kind = None if stopped else type(error).__name__
     await _give_back(worker, lease, failure=kind, counts=False, after_seconds=seconds)
@@ -160,9 +160,11 @@ async def _failed(worker: Worker, migration: Migration, lease: Lease, error: Mig
     logger.warning("%s: %s", lease, error)
     if isinstance(error, GateFailed):
         return f"{kind}: {error}"
-    if isinstance(error, WorkStopped | OutsideWindow | Throttled):
-        await _give_back(worker, lease, failure=None, counts=False)
-        if isinstance(error, OutsideWindow):
+    if isinstance(error, WorkStopped | OutsideWindow | WindowCloses | Throttled):
+        # Nobody need look again until it is closed.
+        seconds = error.seconds if isinstance(error, WindowCloses) else 0.0
+        await _give_back(worker, lease, failure=None, counts=False, after_seconds=seconds)
+        if isinstance(error, OutsideWindow | WindowCloses):
             async with transaction(worker.engine) as connection:
                 await migrations.set_binding(connection, migration.id, "window")
         return f"{kind}: {error.sentences()[0]}"

@@ -27,7 +27,7 @@ from migrator.pilot.asking import RELEVANT
 from migrator.pilot.outcome import Outcome, Space
 from migrator.pilot.outcome import compare as compared
 from migrator.pilot.purse import Experience
-from migrator.planning import calibration
+from migrator.planning import calibration, data_findings
 from migrator.planning.calibration import Calibration
 from migrator.provenance.page import Page as ProvenancePage
 from migrator.provider import profiles, tokens
@@ -38,6 +38,7 @@ from migrator.state.budget import Purpose
 from migrator.state.canary import SAME_COSINE
 from migrator.state.connection import transaction
 from migrator.state.leases import Lease
+from migrator.state.migrations import Migration
 from migrator.state.pilots import Kept
 from migrator.validation import searching
 
@@ -88,7 +89,10 @@ async def conclude(
     origin_page: ProvenancePage | None,
     actor: str,
 ) -> dict[str, Any]:
-    """Compare, mend the stored plan, and store the page, all in one transaction."""
+    """Compare, mend the stored plan, and store the page, all in one transaction.
+
+    Raises: WorkStopped, OldModelInPilot.
+    """
     migration = prepared.migration
     await _refuse_old_model(worker, prepared, answers)
     search = await searching.prepare(worker, migration)
@@ -98,15 +102,12 @@ async def conclude(
     async with transaction(worker.engine) as connection:
         await leases.hold(connection, lease)
         mended_by = _calibration(prepared, answers, measured, await pilots.calibration(connection, migration.spec))
-        plan = await pilots.mend(
-            connection, migration.id, lambda plan: calibration.apply(plan, mended_by, migration.spec)
-        )
-        if plan is None:
-            raise WorkStopped(migration.name, (await migrations.get_by_id(connection, migration.id)).status)
+        plan, why_not = await _mended(connection, migration, mended_by)
         made = {
             **_head(prepared, answers, found, plan),
             "tokens": {**money, **_interval(measured)},
-            "plan": _both(plan),
+            "planned_anew": prepared.planned_anew,
+            "plan": {**_both(plan), "mended": why_not is None, "why_not": why_not},
             "cost": await _cost(connection, migration.id),
             "provenance": None if origin_page is None else origin_page.sentence,
             "search": {**found.as_json(), "why_not": answers.why_not},
@@ -115,6 +116,27 @@ async def conclude(
         await pilots.finish(connection, pilot_id, page=made, calibration=stored)
         await migrations.note(connection, migration.id, MigrationStatus.PLANNED, f"pilot: {made['verdict']}", actor)
     return made
+
+
+async def _mended(
+    connection: AsyncConnection, migration: Migration, mended_by: Calibration | None
+) -> tuple[dict[str, Any], str | None]:
+    """Mend the plan as it is stored now; returns what the pilot's own plan comes to, and why it was not mended.
+
+    Raises: WorkStopped.
+    """
+    held = await pilots.hold_plan(connection, migration.id)
+    if held is None:
+        raise WorkStopped(migration.name, (await migrations.get_by_id(connection, migration.id)).status)
+    spec, plan = held
+    if pilots.subject_of(spec) != pilots.subject_of(migration.spec):
+        mine = calibration.apply(migration.plan, mended_by, migration.spec)
+        return mine, "it was made anew meanwhile, of another spec, and this pilot is about the one before"
+    made = calibration.apply(plan, mended_by, spec)
+    if made is plan:
+        return plan, "no bill of a sampled row was told"
+    await pilots.replace_plan(connection, migration.id, made)
+    return made, None
 
 
 async def _refuse_old_model(worker: Worker, prepared: Prepared, answers: Answers) -> None:
@@ -140,9 +162,11 @@ async def _refuse_old_model(worker: Worker, prepared: Prepared, answers: Answers
 
 
 def _both(plan: dict[str, Any]) -> dict[str, Any]:
-    """Return what the plan said before and what it says after."""
+    """Return what the plan said before, what it says after, and which limits would not let that through."""
     after = {name: plan[name] for name in calibration.MENDED}
-    return {"before": plan["calibration"]["before"] if "calibration" in plan else after, "after": after}
+    warned = [each["message"] for each in plan["findings"] if each["code"] in data_findings.ABOUT_LIMITS]
+    before = plan["calibration"]["before"] if "calibration" in plan else after
+    return {"before": before, "after": after, "warnings": warned}
 
 
 def _head(prepared: Prepared, answers: Answers, found: Outcome, plan: dict[str, Any]) -> dict[str, Any]:
@@ -160,6 +184,7 @@ def _head(prepared: Prepared, answers: Answers, found: Outcome, plan: dict[str, 
             str(migration.to_generation), found, cost=(cost["low"], cost["high"]), hours=plan["hours"]
         ),
         "worse": verdict.is_worse(found),
+        "enough_queries": verdict.has_enough(found),
         "seed": prepared.seed,
         "rows": {
             "wanted": prepared.wanted.rows,
@@ -181,15 +206,20 @@ async def _cost(connection: AsyncConnection, migration_id: int) -> dict[str, Any
 
 
 def _money(prepared: Prepared, answers: Answers) -> dict[str, Any]:
-    """Return tokens billed for the rows' texts against our own estimate of them, each text once; and the ratio."""
+    """Return tokens billed for the rows' texts against our own estimate of them, each text once; and the ratio.
+
+    Texts whose bill the provider did not tell are left out of both: what was settled for them is our own bound.
+    """
     profile = profiles.of(prepared.migration.spec.to)
     counts, method = tokens.count_all(prepared.sent, profile.tokenizer)
     done = [at for at, each in enumerate(answers.rows) if each.vector is not None]
-    once = {prepared.sent[at]: at for at in done}.values()
-    drawn = [at for at in done if prepared.sampled[at].row.weight > 0]
+    told = [at for at in done if answers.rows[at].request is not None]
+    once = {prepared.sent[at]: at for at in told or done}.values()
+    drawn = [at for at in told if prepared.sampled[at].row.weight > 0]
     return {
         "estimated": sum(counts[at] for at in once),
-        "billed": round(sum(answers.rows[at].tokens for at in once)),
+        "billed": round(sum(answers.rows[at].tokens for at in once)) if told or not done else None,
+        "untold": len({prepared.sent[at] for at in done} - {prepared.sent[at] for at in told}),
         "method": method,
         "ratio": ratio.measure(
             [counts[at] for at in drawn],
@@ -203,8 +233,8 @@ def _money(prepared: Prepared, answers: Answers) -> dict[str, Any]:
 
 def _interval(found: Ratio | None) -> dict[str, Any]:
     if found is None:
-        return {"ratio": None, "low": None, "high": None}
-    return {"ratio": found.value, "low": found.low, "high": found.high}
+        return {"ratio": None, "low": None, "high": None, "requests": 0}
+    return {"ratio": found.value, "low": found.low, "high": found.high, "requests": found.requests}
 
 
 def _calibration(
@@ -222,6 +252,7 @@ def _calibration(
         high=found.high,
         request_seconds=float(np.mean(seconds)) if len(seconds) >= _FEWEST_REQUESTS else known,
         seed=prepared.seed,
+        requests=found.requests,
     )
 
 

@@ -68,14 +68,16 @@ class Prepared:
     left_out: Counter[str]
     asked: Asked
     price: Price
+    #: Why a plan was made and stored: what changed since the one before; empty where that one holds.
+    planned_anew: list[str]
 
 
 async def prepare(worker: Worker, spec: Spec, wanted: Wanted, *, actor: str, say: Say) -> Prepared:
     """Plan where there is no plan that holds, draw the sample and price it.
 
-    Raises: StatusConflict, PlanRefused, PlanNotStored, QueriesUnusable, LockBusy.
+    Raises: StatusConflict, PlanRefused, PlanNotStored, QueriesUnusable, SampleTooSlow, LockBusy.
     """
-    migration = await _planned(worker, spec, wanted.path, actor=actor, say=say)
+    migration, anew = await _planned(worker, spec, wanted.path, actor=actor, say=say)
     own = await _queries(worker, migration, wanted.queries)
     pilot_id, seed, drawn = await _sample(worker, migration, wanted)
     judged = asking.fitting(own, wanted.rows // 2, seed=seed)
@@ -88,23 +90,26 @@ async def prepare(worker: Worker, spec: Spec, wanted: Wanted, *, actor: str, say
     if not asked.texts:
         asked = asking.known_items(sampled, migration.spec.gates.known_items, own, seed=seed)
     price = await _price(worker, migration, sent, asked, wanted)
-    return Prepared(migration, wanted, pilot_id, seed, drawn, sampled, sent, left_out, asked, price)
+    return Prepared(migration, wanted, pilot_id, seed, drawn, sampled, sent, left_out, asked, price, anew)
 
 
-async def _planned(worker: Worker, spec: Spec, path: str, *, actor: str, say: Say) -> Migration:
-    """Return the stored plan, made anew where there is none or it does not hold any more."""
+async def _planned(worker: Worker, spec: Spec, path: str, *, actor: str, say: Say) -> tuple[Migration, list[str]]:
+    """Return the stored plan, made anew where there is none or it does not hold any more; and then why."""
     async with transaction(worker.engine, read_only=True) as connection:
         await schema.require(connection)
         found = await migrations.find(connection, spec.name)
     if found is not None and found.status is not MigrationStatus.PLANNED:
         raise StatusConflict(spec.name, "pilot", "planned", found.status, f"migrator status {spec.name}")
-    if found is not None:
-        try:
-            return await verbs.startable(worker.engine, spec, path=path)
-        except PlanStale as stale:
-            say(f"planned anew, since the plan does not hold any more: {'; '.join(stale.changes)}")
+    try:
+        return await verbs.startable(worker.engine, spec, path=path), []
+    except PlanStale as stale:
+        changes = stale.changes
+    if found is None:
+        say("planned first, since no plan was stored")
+    else:
+        say(f"planned anew, since the plan does not hold any more: {'; '.join(changes)}")
     await verbs.plan_to_start(worker.engine, spec, path=path, actor=actor)
-    return await verbs.startable(worker.engine, spec, path=path)
+    return await verbs.startable(worker.engine, spec, path=path), changes
 
 
 async def _queries(worker: Worker, migration: Migration, path: Path | None) -> list[Query]:

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from migrator.generation import Side
 from migrator.lifecycle import NEXT_STEP, MigrationStatus
 from migrator.orchestrator import diverted, judgement, readers, suspicious
+from migrator.planning import calibration
 from migrator.state import (
     batches,
     budget,
@@ -214,9 +215,8 @@ async def _built(connection: AsyncConnection, migration: Migration) -> list[str]
 
 
 def _debt_tokens(migration: Migration, rows: int) -> int:
-    """Estimate what settling the rollback debt takes, from the plan's tokens per row."""
-    planned = migration.plan
-    return int(rows * planned["tokens"]["estimate"] / max(planned["rows_to_embed"], 1))
+    """Estimate what settling the rollback debt takes, from the plan's tokens per row: it is owed to the old model."""
+    return int(rows * calibration.tokens_per_row(migration.plan, Side.FROM))
 
 
 async def _binding(connection: AsyncConnection, migration: Migration) -> str | None:

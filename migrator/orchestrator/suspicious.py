@@ -16,6 +16,7 @@ from migrator.cutover.swapping import Direction
 from migrator.errors import GateFailed, OperatorError, StatusConflict
 from migrator.generation import Side
 from migrator.lifecycle import UNATTENDED
+from migrator.planning import calibration
 from migrator.spending.worker import Worker
 from migrator.state import budget, migrations
 from migrator.state import written as notes
@@ -106,12 +107,11 @@ async def look(engine: AsyncEngine, name: str) -> Suspicion:
         found += await written.catch_up(engine, migration, side)
     if not found:
         raise NothingSuspect(name)
-    planned = migration.plan
     absent = sum(rows for side, _, rows in found if side is migration.live_side)
-    per_row = planned["tokens"]["estimate"] / max(planned["rows_to_embed"], 1)
+    tokens = [(side, int(rows * calibration.tokens_per_row(migration.plan, side))) for side, _, rows in found]
     price = {side: migration.spec.model_of(side).price_usd_per_mtok[1] for side in Side}
-    usd = sum(float(budget.price(int(rows * per_row), price[side]).usd) for side, _, rows in found)
-    return Suspicion(found, absent, int(sum(rows for _, _, rows in found) * per_row), usd)
+    usd = sum(float(budget.price(count, price[side]).usd) for side, count in tokens)
+    return Suspicion(found, absent, sum(count for _, count in tokens), usd)
 
 
 async def take_back(engine: AsyncEngine, name: str, *, actor: str) -> int:

@@ -17,7 +17,7 @@ from migrator.backfill import catch_up, suspects
 from migrator.backfill.proof import plan_pass
 from migrator.generation import Side
 from migrator.lifecycle import UNATTENDED, MigrationStatus
-from migrator.orchestrator import brakes, history, progress
+from migrator.orchestrator import brakes, history, progress, schedule
 from migrator.state import (
     batches,
     budget,
@@ -100,10 +100,12 @@ async def tick(
         found = await migrations.list_all(connection, UNATTENDED)
         slots = sum(row.slots for row in await workers.alive(connection))
         await readers.forget_old(connection)
-        for resting in await migrations.list_all(connection, RESTING):
+        rests = await migrations.list_all(connection, RESTING)
+        for resting in rests:
             await _rescue(connection, resting)
             # The fence stands through a pause, and what it diverts must not pile up.
             await strays.fold(connection, resting.id)
+    await schedule.wake(engine, [each for each in rests if only in {None, each.name}])
     # `only` is asked for by somebody who works on it without a broker.
     shift = _Shift(actor, max(FEWEST_TICKETS, PER_SLOT * slots), Trust(ticket_seconds, bool(slots) or only is not None))
     for migration in found:
@@ -145,6 +147,7 @@ async def _hand_out(
     await _rescue(connection, migration)
     windows = [Window.parse(each) for each in migration.windows]
     binding = throttled if is_open(windows, await migrations.database_now(connection)) else "window"
+    binding = await schedule.waits_until(connection, migration) or binding
     resting = binding is not None
     if binding is not None:
         await migrations.set_binding(connection, migration.id, binding)

@@ -16,6 +16,7 @@ from migrator.canary.suspects import SuspectsLive, SuspectVectors
 from migrator.errors import StatusConflict
 from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
+from migrator.planning import calibration
 from migrator.spending.worker import Worker
 from migrator.state import budget, canary, migrations, tallies
 from migrator.state.canary import Canary
@@ -137,8 +138,7 @@ async def _moved(engine: AsyncEngine, migration: Migration) -> Canary | None:
 
 async def _suspicion(engine: AsyncEngine, migration: Migration, found: Canary) -> Suspicion:
     rows = await suspects.count(engine, migration, found.good_xid)
-    planned = migration.plan
-    tokens = int(rows * planned["tokens"]["estimate"] / max(planned["rows_to_embed"], 1))
+    tokens = int(rows * calibration.tokens_per_row(migration.plan, Side.TO))
     price = migration.spec.model_of(Side.TO).price_usd_per_mtok[1]
     since = f"{found.good_at:%Y-%m-%d %H:%M:%S %Z}"
     return Suspicion(rows, tokens, float(budget.price(tokens, price).usd), since)

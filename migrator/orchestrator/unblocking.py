@@ -46,19 +46,23 @@ async def unblock(worker: Worker, name: str, *, actor: str, tell: Tell) -> Migra
 async def resume(worker: Worker, name: str, *, actor: str, tell: Tell) -> Migration:
     """Put the capture on again, take back what was written meanwhile, and go on.
 
-    Before the cutover that is the backfill: the proof, and every gate, are due again.
+    Before the cutover that is the backfill: the proof, and every gate, are due again. What was cancelled stays so: it
+    can be cleaned up then.
 
     Raises: StatusConflict, Attended, LockNotObtained, TriggersWouldFail, RowsHeld, SuspectVectors, SuspectsLive.
     """
     async with transaction(worker.engine) as connection:
         migration = await migrations.get(connection, name)
-    if migration.status not in {S.PAUSED, S.ROLLED_BACK}:
+    if migration.status not in {S.PAUSED, S.ROLLED_BACK, S.CANCELLED}:
         raise StatusConflict(name, "resume", "paused or rolled_back", migration.status, f"migrator status {name}")
     async with attending(worker, migration, "resume"):
         async with transaction(worker.engine) as connection:
             migration = await migrations.get(connection, name)
         if migration.capture_off_at is not None:
             await _capture_again(worker, migration, actor, tell)
+    if migration.status is S.CANCELLED:
+        async with transaction(worker.engine, read_only=True) as connection:
+            return await migrations.get(connection, name)
     return await verbs.resume(worker.engine, name, actor=actor)
 
 

@@ -21,8 +21,8 @@ from migrator.errors import MigratorError, OperatorError, StatusConflict
 from migrator.generation import Side
 from migrator.lifecycle import PAUSABLE, TRANSITIONS, MigrationStatus
 from migrator.orchestrator import trust
-from migrator.planning import calibration, preflight, survey
 from migrator.planning import plan as plans
+from migrator.planning import preflight, survey
 from migrator.planning.findings import PlanRefused, refusals
 from migrator.planning.plan import Plan, PlanNotStored, PlanStale
 from migrator.signals import ThrottleSpec, impossible
@@ -72,10 +72,8 @@ async def make_plan(
     engine: AsyncEngine, spec: Spec, *, actor: str, exact: bool = False, broker_url: str | None = None
 ) -> tuple[Plan, str | None]:
     """Make a plan and store it where that is possible; returns it, and why it was not stored."""
-    async with transaction(engine, read_only=True) as connection:
-        mended_by = calibration.restore(await pilots.calibration(connection, spec))
-    made = await plans.make(engine, spec, exact=exact, pilot=mended_by, broker_url=broker_url)
-    return made, await plans.store(engine, made, actor)
+    made = await plans.make(engine, spec, exact=exact, broker_url=broker_url)
+    return await plans.store(engine, made, actor)
 
 
 async def plan_to_start(

@@ -51,8 +51,10 @@ class Shelf:
 
         Raises: LeaseLost.
         """
+        # Where no usage was told, what is settled is our own bound: it pays, and says nothing of the provider's count.
+        request = None if answer.tokens_estimated else answer.request_id
         fresh = {
-            pilots.hash_of(text): Kept(vector, None, answer.request_id, share)
+            pilots.hash_of(text): Kept(vector, None, request, share)
             for text, vector, share in zip(texts, answer.vectors, shares, strict=True)
         }
         try:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from migrator.measures.ratio import sureness
+from migrator.measures.scores import FEWEST_IN_SLICE
 from migrator.pilot.purse import Experience
 from migrator.pilot.verdict import dollars, duration, interval
 
@@ -38,22 +40,35 @@ def lines(page: Mapping[str, Any]) -> list[str]:
 
 def _about_money(page: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     tokens, plan, cost = page["tokens"], page["plan"], page["cost"]
-    of = ""
-    if tokens["ratio"] is not None:
-        of = f", {tokens['ratio']:.3f} of that ({tokens['low']:.3f} to {tokens['high']:.3f} at 95 %)"
-    yield "tokens", f"{tokens['estimated']:,} estimated for these rows, {tokens['billed']:,.0f} billed{of}"
+    yield "tokens", _bill(tokens)
     for name, when in (("before", "plan before"), ("after", "plan after")):
         each = plan[name]
         usd = dollars(each["cost_usd"]["low"], each["cost_usd"]["high"])
         count = each["tokens"]
         took = f"{duration(each['hours'])} ({each['hours_bound_by']})"
         yield when, f"{count['estimate']:,} tokens ({count['low']:,} to {count['high']:,}), {usd}, {took}"
-    yield "cost", f"{cost['tokens']:,} tokens, {cost['usd']:.4f} USD for pilots of this migration so far"
+    for warned in plan["warnings"]:
+        yield "plan warns", warned
+    bound = " (counted at their most where no usage was told)" if tokens["untold"] else ""
+    yield "cost", f"{cost['tokens']:,} tokens, {cost['usd']:.4f} USD for pilots of this migration so far{bound}"
     seen = page["provider"]
     p50, p95 = seen["latency_seconds"]["p50"], seen["latency_seconds"]["p95"]
     took = f"a request of rows took {p50:.2f} s (p50), {p95:.2f} s (p95)" if p50 is not None else "no row was asked for"
     troubles = ", ".join(f"{count} x {name}" for name, count in sorted(seen["troubles"].items())) or "no trouble"
     yield "provider", f"{seen['requests']:,} requests; {took}; {troubles}"
+
+
+def _bill(tokens: Mapping[str, Any]) -> str:
+    """Return what was billed against what was estimated, or that nobody told."""
+    if tokens["billed"] is None:
+        said = f"{tokens['estimated']:,} estimated for these rows; what was billed is not known"
+        return f"{said}: the provider told no usage, and nothing is mended by it"
+    of, besides = "", ""
+    if tokens["ratio"] is not None:
+        of = f", {tokens['ratio']:.3f} of that ({sureness(tokens['low'], tokens['high'], tokens['requests'])})"
+    if tokens["untold"]:
+        besides = f"; of {tokens['untold']:,} texts besides the provider told no usage: they count for neither"
+    return f"{tokens['estimated']:,} estimated for these rows, {tokens['billed']:,} billed{of}{besides}"
 
 
 def _about_rows(page: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -89,8 +104,6 @@ def _slices(search: Mapping[str, Any]) -> list[str]:
     told = ["", f"  {'nDCG@10 by slice'.ljust(width)}  queries  change  95 % interval"]
     for name in names:
         each = changes[name]
-        told.append(
-            f"  {f'  {name}'.ljust(width)}  {each['count']:>7,}  {each['mean']:+.3f}  "
-            f"{interval(each['low'], each['high'])}"
-        )
+        sure = interval(each["low"], each["high"]) if each["count"] >= FEWEST_IN_SLICE else "too few to tell"
+        told.append(f"  {f'  {name}'.ljust(width)}  {each['count']:>7,}  {each['mean']:+.3f}  {sure}")
     return told

@@ -64,7 +64,7 @@ class PilotPurse:
     experience: Experience
     _sent: dict[str, float] = field(default_factory=dict)
 
-    async def admit(self, request_id: str, *, bound_tokens: int, likely_tokens: int) -> None:
+    async def admit(self, request_id: str, *, bound_tokens: int, likely_tokens: int) -> float | None:
         """Look at the pilot's cap, then ask the migration's purse.
 
         Raises: PilotCapReached, and what the purse raises.
@@ -72,8 +72,9 @@ class PilotPurse:
         async with self.cap.door:
             bound = price(bound_tokens, self.inner.usd_per_mtok).usd
             await require(self.inner.engine, self.inner.migration.id, self.cap, bound)
-            await self.inner.admit(request_id, bound_tokens=bound_tokens, likely_tokens=likely_tokens)
+            longest = await self.inner.admit(request_id, bound_tokens=bound_tokens, likely_tokens=likely_tokens)
         self._sent[request_id] = time.monotonic()
+        return longest
 
     async def answered(self, request_id: str, used_tokens: int) -> None:
         """Take the time."""

@@ -1,22 +1,25 @@
 """The sample of a pilot: random rows, stratified by language and length, each with its text and its old vector.
 
-Floor 2. Promise: it reads random pages only, in read-only statements with a time limit, and takes no lock beyond a
-reader's. Texts stay in memory; what is stored of a row is its key (P11).
+Floor 2. Promise: it reads random pages only, so many and for so long at the most, whatever the table's size; in
+read-only statements, with no lock beyond a reader's. Texts stay in memory; what is stored of a row is its key (P11).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from psycopg import sql
 from psycopg.rows import dict_row
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from migrator.errors import TransientError
 from migrator.measures import languages, stratification
-from migrator.state.connection import driver, fetch, transaction
+from migrator.state.connection import LockBusy, driver, fetch, transaction
 from migrator.state.pilots import Row
 from migrator.statements import compose
 from migrator.target import vectors
@@ -32,8 +35,13 @@ _MOST_IN_POOL = 50_000
 _OVERSAMPLE = 1.5
 #: By how much more of the table is looked at where too few of the rows were in scope.
 _WIDER = 8
-#: Seconds that one statement may take.
-_SECONDS = 60.0
+#: Pages that are looked at, at the most: 40 s of a cold disk at 1 ms each. A table of up to 320 MB is looked at whole.
+_MOST_PAGES = 40_000
+#: Seconds that drawing may take in all, and the share of them that one statement may: what was too much is tried with
+#: less of the table.
+_SECONDS, _STATEMENT_SHARE = 60.0, 1 / 3
+#: The SQLSTATE of a statement whose time was over.
+_TIMED_OUT = "57014"
 #: Rows that are read by key in one transaction: 4 kB of vector each, in a few milliseconds.
 _TOGETHER = 500
 
@@ -47,18 +55,25 @@ class Sampled:
     old: NDArray[np.float32] | None
 
 
-async def draw(engine: AsyncEngine, target: Target, relation: Relation, *, wanted: int, seed: int) -> list[Row]:
-    """Draw rows: their keys, strata and weights.
+@dataclass(eq=False)
+class SampleTooSlow(TransientError):
+    """Random rows could not be read in the time that is given to it."""
 
-    Raises: LockBusy, where one statement took longer than a minute.
+    table: str
+    seconds: float
+
+    runbook = "pilot"
+    happened = "Random rows of {table} could not be read within {seconds:.0f} s."
+    state = "Nothing was asked and nothing was paid for; your table was only read."
+    next = "Run `migrator pilot SPEC` when the server has less to do, or with fewer --rows."
+
+
+async def draw(engine: AsyncEngine, target: Target, relation: Relation, *, wanted: int, seed: int) -> list[Row]:
+    """Draw rows: their keys, strata and weights; fewer than wanted where the pages that are looked at hold no more.
+
+    Raises: SampleTooSlow, LockBusy.
     """
-    pooled = min(_MOST_IN_POOL, _POOL * wanted)
-    percent = _percent(relation, pooled)
-    while True:
-        pool = await _pool(engine, target, {"percent": percent, "seed": seed, "wanted": pooled})
-        if len(pool) >= pooled or percent >= 100:  # noqa: PLR2004 - all of it
-            break
-        percent = min(100.0, _WIDER * percent)
+    pool = await _pooled(engine, target, relation, wanted=min(_MOST_IN_POOL, _POOL * wanted), seed=seed)
     middle = stratification.thirds([letters for _, letters, _ in pool])
     strata = [
         f"{languages.language_of(beginning)}, {stratification.third(letters, middle)}" for _, letters, beginning in pool
@@ -67,29 +82,66 @@ async def draw(engine: AsyncEngine, target: Target, relation: Relation, *, wante
     return [Row(pool[each.position][0], strata[each.position], each.weight) for each in drawn]
 
 
-async def _pool(
-    engine: AsyncEngine, target: Target, values: dict[str, float]
+async def _pooled(
+    engine: AsyncEngine, target: Target, relation: Relation, *, wanted: int, seed: int
 ) -> list[tuple[tuple[str, ...], int, str]]:
-    statement = compose(_FILE, "pool", parts(target))
-    async with transaction(engine, read_only=True, statement_timeout_seconds=_SECONDS) as connection:
-        rows = await fetch(connection, statement, {**values, "letters": languages.LETTERS})
-    return [(tuple(row["key"]), row["letters"], row["beginning"]) for row in rows]
+    """Read random rows to draw from: wider where too few were in scope, narrower where it took too long."""
+    percent, most = _shares(relation, wanted)
+    until = time.monotonic() + _SECONDS
+    found: list[tuple[tuple[str, ...], int, str]] = []
+    too_slow = False
+    while (left := until - time.monotonic()) > 0:
+        values = {"percent": percent, "seed": seed, "wanted": wanted, "letters": languages.LETTERS}
+        try:
+            async with _reading(engine, target, min(left, _STATEMENT_SHARE * _SECONDS)) as connection:
+                rows = await fetch(connection, compose(_FILE, "pool", parts(target)), values)
+        except SampleTooSlow:
+            if found:
+                break
+            too_slow, percent = True, percent / _WIDER
+            continue
+        found = [(tuple(row["key"]), row["letters"], row["beginning"]) for row in rows]
+        if too_slow or len(found) >= wanted or percent >= most:
+            break
+        percent = min(most, _WIDER * percent)
+    if too_slow and not found:
+        raise SampleTooSlow(f"{target.schema}.{target.table}", _SECONDS)
+    return found
 
 
-def _percent(relation: Relation, pooled: int) -> float:
-    """Return the share of pages to look at; a table that was never analysed is looked at as a whole."""
-    if relation.estimated_rows <= 0:
-        return 100.0
-    return min(100.0, 100.0 * _OVERSAMPLE * pooled / relation.estimated_rows)
+@asynccontextmanager
+async def _reading(engine: AsyncEngine, target: Target, seconds: float) -> AsyncIterator[AsyncConnection]:
+    """Open a transaction that reads for so long at the most.
+
+    Raises: SampleTooSlow, LockBusy.
+    """
+    try:
+        async with transaction(engine, read_only=True, statement_timeout_seconds=max(seconds, 0.001)) as connection:
+            yield connection
+    except LockBusy as error:
+        if _TIMED_OUT not in error.what:
+            raise
+        raise SampleTooSlow(f"{target.schema}.{target.table}", seconds) from None
+
+
+def _shares(relation: Relation, pooled: int) -> tuple[float, float]:
+    """Return the share of pages to look at first, and the most; a table that was never analysed has a row a page."""
+    pages = max(relation.pages, 1)
+    most = min(100.0, 100.0 * _MOST_PAGES / pages)
+    rows = relation.estimated_rows if relation.estimated_rows > 0 else pages
+    return min(most, 100.0 * _OVERSAMPLE * pooled / rows), most
 
 
 async def read(engine: AsyncEngine, target: Target, rows: Sequence[Row], *, dims: int) -> list[Sampled]:
-    """Read the rows as they stand; those that are gone, out of scope or without a text are left out."""
+    """Read the rows as they stand; those that are gone, out of scope or without a text are left out.
+
+    Raises: SampleTooSlow, LockBusy.
+    """
     found: dict[tuple[str, ...], tuple[str, NDArray[np.float32] | None]] = {}
     statement = compose(_FILE, "rows", parts(target))
     for start in range(0, len(rows), _TOGETHER):
         values = target.key_values([each.key for each in rows[start : start + _TOGETHER]])
-        async with transaction(engine, read_only=True, statement_timeout_seconds=_SECONDS) as connection:
+        async with _reading(engine, target, _SECONDS) as connection:
             raw = await driver(connection)
             async with raw.cursor(row_factory=dict_row, binary=True) as cursor:
                 await cursor.execute(statement, values)

@@ -1,12 +1,14 @@
 """The verdict of a pilot: one sentence, with the interval, the slices and what the whole table would cost.
 
-Floor 2. Pure. Better and worse are said only where the 95 % interval of the difference leaves out 0.
+Floor 2. Pure. Better and worse are said only where the 95 % interval of the difference leaves out 0, and of no fewer
+queries than a slice needs: an interval drawn from a handful leaves out 0 by chance, and from one query always.
 """
 
 from __future__ import annotations
 
 from migrator.measures import languages
 from migrator.measures.bootstrap import Interval
+from migrator.measures.scores import FEWEST_IN_SLICE
 from migrator.pilot.asking import JUDGED
 from migrator.pilot.outcome import Outcome
 
@@ -28,7 +30,14 @@ def sentence(new: str, found: Outcome, *, cost: tuple[float, float], hours: floa
     return "; ".join(part for part in (f"{_judged(new, change)} on {on}", told, whole) if part)
 
 
+def has_enough(found: Outcome) -> bool:
+    """Say whether there were queries enough for a word on which model finds more."""
+    return found.change is not None and found.change.count >= FEWEST_IN_SLICE
+
+
 def _judged(new: str, change: Interval) -> str:
+    if change.count < FEWEST_IN_SLICE:
+        return f"Too few to tell whether {new} is better (fewer than {FEWEST_IN_SLICE}): {change.mean:+.3f}"
     if change.low > 0:
         return f"{new} is better by {change.mean:.3f} {interval(change.low, change.high)}"
     if change.high < 0:
@@ -38,7 +47,7 @@ def _judged(new: str, change: Interval) -> str:
 
 def is_worse(found: Outcome) -> bool:
     """Say whether the new model is worse beyond chance, in all."""
-    return found.change is not None and found.change.high < 0
+    return found.change is not None and has_enough(found) and found.change.high < 0
 
 
 def interval(low: float, high: float) -> str:

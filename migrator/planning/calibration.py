@@ -2,7 +2,8 @@
 
 Floor 2. Pure. A pilot's bill against the plan's own estimate of the very same texts is a ratio; the plan's estimate is
 multiplied by it. What the plan allowed for a tokenizer that is not the model's is replaced by the ratio's own interval,
-the spread of its sample stays. Tokens stay tokens: the price is the spec's.
+once enough requests were billed to have one; the spread of the plan's sample stays. Tokens stay tokens: the price is
+the spec's.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from migrator.planning import duration
-from migrator.provider import profiles
-from migrator.provider import tokens as token_counts
+from migrator.generation import Side
+from migrator.measures.ratio import FEWEST_REQUESTS, sureness
+from migrator.planning import data_findings, duration
 from migrator.spec import Spec
 from migrator.state import budget
 
@@ -34,6 +35,13 @@ class Calibration:
     #: Seconds of a request, on average; None where the pilot sent none.
     request_seconds: float | None
     seed: int
+    #: Requests whose bill was told, of which the interval is made; what was stored without it counts as too few.
+    requests: int = 0
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the ratio's interval may stand for what the plan allowed."""
+        return self.requests >= FEWEST_REQUESTS
 
     def as_json(self) -> dict[str, Any]:
         """Return what is stored."""
@@ -46,14 +54,17 @@ def restore(data: Mapping[str, Any] | None) -> Calibration | None:
 
 
 def apply(document: dict[str, Any], found: Calibration | None, spec: Spec) -> dict[str, Any]:
-    """Return a plan's document with its estimates mended; what they were before stands under `calibration`."""
+    """Return a plan's document with its estimates mended, and findings that rest on them judged again.
+
+    What they were before stands under `calibration`. The document comes back itself where there is nothing to mend.
+    """
     if found is None or not document["tokens"]["estimate"]:
         return document
     # A second pilot mends the plan's own figures, not those that the first one mended.
     before = (
         document["calibration"]["before"] if "calibration" in document else {name: document[name] for name in MENDED}
     )
-    tokens = _tokens(before["tokens"], found, spec)
+    tokens = _tokens(before["tokens"], found)
     hours, binds = _hours(document, before, tokens["estimate"], found, spec)
     longest = max(hours.values(), default=0.0)
     mended = {
@@ -64,18 +75,39 @@ def apply(document: dict[str, Any], found: Calibration | None, spec: Spec) -> di
         "hours_by_limit": {name: round(each, 5) for name, each in hours.items()},
         "finish": _finish(before["finish"], longest, spec),
     }
-    return {**document, **mended, "calibration": {**found.as_json(), "before": before}}
+    made = {**document, **mended, "calibration": {**found.as_json(), "before": before}}
+    if "findings" in document:
+        made["findings"] = data_findings.judge_again(document["findings"], spec, made)
+    return made
 
 
-def _tokens(before: dict[str, Any], found: Calibration, spec: Spec) -> dict[str, Any]:
-    exactly = token_counts.counts_exactly(profiles.of(spec.to).tokenizer)
-    allowed = 0.0 if exactly else token_counts.ESTIMATE_ERROR
+def of(document: Mapping[str, Any]) -> Calibration | None:
+    """Return what a plan's document was mended by."""
+    told = document.get("calibration")
+    return restore(None if told is None else {name: each for name, each in told.items() if name != "before"})
+
+
+def tokens_per_row(plan: Mapping[str, Any], side: Side) -> float:
+    """Return a stored plan's tokens for a row of that side.
+
+    A pilot's ratio is the new model's; what the old one bills is told by the plan's own count, with nothing better.
+    """
+    known = plan["calibration"]["before"] if side is Side.FROM and "calibration" in plan else plan
+    per_row: float = known["tokens"]["estimate"] / max(plan["rows_to_embed"], 1)
+    return per_row
+
+
+def _tokens(before: dict[str, Any], found: Calibration) -> dict[str, Any]:
+    # The ends of both intervals together: the sample's, and the ratio's.
+    low, high = before["sampled_low"] * found.low, before["sampled_high"] * found.high
+    if not found.is_sure:
+        low, high = min(low, before["low"] * found.ratio), max(high, before["high"] * found.ratio)
     return {
         **before,
         "estimate": round(before["estimate"] * found.ratio),
-        "low": round(before["low"] / (1 - allowed) * found.low),
-        # Rounded before it is rounded up: a ratio of 1 leaves no more than a float's last digit.
-        "high": math.ceil(round(before["high"] / (1 + allowed) * found.high, 6)),
+        # Rounded before it is rounded up or down: a ratio of 1 leaves no more than a float's last digit.
+        "low": math.floor(round(low, 6)),
+        "high": math.ceil(round(high, 6)),
         "method": f"{before['method']}, calibrated by a pilot of {found.rows:,} rows",
     }
 
@@ -126,8 +158,9 @@ def line(calibration: dict[str, Any]) -> str:
     """Return the plan's line for people: by how much it was mended, and what it said before."""
     before = calibration["before"]
     cost = before["cost_usd"]
+    sure = sureness(calibration["low"], calibration["high"], calibration.get("requests", 0))
     return (
-        f"by a pilot of {calibration['rows']:,} rows: billed {calibration['ratio']:.3f} of the estimate "
-        f"({calibration['low']:.3f} to {calibration['high']:.3f}); before it: {before['tokens']['estimate']:,} tokens, "
-        f"{cost['low']:.4g} to {cost['high']:.4g} USD, {before['hours']:.2f} h"
+        f"by a pilot of {calibration['rows']:,} rows: billed {calibration['ratio']:.3f} of the estimate ({sure}); "
+        f"before it: {before['tokens']['estimate']:,} tokens, {cost['low']:.4g} to {cost['high']:.4g} USD, "
+        f"{before['hours']:.2f} h"
     )

@@ -5,7 +5,7 @@ Floor 2. Pure: facts in, findings out. Each has a test by its code.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from psycopg import sql
@@ -24,6 +24,8 @@ _TOO_LONG = {
 }
 #: Share of what a day's limits let through from which arrivals leave too little for the backfill.
 _ARRIVALS_SHARE = 0.5
+#: Findings that rest on estimates, which a pilot mends.
+ABOUT_LIMITS = ("cap_below_estimate", "never_done", "arrivals_outpace")
 
 
 def check(spec: Spec, scanned: Population | None, document: Mapping[str, Any]) -> list[Finding]:
@@ -32,6 +34,13 @@ def check(spec: Spec, scanned: Population | None, document: Mapping[str, Any]) -
         return []
     told = [*_texts(spec, scanned), *_table(spec, scanned), *_limits(spec, document)]
     return sorted(told, key=lambda finding: ("refuse", "warn", "info").index(finding.severity))
+
+
+def judge_again(told: Sequence[Mapping[str, Any]], spec: Spec, document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a stored plan's findings with those about limits as they are by figures that were mended since."""
+    kept = [dict(each) for each in told if each["code"] not in ABOUT_LIMITS]
+    kept += [each.as_json() for each in _limits(spec, document)]
+    return sorted(kept, key=lambda each: ("refuse", "warn", "info").index(each["severity"]))
 
 
 def _texts(spec: Spec, scanned: Population) -> Iterator[Finding]:
@@ -120,10 +129,11 @@ def _limits(spec: Spec, document: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def open_share(windows: tuple[Window, ...]) -> float:
-    """Return the share of a day in which work may be done; windows that overlap count once each, up to all of it."""
+    """Return the share of a week in which work may be done; windows that overlap count once each, up to all of it."""
     if not windows:
         return 1.0
     minutes = [
-        ((each.end.hour - each.start.hour) * 60 + each.end.minute - each.start.minute) % 1440 for each in windows
+        len(each.days) * (((each.end.hour - each.start.hour) * 60 + each.end.minute - each.start.minute) % 1440)
+        for each in windows
     ]
-    return min(1.0, sum(minutes) / 1440)
+    return min(1.0, sum(minutes) / (7 * 1440))

@@ -29,6 +29,7 @@ _PUT_BACK = (
 _MENDS = {
     "check constraint on NULL": "it wants a vector in every row, and the new column starts empty: drop it until then",
     "check constraint of other columns": "make it a constraint of the vector alone, or drop it until then",
+    "inherited check constraint": "it is the parent table's: name that one, or take this table out of it",
     "column grant of another role": "have the table's owner grant it",
     **dict.fromkeys(
         ("view by position", "view rule by position", "function by position", "row policy by position"),

@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -88,8 +90,14 @@ def _column(found: Survey, kind: str, dims: int) -> dict[str, Any]:
 
 def fingerprint(found: Survey) -> str:
     """Return one word for table, spec and catalog as they were planned: `start` looks at each part of it again."""
-    parts = {"spec": found.spec.dump(), "catalog": found.fingerprint, "queries": len(found.spec.queries)}
+    asked = [asdict(each) for each in found.spec.queries]
+    parts = {"spec": found.spec.dump(), "catalog": found.fingerprint, "queries": asked}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def is_whole(plan: Mapping[str, Any]) -> bool:
+    """Say whether a stored document holds what is shown of it, and what a pilot mends; an older version's may not."""
+    return plan.keys() >= {"fingerprint", "made_at"} and plan["tokens"].keys() >= {"sampled_low", "sampled_high"}
 
 
 def _rows(scanned: Population | None) -> dict[str, Any]:
@@ -134,6 +142,9 @@ def _money_and_time(found: Survey, scanned: Population | None, profile: Profile,
             "estimate": likely,
             "low": math.floor(tokens.low) if tokens is not None else 0,
             "high": math.ceil(tokens.high) if tokens is not None else 0,
+            # The sample's spread alone: what a pilot's ratio is laid on, in place of what is allowed above.
+            "sampled_low": math.floor(scanned.sampled_tokens.low) if scanned is not None else 0,
+            "sampled_high": math.ceil(scanned.sampled_tokens.high) if scanned is not None else 0,
             "method": method,
         },
         "requests": math.ceil(rows / per_request),

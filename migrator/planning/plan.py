@@ -6,11 +6,11 @@ stored, and says so. What `start` does rests on the stored plan, and only while 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from migrator.errors import OperatorError
 from migrator.generation import Side
@@ -27,7 +27,6 @@ from migrator.planning import (
     survey,
 )
 from migrator.planning import document as documents
-from migrator.planning.calibration import Calibration
 from migrator.planning.findings import Finding
 from migrator.planning.population import Growth, Population
 from migrator.planning.scan import Scan
@@ -35,13 +34,16 @@ from migrator.planning.survey import Survey
 from migrator.provider import profiles
 from migrator.provider.profiles import Profile
 from migrator.spec import Spec
-from migrator.state import budget, dirty, migrations, queries, schema
+from migrator.state import budget, dirty, migrations, pilots, queries, schema
 from migrator.state.connection import transaction
 from migrator.target import dependents, facts
 from migrator.target.relation import suffixed
 
 #: How many times its pages, and by how many at least (8 MB), a table may grow before its cost is another one.
 _GROWN, _GROWN_PAGES = 1.5, 1000
+
+#: What is wrong with a plan that lacks what this version tells and mends.
+_OLDER = "it was stored by an older version of this tool"
 
 
 @dataclass(eq=False)
@@ -91,18 +93,11 @@ class Plan:
         return [finding for finding in self.findings if finding.severity == "refuse"]
 
 
-async def make(
-    engine: AsyncEngine,
-    spec: Spec,
-    *,
-    exact: bool = False,
-    pilot: Calibration | None = None,
-    broker_url: str | None = None,
-) -> Plan:
+async def make(engine: AsyncEngine, spec: Spec, *, exact: bool = False, broker_url: str | None = None) -> Plan:
     """Look at a spec's target and work out what the migration would do and cost. Read-only.
 
-    `exact` counts every row, however long that takes; `pilot`: what an earlier pilot mends the estimates by;
-    `broker_url`: where the workers hear of their work, to be looked at too.
+    `exact` counts every row, however long that takes; `broker_url`: where the workers hear of their work, to be looked
+    at too. What an earlier pilot was billed mends the estimates.
     """
     profile = profiles.of(spec.to)
     found = await survey.make(engine, spec)
@@ -110,9 +105,12 @@ async def make(
     scanned, growth = None, Growth(None, "rows could not be read")
     if found.can_read_rows and not [each for each in findings if each.code.startswith(("text_", "key_", "where_"))]:
         scanned, growth = await _scan(engine, found, profile, exact=exact)
-    document = calibration.apply(documents.make(found, scanned, growth, profile), pilot, spec)
+    around = await surroundings.look(engine, found)
+    async with transaction(engine, read_only=True) as connection:
+        piloted = calibration.restore(await pilots.calibration(connection, spec))
+    document = calibration.apply(documents.make(found, scanned, growth, profile), piloted, spec)
     findings += provider.check(spec)
-    findings += server_findings.check(found, await surroundings.look(engine, found), document)
+    findings += server_findings.check(found, around, document)
     findings += data_findings.check(spec, scanned, document)
     if broker_url is not None:
         findings += broker.check(await broker.look(broker_url))
@@ -133,17 +131,17 @@ async def _scan(engine: AsyncEngine, found: Survey, profile: Profile, *, exact: 
     return scanned, scanned.growth(counters, arrived)
 
 
-async def store(engine: AsyncEngine, plan: Plan, actor: str) -> str | None:
-    """Store a plan under its name; returns why it was not stored, or None.
+async def store(engine: AsyncEngine, plan: Plan, actor: str) -> tuple[Plan, str | None]:
+    """Store a plan under its name; returns it as it was stored, and why it was not, or None.
 
     Raises: NameTaken.
     """
     if plan.survey.relation is None or plan.survey.key is None:
-        return "it names no table with a usable key"
+        return plan, "it names no table with a usable key"
     async with transaction(engine) as connection:
         there = await connection.execute(text("SELECT to_regclass('migrator.alembic_version') IS NOT NULL"))
         if not there.scalar_one():
-            return "schema migrator is missing (`migrator init`)"
+            return plan, "schema migrator is missing (`migrator init`)"
         may = text(
             "SELECT bool_and(has_table_privilege('migrator.' || name, privilege))"
             " AND has_table_privilege('migrator.alembic_version', 'SELECT') FROM"
@@ -151,15 +149,28 @@ async def store(engine: AsyncEngine, plan: Plan, actor: str) -> str | None:
             " unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege"
         )
         if not (await connection.execute(may)).scalar_one():
-            return "this role may not write schema migrator"
+            return plan, "this role may not write schema migrator"
         if await schema.current(connection) != schema.head():
-            return "schema migrator is of another revision (`migrator init`)"
+            return plan, "schema migrator is of another revision (`migrator init`)"
         stored = await migrations.store_plan(connection, plan.spec.name, _values(plan), actor)
         await budget.open_budget(connection, stored, plan.spec.limits.max_cost_usd)
         await budget.set_cap(connection, stored, plan.spec.limits.max_cost_usd)
         await dirty.forget(connection, stored)
         await queries.store(connection, stored, plan.spec.queries)
-    return None
+        return await _with_newest_pilot(connection, stored, plan), None
+
+
+async def _with_newest_pilot(connection: AsyncConnection, stored: int, plan: Plan) -> Plan:
+    """Mend a plan by a pilot that ended while it was made: that one mended the plan which was just replaced.
+
+    Whoever stores holds the migration's row, as a pilot does that ends: one of them sees what the other did.
+    """
+    found = calibration.restore(await pilots.calibration(connection, plan.spec))
+    if found == calibration.of(plan.document):
+        return plan
+    document = calibration.apply(plan.document, found, plan.spec)
+    await pilots.replace_plan(connection, stored, document)
+    return replace(plan, document=document)
 
 
 def _values(plan: Plan) -> dict[str, Any]:
@@ -183,8 +194,17 @@ def _values(plan: Plan) -> dict[str, Any]:
     }
 
 
+def refuse_older(migration: migrations.Migration, path: str) -> None:
+    """Refuse a plan that can't even be shown.
+
+    Raises: PlanStale.
+    """
+    if not documents.is_whole(migration.plan):
+        raise PlanStale(migration.name, path, [_OLDER])
+
+
 async def changes_since(engine: AsyncEngine, migration: migrations.Migration) -> list[str]:
-    """Name what changed in the catalog since a stored plan was made."""
+    """Name what changed in the catalog, and in this tool, since a stored plan was made."""
     async with transaction(engine, read_only=True) as connection:
         relation = await facts.relation(connection, migration.target_schema, migration.target_table)
         if relation is None:
@@ -192,5 +212,6 @@ async def changes_since(engine: AsyncEngine, migration: migrations.Migration) ->
         found = await dependents.fingerprint(connection, relation.oid, migration.target_column)
     planned = (migration.plan.get("sample") or {}).get("of_pages")
     grown = planned is not None and relation.pages > max(_GROWN * planned, planned + _GROWN_PAGES)
-    lines = [f"it has grown from {planned:,} to {relation.pages:,} pages"] if grown else []
+    lines = [] if documents.is_whole(migration.plan) else [_OLDER]
+    lines += [f"it has grown from {planned:,} to {relation.pages:,} pages"] if grown else []
     return lines + dependents.changes(migration.fingerprint, found)

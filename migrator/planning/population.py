@@ -51,6 +51,8 @@ class Population:
     #: Of rows that will be embedded: how many, and tokens to be billed for them.
     texts: int
     tokens: Total
+    #: The same with the sample's spread alone, before what is allowed for a tokenizer that is not the model's.
+    sampled_tokens: Total
     tokens_method: str
     drawn: Drawn
 
@@ -171,6 +173,7 @@ def of(drawn: Drawn, heaps: Sequence[Heap], *, tokenizer: str, truncates: bool) 
         octets=octets,
         texts=texts,
         tokens=tokens.times(1.0, sampling.error_of(systematic)),
+        sampled_tokens=tokens,
         tokens_method=f"{drawn.method}, {len(told)} sampled texts, 95 % interval" if told else drawn.method,
         drawn=drawn,
     )

@@ -94,8 +94,9 @@ async def post(
     request_id: str,
     send_dimensions: bool,
     dialect: Dialect | None = None,
+    longest_seconds: float | None = None,
 ) -> Reply:
-    """Embed texts, one vector each, in order.
+    """Embed texts, one vector each, in order; within `longest_seconds`, where that is less than what we wait anyway.
 
     Cost: one HTTP request; tokens as the provider reports them.
     Raises: RefusedError, LostError, UnbelievableError.
@@ -106,7 +107,7 @@ async def post(
         body["dimensions"] = generation.dims
     limit = _WRAPPING_BYTES + len(texts) * (generation.dims * _COMPONENT_BYTES + 256)
     try:
-        async with asyncio.timeout(_WHOLE_SECONDS):
+        async with asyncio.timeout(min(_WHOLE_SECONDS, longest_seconds or _WHOLE_SECONDS)):
             status, content, headers = await _exchange(http, f"{base_url}/embeddings", body, request_id, limit)
     except (
         httpx.ConnectError,

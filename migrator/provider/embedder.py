@@ -46,8 +46,8 @@ _CONTROL = "ready"
 class Purse(Protocol):
     """Where a request asks for leave and money. `state` implements it; the loop only knows this."""
 
-    async def admit(self, request_id: str, *, bound_tokens: int, likely_tokens: int) -> None:
-        """Wait until the pace allows it and reserve the money; raises what stops the work."""
+    async def admit(self, request_id: str, *, bound_tokens: int, likely_tokens: int) -> float | None:
+        """Wait for the pace and reserve the money; returns the seconds it may take, None for any; or raises."""
 
     async def refund(self, request_id: str) -> None:
         """Give the money back: the provider certainly did not work for it."""
@@ -287,9 +287,9 @@ class Embedder:
     async def _answers_others(self) -> bool:
         """Ask for one word: whether the provider, which failed for some texts, answers at all."""
         request_id = uuid.uuid4().hex
-        await self._admit(request_id, [_CONTROL])
+        longest = await self._admit(request_id, [_CONTROL])
         try:
-            reply = await self._post(request_id, [_CONTROL])
+            reply = await self._post(request_id, [_CONTROL], longest)
         except RefusedError as error:
             await self._close_refused(request_id, error.refusal)
             await self.purse.failed(request_id, str(error.refusal))
@@ -312,9 +312,9 @@ class Embedder:
         patience = _Patience(crashes)
         while True:
             request_id = uuid.uuid4().hex
-            await self._admit(request_id, texts)
+            longest = await self._admit(request_id, texts)
             try:
-                return request_id, await self._post(request_id, texts)
+                return request_id, await self._post(request_id, texts, longest)
             except RefusedError as error:
                 await self._close_refused(request_id, error.refusal)
                 patience.refused(error.refusal)
@@ -337,12 +337,12 @@ class Embedder:
             longest = self.backoff_seconds * patience.backoff
             await asyncio.sleep(self._random.uniform(longest / 2, longest))
 
-    async def _admit(self, request_id: str, texts: Sequence[str]) -> None:
+    async def _admit(self, request_id: str, texts: Sequence[str]) -> float | None:
         bound = sum(tokens.bound(text) for text in texts)
         likely = min(bound, sum(self._count(texts)))
-        await self.purse.admit(request_id, bound_tokens=bound, likely_tokens=likely)
+        return await self.purse.admit(request_id, bound_tokens=bound, likely_tokens=likely)
 
-    async def _post(self, request_id: str, texts: Sequence[str]) -> Reply:
+    async def _post(self, request_id: str, texts: Sequence[str], longest_seconds: float | None) -> Reply:
         try:
             reply = await client.post(
                 self.http,
@@ -352,6 +352,7 @@ class Embedder:
                 request_id=request_id,
                 send_dimensions=self.profile.send_dimensions,
                 dialect=self.profile.dialect,
+                longest_seconds=longest_seconds,
             )
         except asyncio.CancelledError:
             # The request may be on its way: shielded, so that its money is not forgotten with it.

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -28,7 +29,7 @@ from migrator.state.migrations import Migration
 from migrator.state.pace import Limits
 from migrator.state.slots import AHEAD_SECONDS, Slot, Wait
 from migrator.throttle import weigh
-from migrator.windows import Window, is_open
+from migrator.windows import Window, closes_at
 
 #: Seconds that a request may wait for its turn inside a task; longer, and the work is given back for later.
 LONGEST_WAIT_SECONDS = 15.0
@@ -36,6 +37,11 @@ LONGEST_WAIT_SECONDS = 15.0
 _BINDING_FROM_SECONDS = 0.02
 #: Seconds between two looks of one lease at the stored signals, which are themselves read every five.
 HEED_SECONDS = 1.0
+#: Seconds before a window's end from which nothing new is sent: 2.5 times what ten texts take at the real endpoint, or
+#: half as much again as this lease's slowest answer.
+_SPARE_SECONDS, _SPARE_TIMES = 2.0, 1.5
+#: Seconds after a window's end at which a request in flight is given up; what it may have cost stays counted.
+_GRACE_SECONDS = 4.0
 
 
 @dataclass(eq=False)
@@ -61,6 +67,20 @@ class OutsideWindow(AtRest):
     runbook = "pause-and-resume"
     happened = "{name} rests: it may only work in its window ({windows})."
     state = "Everything embedded so far is kept, and it goes on by itself when the window opens."
+    next = "Wait, or run `migrator limits {name} --window W`."
+
+
+@dataclass(eq=False)
+class WindowCloses(AtRest):
+    """An answer would come after the window's end."""
+
+    name: str
+    windows: str
+    seconds: float
+
+    runbook = "pause-and-resume"
+    happened = "{name} sends nothing new: its window ({windows}) closes in {seconds:.0f} s."
+    state = "Everything embedded so far is kept, and it goes on by itself when the window opens again."
     next = "Wait, or run `migrator limits {name} --window W`."
 
 
@@ -124,6 +144,11 @@ class LeasePurse:
     _answers: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
     #: When the signals were looked at last, on the loop's clock.
     _heeded_at: float = -HEED_SECONDS
+    #: When open requests were sent, and the longest that an answer took.
+    _sent: dict[str, float] = field(default_factory=dict)
+    _slowest_seconds: float = 0.0
+    #: Until the window closes, as of the last look; None where it does not.
+    _closes_in: float | None = None
 
     @property
     def account(self) -> str:
@@ -140,10 +165,11 @@ class LeasePurse:
         """What the operator set, as it was last read."""
         return Limits(self.migration.requests_per_minute, self.migration.tokens_per_minute)
 
-    async def admit(self, request_id: str, *, bound_tokens: int, likely_tokens: int) -> None:
-        """Wait for the pace, then reserve.
+    async def admit(self, request_id: str, *, bound_tokens: int, likely_tokens: int) -> float | None:
+        """Wait for the pace, then reserve; returns how many seconds it may be in flight, where a window closes.
 
-        Raises: WorkStopped, OutsideWindow, Throttled, LeaseLost, CapReached, PaceWait, BreakerOpen, RequestOverLimit.
+        Raises: WorkStopped, OutsideWindow, WindowCloses, Throttled, LeaseLost, CapReached, PaceWait, BreakerOpen,
+        RequestOverLimit.
         """
         while True:
             self._refuse_over_limit(likely_tokens)
@@ -156,7 +182,8 @@ class LeasePurse:
                 wait = await self._reserve_safely(request_id, bound_tokens, slot, granted)
                 if wait is None:
                     self._likely[request_id] = likely_tokens
-                    return
+                    self._sent[request_id] = time.monotonic()
+                    return None if self._closes_in is None else self._closes_in + _GRACE_SECONDS
                 await self.pacer.give_back(self.account, granted, slot, likely_tokens)
             else:
                 wait = slot
@@ -193,10 +220,24 @@ class LeasePurse:
         if self.migration.status not in self.allowed:
             raise WorkStopped(self.migration.name, self.migration.status)
         windows = [Window.parse(text) for text in self.migration.windows] if self.windows_apply else []
-        if windows and not is_open(windows, await migrations.database_now(connection)):
-            raise OutsideWindow(self.migration.name, ", ".join(self.migration.windows))
+        if windows:
+            await self._look_at_windows(connection, windows)
         if not await leases.is_held(connection, self.lease):
             raise LeaseLost(str(self.lease))
+
+    async def _look_at_windows(self, connection: AsyncConnection, windows: Sequence[Window]) -> None:
+        """See that the window is open, and stays so for as long as an answer may take.
+
+        Raises: OutsideWindow, WindowCloses.
+        """
+        now = await migrations.database_now(connection)
+        closes = closes_at(windows, now)
+        self._closes_in = None if closes is None else (closes - now).total_seconds()
+        told = ", ".join(self.migration.windows)
+        if closes == now:
+            raise OutsideWindow(self.migration.name, told)
+        if self._closes_in is not None and self._closes_in < max(_SPARE_SECONDS, _SPARE_TIMES * self._slowest_seconds):
+            raise WindowCloses(self.migration.name, told, self._closes_in)
 
     async def _reserve_safely(self, request_id: str, bound_tokens: int, slot: Slot, granted: Limits) -> Wait | None:
         """Reserve; whoever is cancelled meanwhile sends nothing, so the money is given back at once."""
@@ -254,7 +295,9 @@ class LeasePurse:
 
     async def answered(self, request_id: str, used_tokens: int) -> None:
         """Charge the pace what the request really took, and close the breaker where it was the probe."""
-        self._answers.append(time.monotonic())
+        now = time.monotonic()
+        self._answers.append(now)
+        self._slowest_seconds = max(self._slowest_seconds, now - self._sent.pop(request_id, now))
         likely = self._likely.pop(request_id, used_tokens)
         # Neither is worth the vectors that just came: what fails here is made good by the next request.
         with contextlib.suppress(TransientError):
@@ -267,7 +310,7 @@ class LeasePurse:
 
     async def failed(self, request_id: str, why: str) -> None:
         """Count a request that failed for the provider's own reasons."""
-        self._likely.pop(request_id, None)
+        self._forget(request_id)
         since = time.monotonic() - breaker.WINDOW_SECONDS
         answers = sum(at > since for at in self._answers)
         self._answers.clear()
@@ -277,15 +320,19 @@ class LeasePurse:
                 opened = f"the breaker opened: {why}"
                 await migrations.note(connection, self.migration.id, self.migration.status, opened, self.lease.holder)
 
+    def _forget(self, request_id: str) -> None:
+        self._likely.pop(request_id, None)
+        self._sent.pop(request_id, None)
+
     async def refund(self, request_id: str) -> None:
         """Undo the reservation."""
-        self._likely.pop(request_id, None)
+        self._forget(request_id)
         async with transaction(self.engine) as connection:
             await budget.refund(connection, request_id)
 
     async def write_off(self, request_id: str) -> None:
         """Keep the reservation counted for good."""
-        self._likely.pop(request_id, None)
+        self._forget(request_id)
         async with transaction(self.engine) as connection:
             await budget.write_off(connection, request_id=request_id)
 

@@ -256,6 +256,18 @@ async def lately(connection: AsyncConnection, migration_id: int, *, limit: int) 
     return int(tried), int(bad)
 
 
+async def troubled(connection: AsyncConnection, migration_id: int) -> dict[str, int]:
+    """Return how many batches' last attempt failed, by the class of the error."""
+    query = select(batches.c.failure, func.count()).where(
+        batches.c.migration_id == migration_id,
+        ~batches.c.folded,
+        or_(batches.c.status != "pending", batches.c.fence > 0),  # the index of what was touched
+        batches.c.status != "done",
+        batches.c.failure.is_not(None),
+    )
+    return {str(kind): int(count) for kind, count in await connection.execute(query.group_by(batches.c.failure))}
+
+
 async def retry_failed(connection: AsyncConnection, migration_id: int) -> int:
     """Put failed batches back; returns how many."""
     statement = (

@@ -58,7 +58,8 @@ pilot_vectors = Table(
     #: Little-endian single floats; null where the provider would not embed it, and then why.
     Column("vector", LargeBinary),
     Column("reason", Text),
-    #: The request it was billed with, and its part of that bill by our own count. Unit: tokens.
+    #: The request it was billed with, and its part of that bill by our own count; null where it was refused, or the
+    #: provider told no usage. Unit: tokens.
     Column("request", Text),
     Column("tokens", Float, nullable=False),
     CheckConstraint("(vector IS NULL) = (reason IS NOT NULL)", name="vector_or_reason"),

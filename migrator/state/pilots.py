@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,19 @@ from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from migrator import spec as specs
 from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
 from migrator.spec import ModelSpec, Spec
 from migrator.state import schema
 from migrator.state.pilot_tables import pilot_vectors, pilots
 from migrator.state.tables import migrations
+
+#: Of a model: what changes neither its vectors nor how many tokens it bills.
+_NOT_ABOUT = {"price_usd_per_mtok", "api_key_env"}
+#: Of [to.profile_overrides]: what changes which vectors come, or are believed. Limits change how many texts go
+#: together, and what was paid for before one was lowered is worth as much after it.
+_HABITS = {"send_dimensions", "encoding", "model_echo", "missing_index", "norm"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +55,10 @@ class Pilot:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What is kept of a text: its vector, or why there is none; the request that it was billed with, and its part."""
+    """What is kept of a text: its vector, or why there is none; the request that it was billed with, and its part.
+
+    `request` is None where nothing was billed, or the provider told no usage: then `tokens` is our own count.
+    """
 
     vector: NDArray[np.float32] | None
     reason: str | None
@@ -57,14 +67,20 @@ class Kept:
 
 
 def subject_of(spec: Spec) -> str:
-    """Return a digest of what a pilot is about."""
-    words = [spec.target.model_dump(mode="json"), *(spec.model_of(side).model_dump(mode="json") for side in Side)]
+    """Return a digest of what a pilot is about: rows, texts and models; not what they cost, nor who pays."""
+    models = [spec.model_of(side).model_dump(mode="json", exclude=_NOT_ABOUT) for side in Side]
+    words = [spec.target.model_dump(mode="json"), *models]
     return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
 
 
 def digest_of(model: ModelSpec) -> str:
-    """Return a digest of how a model is asked."""
-    return hashlib.sha256(f"{model.generation} {model.base_url} {model.profile}".encode()).hexdigest()
+    """Return a digest of how a model is asked, and of how its answers are believed."""
+    words = f"{model.generation} {model.base_url} {model.profile}"
+    overrides = model.profile_overrides
+    habits = {} if overrides is None else overrides.model_dump(mode="json", include=_HABITS, exclude_none=True)
+    if habits:
+        words += f" {json.dumps(habits, sort_keys=True)}"
+    return hashlib.sha256(words.encode()).hexdigest()
 
 
 def hash_of(words: str) -> bytes:
@@ -107,18 +123,21 @@ async def finish(
     await connection.execute(update(pilots).where(pilots.c.id == pilot_id).values(**values))
 
 
-async def mend(
-    connection: AsyncConnection, migration_id: int, how: Callable[[dict[str, Any]], dict[str, Any]]
-) -> dict[str, Any] | None:
-    """Replace the stored plan by what `how` makes of it, under its row's lock; None where it is no plan any more."""
-    mine = (migrations.c.id == migration_id, migrations.c.status == MigrationStatus.PLANNED)
-    query = select(migrations.c.plan).where(*mine).with_for_update()
-    plan: dict[str, Any] | None = (await connection.execute(query)).scalar_one_or_none()
-    if plan is None:
-        return None
-    mended = how(plan)
-    await connection.execute(update(migrations).where(*mine).values(plan=mended))
-    return mended
+async def hold_plan(connection: AsyncConnection, migration_id: int) -> tuple[Spec, dict[str, Any]] | None:
+    """Return the stored plan with its spec, which nobody replaces until the transaction ends; None: no plan any more.
+
+    It need not be the plan that a pilot began with: `plan` may have stored another one meanwhile, of another spec.
+    """
+    query = select(migrations.c.spec, migrations.c.plan).where(
+        migrations.c.id == migration_id, migrations.c.status == MigrationStatus.PLANNED
+    )
+    row = (await connection.execute(query.with_for_update())).one_or_none()
+    return None if row is None else (specs.restore(row.spec), row.plan)
+
+
+async def replace_plan(connection: AsyncConnection, migration_id: int, plan: dict[str, Any]) -> None:
+    """Replace the document of a plan that is held."""
+    await connection.execute(update(migrations).where(migrations.c.id == migration_id).values(plan=plan))
 
 
 async def kept(

@@ -20,6 +20,7 @@ import migrator.state.count_tables
 import migrator.state.pilot_tables
 import migrator.state.reader_tables
 import migrator.state.sample_tables
+import migrator.state.schedule_tables
 import migrator.state.signal_tables
 import migrator.state.trust_tables
 from migrator.errors import OperatorError

@@ -97,7 +97,6 @@ class Capture:
         target = self.target
         generations = {Side.FROM: str(self.from_generation), Side.TO: str(self.to_generation)}
         dims = {Side.FROM: self.from_generation.dims, Side.TO: self.to_generation.dims}
-        from_column = target.column_of(Side.FROM, live_side)
         key_is_new = [sql.SQL("t.{0} = NEW.{0}").format(sql.Identifier(name)) for name in target.key_columns]
         return {
             "table": target.table_id,
@@ -124,9 +123,28 @@ class Capture:
             "old_key": target.key_of("OLD"),
             "new_key": target.key_of("NEW"),
             "key_is_new": sql.SQL(" AND ").join(key_is_new),
-            "old_in_scope": target.in_scope("OLD", from_column),
-            "new_in_scope": target.in_scope("NEW", from_column),
+            "old_in_scope": target.in_scope("OLD", target.column, target.shadow),
+            "new_in_scope": target.in_scope("NEW", target.column, target.shadow),
+            "still_in_scope": self._still_in_scope(),
         }
+
+    def _still_in_scope(self) -> sql.Composable:
+        """Return whether an updated row is to have vectors, once the rules have emptied what an edit made stale.
+
+        With `only_embedded`, a row leaves the scope where a native session takes its vector away. A vector that we take
+        away, since it belongs to another text, is one that we owe.
+        """
+        target = self.target
+        if not target.only_embedded:
+            return target.in_where("NEW")
+        return sql.SQL(
+            "({where} AND ({live} OR ({shadow} AND NOT (native AND wrote)) OR (NOT native AND text_differs AND {old})))"
+        ).format(
+            where=target.in_where("NEW"),
+            live=target.embedded("NEW", target.column),
+            shadow=target.embedded("NEW", target.shadow),
+            old=target.embedded("OLD", target.column, target.shadow),
+        )
 
     def _by_role(self) -> sql.Composable:
         """Return the generation that a session's role was declared to write, or NULL, as constants.

@@ -76,7 +76,7 @@ BEGIN
     SELECT {migration_id}, {new_key}
      WHERE EXISTS (SELECT FROM migrator.unseen AS u WHERE u.migration_id = {migration_id} AND u.key = {old_key});
   END IF;
-  is_in_scope := {new_in_scope};
+  is_in_scope := {still_in_scope};
   -- A row that leaves the scope keeps no new vector as long as nobody searches it; one that enters gets one.
   IF was_in_scope AND NOT is_in_scope AND live_generation = {from_generation} THEN
     NEW.{shadow} := NULL;

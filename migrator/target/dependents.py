@@ -114,7 +114,10 @@ async def _weighed(connection: AsyncConnection, oid: int, column: Column, found:
     if found.kind != "check constraint":
         return found
     extension = await facts.extension(connection)
-    (check,) = [each for each in await restating.checks(connection, oid, column) if each.oid == found.oid]
+    own = [each for each in await restating.checks(connection, oid, column) if each.oid == found.oid]
+    if not own:  # a parent's
+        return replace(found, kind="inherited check constraint")
+    (check,) = own
     if extension is not None and await restating.lets_null_pass(connection, check, column, extension[1]):
         return found
     return replace(found, kind="check constraint of other columns" if not check.alone else "check constraint on NULL")

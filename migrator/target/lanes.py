@@ -80,7 +80,7 @@ class Lanes:
 
     target: Target
     column: str
-    #: The column that holds the old generation, which `only_embedded` looks at.
+    #: The column that holds the old generation.
     from_column: str
     vector_schema: str
     type_name: str
@@ -111,7 +111,8 @@ class Lanes:
             "key": target.key_of("t"),
             "text": target.text_of("t"),
             "all_null": target.all_null("t"),
-            "in_scope": target.in_scope("t", self.from_column),
+            "in_where": target.in_where("t"),
+            "in_scope": target.in_scope("t", target.column, target.shadow),
             "key_arrays": arrays,
             "key_names": names,
             "key_equals": target.key_equals("t", "v"),

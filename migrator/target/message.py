@@ -61,6 +61,14 @@ OnWait = Callable[[int, list[Blocker], float], None]
 Cancel = Callable[[list[Blocker]], Awaitable[int]]
 
 
+#: What stands when a verb's transaction was not done, where it is not what stood before: it had done something already.
+STANDS = {
+    "unblock": "The triggers are still on the table of {name} and do nothing",
+    "resume": "Capture of {name} stays off, as it was",
+    "cleanup": "What was dropped of {name} before stays dropped, and all else is as it was",
+}
+
+
 @dataclass(eq=False)
 class LockNotObtained(TransientError):
     """Every try to lock the table met somebody who held it."""
@@ -81,7 +89,8 @@ class LockNotObtained(TransientError):
         happened = f"`{self.verb}` could not lock the table of {self.name} in {self.tries} tries; holding it: {who}."
         again = "SPEC" if self.verb == "start" else self.name
         cancelled = f"what {self.cancelled} others ran" if self.cancelled else "nobody"
-        state = self.state.format(name=self.name, cancelled=cancelled)
+        state = f"{STANDS[self.verb]}; {{cancelled}} was cancelled." if self.verb in STANDS else self.state
+        state = state.format(name=self.name, cancelled=cancelled)
         return happened, state, self.next.format(verb=self.verb, again=again)
 
 
@@ -245,28 +254,6 @@ async def climb(
                 cancelled += await cancel(held)
             await asyncio.sleep(pause)
     raise AssertionError  # the last try returned or raised
-
-
-async def insist(
-    engine: AsyncEngine,
-    oid: int,
-    framed: Sequence[sql.Composable],
-    *,
-    name: str,
-    verb: str,
-    on_wait: OnWait,
-    cancel: Cancel | None = None,
-) -> Timing:
-    """Send a framed message until its locks on one table are had.
-
-    Raises: LockNotObtained.
-    """
-
-    async def attempt() -> Timing:
-        async with raw_connection(engine) as raw:
-            return await send(raw, whole(framed))
-
-    return await until_locked(engine, oid, attempt, name=name, verb=verb, on_wait=on_wait, cancel=cancel)
 
 
 async def until_locked(

@@ -99,10 +99,11 @@ SELECT 0, p.owner::text, 'prepared transaction ' || p.gid, 'prepared', 'two-phas
 
 -- name: backend
 -- Whether a session of ours is still at it. One that is done, and has not heard that its client is gone, is ended: so
--- that nothing which is still on its way to it is ever run.
+-- that nothing which is still on its way to it is ever run. Behind a pooler the client's pid is the pooler's own, so a
+-- session that has begun is known by the mark that its message begins with, too.
 SELECT a.state, CASE WHEN a.state = 'idle' THEN pg_terminate_backend(a.pid) END AS ended
   FROM pg_stat_activity a
- WHERE a.pid = %(pid)s AND a.usename = session_user
+ WHERE (a.pid = %(pid)s OR starts_with(a.query, %(mark)s)) AND a.pid <> pg_backend_pid() AND a.usename = session_user
    AND a.application_name = current_setting('application_name')
 
 -- name: old_snapshots

@@ -9,8 +9,10 @@ known.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -43,10 +45,14 @@ class Undone(TransientError):
     next = "Run `migrator {verb} {again}` again."
 
     def sentences(self) -> tuple[str, str, str]:
-        """Return the three sentences; `start` takes a file, not a name."""
+        """Return the three sentences; `start` takes a file, not a name, and some verbs had done something before."""
         values = {"name": self.name, "verb": self.verb, "why": self.why}
         again = "SPEC" if self.verb == "start" else self.name
-        return self.happened.format(**values), self.state.format(**values), self.next.format(again=again, **values)
+        happened, state = self.happened, self.state
+        if self.verb in message.STANDS:
+            happened = happened.replace("all of it was", "its last transaction was")
+            state = message.STANDS[self.verb] + ": it was looked up afterwards."
+        return happened.format(**values), state.format(**values), self.next.format(again=again, **values)
 
 
 @dataclass(eq=False)
@@ -67,6 +73,12 @@ class OutcomeUnknown(TransientError):
 
 #: Says of a migration, read afterwards, whether the message was committed.
 Done = Callable[[Migration], bool]
+#: Makes an error of ours from the server's, where it knows more than `as_ours`.
+Read = Callable[[psycopg.Error], Exception | None]
+
+
+def _nothing(_: psycopg.Error) -> None:
+    """Know nothing more."""
 
 
 async def send(
@@ -76,40 +88,47 @@ async def send(
     *,
     verb: str,
     done: Done,
-    read: Callable[[psycopg.Error], Exception | None] = lambda _: None,
+    read: Read = _nothing,
 ) -> Timing:
     """Send a message that moves a migration; `read` makes errors of its own from the server's.
 
     Returns a timing without steps where only the database's word tells that it was committed.
     Raises: Undone, OutcomeUnknown, LockBusy and other errors of ours.
     """
-    pid = None
+    mark = f"/* migrator {secrets.token_hex(8)} */"
+    pid, alive = None, False
     try:
         async with message.raw_connection(engine) as raw:
             pid = raw.info.backend_pid
             try:
-                return await message.send(raw, framed)
+                return await message.send(raw, sql.SQL("{} {}").format(_comment(mark), framed))
             except psycopg.Error as error:
-                ours = read(error)
+                ours, alive = read(error), not raw.closed
                 if ours is None:
                     raise
                 raise ours from None
     except (DatabaseGone, DatabaseUnreachable) as lost:
-        if pid is None:  # nothing was sent
+        if pid is None or alive:  # nothing was sent; or the server itself said that it could not, and rolled back
             raise
-        if done(await _settled(engine, migration, verb, pid)):
+        if done(await _settled(engine, migration, verb, pid, mark)):
             return Timing((), lost=True)
         raise Undone(migration.name, verb, lost.why) from None
 
 
-async def _settled(engine: AsyncEngine, migration: Migration, verb: str, pid: int) -> Migration:
+def _comment(mark: str) -> sql.SQL:
+    made: Any = mark  # ours alone: hexadecimal digits
+    return sql.SQL(made)
+
+
+async def _settled(engine: AsyncEngine, migration: Migration, verb: str, pid: int, mark: str) -> Migration:
     """Return the migration as it stands when the backend is gone."""
     loop = asyncio.get_running_loop()
     until, why = loop.time() + PATIENCE_SECONDS, "its session is still there"
+    sent = {"pid": pid, "mark": mark}
     while loop.time() < until:
         try:
             async with transaction(engine) as connection:
-                if not await fetch(connection, compose("target/message.sql", "backend"), {"pid": pid}):
+                if not await fetch(connection, compose("target/message.sql", "backend"), sent):
                     return await migrations.get_by_id(connection, migration.id)
         except (DatabaseGone, DatabaseRefused, DatabaseUnreachable) as error:
             why = error.why

@@ -106,20 +106,30 @@ class Target:
         columns = [sql.SQL("{} IS NULL").format(_field(row, name)) for name in self.template.columns]
         return sql.SQL("({})").format(sql.SQL(" AND ").join(columns))
 
-    def in_scope(self, row: str, from_column: str) -> sql.Composable:
-        """Return the condition that a row is to have a vector; `from_column` holds the old generation."""
-        conditions: list[sql.Composable] = []
-        if self.where is not None:
-            # A sub-select of its own keeps `where`'s names from meeting ours; the alias lets it say docs.deleted_at.
-            where: Any = self.where
-            conditions.append(
-                sql.SQL("coalesce((SELECT ({}) FROM (SELECT {}.*) AS {}), false)").format(
-                    sql.SQL(where), sql.SQL(_alias(row)), sql.Identifier(self.table)
-                )
-            )
-        if self.only_embedded:
-            conditions.append(sql.SQL("{} IS NOT NULL").format(_field(row, from_column)))
-        return sql.SQL("({})").format(sql.SQL(" AND ").join(conditions)) if conditions else sql.SQL("true")
+    def in_where(self, row: str) -> sql.Composable:
+        """Return the condition that the spec's `where` takes a row, whatever vectors it has."""
+        if self.where is None:
+            return sql.SQL("true")
+        # A sub-select of its own keeps `where`'s names from meeting ours; the alias lets it say docs.deleted_at.
+        where: Any = self.where
+        return sql.SQL("coalesce((SELECT ({}) FROM (SELECT {}.*) AS {}), false)").format(
+            sql.SQL(where), sql.SQL(_alias(row)), sql.Identifier(self.table)
+        )
+
+    def in_scope(self, row: str, *vectors: str) -> sql.Composable:
+        """Return the condition that a row is to have a vector, read from `where` and the vector columns named.
+
+        `only_embedded` asks for a vector in any of them: once both columns are written, name both. A row whose vector
+        is NULL only because we owe it one stands in `dirty`: those are asked for `where` alone.
+        """
+        if not self.only_embedded:
+            return self.in_where(row)
+        return sql.SQL("({} AND {})").format(self.in_where(row), self.embedded(row, *vectors))
+
+    def embedded(self, row: str, *vectors: str) -> sql.Composable:
+        """Return the condition that a row has a vector in any of these columns."""
+        filled = [sql.SQL("{} IS NOT NULL").format(_field(row, name)) for name in vectors]
+        return sql.SQL("({})").format(sql.SQL(" OR ").join(filled))
 
     def key_of(self, row: str) -> sql.Composable:
         """Return a row's key as text[], in the database's own collation: columns may differ in theirs."""
@@ -131,7 +141,7 @@ class Target:
     def key_equals(self, row: str, keys: str) -> sql.Composable:
         """Return the condition that a row's key is the one in columns k1, k2 ... of the relation `keys`."""
         pairs = [
-            sql.SQL("{} = {}::{}").format(_field(row, name), _field(keys, f"k{number}"), cast_to(kind))
+            sql.SQL("{} = {}::{}").format(_field(row, name), _field(keys, f"k{number}"), _cast_to(kind))
             for number, (name, kind) in enumerate(zip(self.key_columns, self.key_types, strict=True), start=1)
         ]
         return sql.SQL("({})").format(sql.SQL(" AND ").join(pairs))
@@ -155,7 +165,7 @@ PLAIN_TYPES = frozenset({"smallint", "integer", "bigint", "uuid"})
 TEXT_TYPES = KEY_TYPES | {"character", "citext"}
 
 
-def cast_to(kind: str) -> sql.SQL:
+def _cast_to(kind: str) -> sql.SQL:
     """Return a key type's name for a cast; only names of the fixed list above ever get here."""
     if kind not in KEY_TYPES:
         raise ValueError(kind)
@@ -164,8 +174,8 @@ def cast_to(kind: str) -> sql.SQL:
 
 
 def _alias(row: str) -> Any:
-    """Return a row's alias; ours alone: t, OLD, NEW, v."""
-    if row not in {"t", "OLD", "NEW", "v"}:
+    """Return a row's alias; ours alone: t, OLD, NEW, v, w."""
+    if row not in {"t", "OLD", "NEW", "v", "w"}:
         raise ValueError(row)
     return row
 

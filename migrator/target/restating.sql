@@ -141,7 +141,7 @@ SELECT set_config('search_path', {path}, true)
 -- name: alike
 -- The shadow column is stored, compressed, counted and granted as the live one is, on the table and on each of its
 -- partitions: whoever may use the one may use the other, whichever is live. Once at the start, and again in each swap:
--- what was granted or revoked since then holds for the column of that name, too.
+-- what was granted or revoked, set or reset since then holds for the column of that name, too.
 -- locks: ACCESS EXCLUSIVE on the table, held already.   idempotent: yes.
 DO $alike$
 DECLARE
@@ -161,13 +161,17 @@ BEGIN
          (2, CASE WHEN a.attcompression <> b.attcompression THEN
                format('ALTER TABLE ONLY %s ALTER COLUMN %I SET COMPRESSION %s', c.oid::regclass, b.attname,
                       CASE a.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' ELSE 'DEFAULT' END) END),
-         (3, CASE WHEN coalesce(a.attstattarget, -1) >= 0 THEN
+         (3, CASE WHEN coalesce(a.attstattarget, -1) <> coalesce(b.attstattarget, -1) THEN
                format('ALTER TABLE ONLY %s ALTER COLUMN %I SET STATISTICS %s', c.oid::regclass, b.attname,
-                      a.attstattarget) END),
-         (4, format('ALTER TABLE ONLY %s ALTER COLUMN %I SET ', c.oid::regclass, b.attname)
+                      coalesce(a.attstattarget, -1)) END),
+         (4, format('ALTER TABLE ONLY %s ALTER COLUMN %I RESET ', c.oid::regclass, b.attname)
+             || (SELECT '(' || string_agg(split_part(o.option, '=', 1), ', ') || ')' FROM unnest(b.attoptions) AS o (option)
+                  WHERE split_part(o.option, '=', 1) NOT IN (
+                          SELECT split_part(l.option, '=', 1) FROM unnest(a.attoptions) AS l (option)))),
+         (5, format('ALTER TABLE ONLY %s ALTER COLUMN %I SET ', c.oid::regclass, b.attname)
              || ('(' || array_to_string(a.attoptions, ', ') || ')'))
        UNION ALL
-       SELECT 5, format('GRANT %s (%I) ON %s TO %s%s', g.privilege_type, b.attname, c.oid::regclass,
+       SELECT 6, format('GRANT %s (%I) ON %s TO %s%s', g.privilege_type, b.attname, c.oid::regclass,
                         CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END,
                         CASE WHEN g.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
          FROM aclexplode(a.attacl) AS g

@@ -26,7 +26,10 @@ class RowsHeld(TransientError):
 
     runbook = "lock-timeout"
     happened = "Rows of {name} whose vectors are to be taken back are held by open transactions: {left} of them."
-    state = "{taken} vectors were taken back; the others are as they were."
+    state = (
+        "{taken} vectors were taken back, the others are as they were; rows without their live vector are absent from "
+        "search until it is made again."
+    )
     next = "Find and end those transactions, then run the same command again; `migrator status {name}` shows the rest."
 
 

@@ -48,7 +48,9 @@ def test_nothing_listens_beyond_this_machine() -> None:
 
 def test_every_volume_and_every_service_that_is_waited_for_is_there() -> None:
     for service in SERVICES.values():
-        assert {each.partition(":")[0] for each in service.get("volumes", [])} <= set(COMPOSE["volumes"])
+        sources = {each.partition(":")[0] for each in service.get("volumes", [])}
+        assert all((ROOT / each).exists() for each in sources if each.startswith("./"))
+        assert {each for each in sources if not each.startswith("./")} <= set(COMPOSE["volumes"])
         for other, how in service.get("depends_on", {}).items():
             assert how != {"condition": "service_healthy"} or "healthcheck" in SERVICES[other]
 
@@ -84,12 +86,14 @@ def test_each_of_our_services_runs_by_its_own_command(name: str, deployed: Deplo
     # What is said about the network stays as it is; only names that a container would resolve are replaced.
     port = free_port()
     env |= {"MIGRATOR_BROKER_URL": deployed.broker_url, "MIGRATOR_FLOWER_PORT": str(port), "MIGRATOR_INSTANCE": name}
+    env |= {"MIGRATOR_EXPORTER_LISTEN": f"127.0.0.1:{port}"} if "MIGRATOR_EXPORTER_LISTEN" in env else {}
     words = service["command"]
-    assert words[:3] == ["celery", "-A", "workers.app"]
+    assert words[:3] == ["celery", "-A", "workers.app"] or words[:2] == ["migrator", "exporter"]
     alive: dict[str, Callable[[], object]] = {
         "worker": lambda: deployed.query("SELECT 1 FROM migrator.workers"),
         "beat": lambda: "Sending due task" in log.read_text() or "beat: Starting" in log.read_text(),
-        "flower": lambda: answers(port),
+        "flower": lambda: answers(port, "healthcheck"),
+        "exporter": lambda: answers(port, "metrics"),
     }
     log = tmp_path / f"{name}.log"
     process = processes.spawn(
@@ -101,9 +105,9 @@ def test_each_of_our_services_runs_by_its_own_command(name: str, deployed: Deplo
         processes.stop(process)
 
 
-def answers(port: int) -> bool:
+def answers(port: int, path: str) -> bool:
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/healthcheck", timeout=5).status_code == httpx.codes.OK
+        return httpx.get(f"http://127.0.0.1:{port}/{path}", timeout=5).status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False
 

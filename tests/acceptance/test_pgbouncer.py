@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from migrator.demo import processes
 from migrator.generation import Side
 from migrator.state.connection import run, transaction
 from migrator.target.capture import Capture
+from tests import pgbouncer
 from tests.integration import fence
 from tests.integration.fence import NEW, NEW2, OLD, OLD2, row
 
-_PROGRAM = "/usr/sbin/pgbouncer"
 #: Two roles of the application, by the names of what they were deployed with.
 _ROLES = ("app_v1", "app_v2")
 
@@ -32,28 +29,10 @@ def pooled(database: str, sql: psycopg.Connection, scratch: Path) -> Iterator[st
     """The URL of a pooler of our own, one server connection a role: whoever comes next gets what the last one left."""
     for role in _ROLES:
         sql.execute(f"CREATE ROLE {role} LOGIN".encode())
-    server, port = urlsplit(database), processes.free_port()
-    home = scratch / f"pgbouncer-{port}"
-    home.mkdir(mode=0o711)
-    users, settings, log = home / "users.txt", home / "pgbouncer.ini", home / "pgbouncer.log"
-    users.write_text("".join(f'"{role}" ""\n' for role in _ROLES))
-    settings.write_text(
-        f"[databases]\n* = host={server.hostname} port={server.port}\n"
-        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
-        f"auth_type = trust\nauth_file = {users}\npool_mode = transaction\ndefault_pool_size = 1\n"
-    )
-    # It refuses to be root, and reads these once more when it is `nobody`.
-    for path in (users, settings):
-        path.chmod(0o644)
-    account = ["-u", "nobody"] if os.getuid() == 0 else []
-    pooler = processes.spawn([_PROGRAM, *account, str(settings)], log)
-    try:
-        processes.wait_until(lambda: processes.accepts(port), pooler, log, seconds=20)
-        yield f"postgresql://127.0.0.1:{port}{server.path}"
-    finally:
-        processes.stop(pooler)
-        for role in _ROLES:
-            sql.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
+    with pgbouncer.pooler(database, scratch, _ROLES, size=1) as url:
+        yield url
+    for role in _ROLES:
+        sql.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
 
 
 @contextmanager

@@ -6,11 +6,9 @@ import asyncio
 import contextlib
 import inspect
 import re
-import signal
 import subprocess
 import sys
 import threading
-import time
 import types
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -22,12 +20,11 @@ from sqlalchemy import create_engine, text
 
 from migrator.cutover import readiness
 from migrator.cutover.swapping import CUTOVER
-from migrator.demo import processes
-from migrator.demo.servers import Postgres, _as_nobody
+from migrator.demo.servers import Postgres
 from migrator.lifecycle import MigrationStatus
 from migrator.orchestrator import attended, verbs
 from migrator.spending.worker import Worker
-from tests.conftest import find_program
+from tests import pgbouncer as poolers
 from tests.deployment import DIMS, V3, V4, Deployment, embed, generation_of, literal, until
 from tests.docs import pages
 from tests.docs.pages import ROOT, read
@@ -233,30 +230,8 @@ async def test_h13_the_application_that_searches_a_standby(
 @pytest.fixture
 def pgbouncer(deployment: Deployment, scratch: Path) -> Iterator[str]:
     """PgBouncer in transaction mode before the deployment's database, with one connection to it; returns its URL."""
-    program, port = find_program("pgbouncer"), processes.free_port()
-    assert program is not None
-    home = scratch / f"pgbouncer-{time.monotonic_ns()}"
-    home.mkdir(mode=0o755)
-    where = psycopg.conninfo.conninfo_to_dict(deployment.url)
-    (home / "pgbouncer.ini").write_text(f"""
-[databases]
-{where["dbname"]} = host={where["host"]} port={where["port"]} user=postgres
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {port}
-unix_socket_dir =
-auth_type = any
-pool_mode = transaction
-default_pool_size = 1
-""")
-    account = _as_nobody()
-    with (home / "log").open("wb") as log:
-        drop = (account["user"], account["group"]) if account else None
-        command = processes.tethered([program, home / "pgbouncer.ini"], signal.SIGTERM, drop)
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/")
-    processes.wait_until(lambda: processes.accepts(port), process, home / "log", seconds=20)
-    yield f"postgresql://postgres@127.0.0.1:{port}/{where['dbname']}"
-    processes.stop(process)
+    with poolers.pooler(deployment.url, scratch, size=1) as url:
+        yield url
 
 
 @pytest.mark.system

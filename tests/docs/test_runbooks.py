@@ -46,8 +46,8 @@ LIFE = [
     "pause", "resume", "validate", "report", "compare", "cutover", "rollback", "unblock", "resume", "cancel", "cleanup",
 ]  # fmt: skip
 #: Verbs that are only parsed: the demo starts servers and models of its own, and takes a minute; the simulator serves
-#: until it is stopped, and test_simulate.py holds its rehearsals.
-PARSED_ONLY = {"demo", "simulate"}
+#: until it is stopped, and test_simulate.py holds its rehearsals; so does the exporter (test_exporter.py).
+PARSED_ONLY = {"demo", "simulate", "exporter"}
 #: Programs that the documents may ask an operator to type.
 PROGRAMS = {
     "migrator", "celery", "psql", "redis-cli", "./run", "git", "cd", "cp", "cat", "export", "pip", "pipx", "uv", "uvx",

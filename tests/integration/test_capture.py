@@ -288,6 +288,32 @@ async def test_only_embedded_leaves_rows_without_a_vector_alone(engine: AsyncEng
     assert hints(sql) == [("to", ["1"])]
 
 
+async def test_p6_p10_only_embedded_does_not_forget_rows_whose_vectors_an_edit_took(
+    engine: AsyncEngine, sql: psycopg.Connection
+) -> None:
+    """The column that said once that a row is in scope is emptied by us: the other one says so, or what we owe."""
+    await cut_over(engine, sql, only_embedded=True)
+    declare(sql, V4)
+    sql.execute("UPDATE docs SET body = 'c', embedding = %s", [NEW2])
+    assert row(sql) == (NEW2, None)
+    assert hints(sql) == [("from", ["1"])]
+    declare(sql, V3)
+    sql.execute("UPDATE docs SET body = 'd'")
+    assert row(sql) == (None, None)
+    assert sorted(hints(sql)) == [("from", ["1"]), ("to", ["1"])]
+
+
+async def test_only_embedded_lets_a_row_go_whose_vector_the_application_takes_away(
+    engine: AsyncEngine, sql: psycopg.Connection
+) -> None:
+    await expanded(engine, sql, only_embedded=True)
+    sql.execute("UPDATE docs SET body = 'c', embedding = NULL")
+    assert row(sql) == (None, None)
+    assert hints(sql) == []
+    sql.execute("UPDATE docs SET body = 'd'")
+    assert hints(sql) == []
+
+
 async def test_h25_the_application_needs_no_grant_of_ours(engine: AsyncEngine, sql: psycopg.Connection) -> None:
     await made(engine, sql)
     sql.execute("CREATE ROLE app_capture; GRANT SELECT, INSERT, UPDATE ON docs TO app_capture; SET ROLE app_capture")

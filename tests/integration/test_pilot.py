@@ -63,6 +63,28 @@ async def test_a_pilot_tells_what_the_whole_would_cost_and_mends_the_plan(
     assert again["plan"]["after"]["tokens"]["estimate"] == pytest.approx(after["tokens"]["estimate"], rel=0.01)
 
 
+async def test_a_provider_that_tells_no_usage_calibrates_nothing(deployment: Deployment, worker: Worker) -> None:
+    """What is settled then is our own bound, of some four times the tokens: it pays, and says nothing of a bill."""
+    deployment.make_table(60)
+    deployment.simulator.admin(usage="missing")
+    found = await run(deployment, worker, 60)
+    assert (found["tokens"]["billed"], found["tokens"]["ratio"], found["tokens"]["untold"]) == (None, None, 60)
+    assert found["plan"]["after"] == found["plan"]["before"]
+    assert "calibration" not in deployment.value("SELECT plan FROM migrator.migrations")
+    assert deployment.value("SELECT calibration FROM migrator.pilots") is None
+    told = "\n".join(lines(found))
+    assert "what was billed is not known: the provider told no usage, and nothing is mended by it" in told
+    assert "(counted at their most where no usage was told)" in told
+    # What is kept of it is not asked again, and stays untold; what is told from then on counts alone.
+    deployment.simulator.admin(usage="exact")
+    assert (await run(deployment, worker, 60))["tokens"] == found["tokens"]
+    deployment.query("DELETE FROM migrator.pilot_vectors WHERE text_hash < '\\x80' RETURNING 1")
+    mixed = (await run(deployment, worker, 60))["tokens"]
+    assert 0 < mixed["untold"] < 60
+    assert mixed["ratio"] == 1.0
+    assert mixed["billed"] == mixed["estimated"] < found["tokens"]["estimated"]
+
+
 async def test_p2_what_was_paid_for_is_used_again_also_by_a_larger_pilot(
     deployment: Deployment, worker: Worker
 ) -> None:

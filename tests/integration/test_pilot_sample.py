@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
+import pytest
+
 from migrator.orchestrator import pilot
 from migrator.pilot import sample
 from migrator.pilot.page import lines
+from migrator.pilot.sample import SampleTooSlow
 from migrator.planning import survey
 from migrator.spending.worker import Worker
-from migrator.state.connection import transaction
+from migrator.state.connection import LockBusy, transaction
 from migrator.target import facts
+from migrator.target.facts import Relation
+from migrator.target.relation import Target
 from tests.deployment import Deployment
 from tests.integration.piloting import body_of, prepare, run, spent, write
 
@@ -100,3 +108,62 @@ async def test_a_sample_holds_rare_kinds_of_rows_over_partitions_and_in_scope_al
     assert [each.row for each in read] == drawn
     assert {each.body.startswith("title\nla maison") for each in read if each.row in french_rows} == {True}
     assert drawn == await sample.draw(worker.engine, target, relation, wanted=100, seed=5)
+
+
+async def drawable(deployment: Deployment, worker: Worker, rows: int, where: str = "true") -> tuple[Target, Relation]:
+    deployment.make_table(0)
+    with deployment.connect() as connection:
+        fill = b"INSERT INTO docs (title, body) SELECT 'title', 'the body ' || n FROM generate_series(1, %s) n"
+        connection.execute(fill, [rows])
+        connection.execute("ANALYZE docs")
+    deployment.spec_data["target"] |= {"where": where}
+    target = (await survey.make(worker.engine, deployment.spec)).target()
+    async with transaction(worker.engine, read_only=True) as connection:
+        relation = await facts.relation(connection, "public", "docs")
+    assert relation is not None
+    return target, relation
+
+
+@pytest.mark.parametrize("analyzed", ["analyzed", "never"])
+async def test_no_more_pages_are_looked_at_than_the_most_however_few_rows_are_in_scope(
+    deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch, analyzed: str
+) -> None:
+    target, relation = await drawable(deployment, worker, 20_000, where="mod(id, 50) = 0")
+    if analyzed == "never":
+        relation = replace(relation, estimated_rows=-1)
+    assert relation.pages > 100
+    whole = await sample.draw(worker.engine, target, relation, wanted=1000, seed=5)
+    assert len(whole) == 400, "all of a small table, where so few are in scope"
+    monkeypatch.setattr(sample, "_MOST_PAGES", 20)
+    drawn = await sample.draw(worker.engine, target, relation, wanted=1000, seed=5)
+    keys = [int(each.key[0]) for each in drawn]
+    pages = deployment.query("SELECT DISTINCT (ctid::text::point)[0] FROM docs WHERE id = ANY (%s)", keys)
+    assert 1 <= len(pages) <= 40, "20 at random, give or take"
+
+
+async def test_a_draw_that_takes_too_long_looks_at_less_of_the_table(
+    deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each row costs the server a millisecond and more: all of them more than a statement's time, some of them not."""
+    target, relation = await drawable(deployment, worker, 8000, where="length(repeat(body, 50000)) > 0")
+    monkeypatch.setattr(sample, "_SECONDS", 6.0)
+    began = time.monotonic()
+    drawn = await sample.draw(worker.engine, target, relation, wanted=1000, seed=5)
+    assert 1 <= len(drawn) <= 1000
+    assert sum(each.weight for each in drawn) < 8000, "of less than all"
+    assert time.monotonic() - began < 8
+
+
+async def test_a_draw_that_can_not_be_made_in_time_says_so_and_not_that_a_lock_was_busy(
+    deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, relation = await drawable(deployment, worker, 20_000)
+    monkeypatch.setattr(sample, "_SECONDS", 0.003)
+    with pytest.raises(SampleTooSlow) as refused:
+        await sample.draw(worker.engine, target, relation, wanted=1000, seed=5)
+    assert str(refused.value).startswith("Random rows of public.docs could not be read within 0 s.")
+    monkeypatch.undo()
+    with deployment.connect() as connection, connection.transaction():
+        connection.execute("LOCK TABLE docs")
+        with pytest.raises(LockBusy):
+            await sample.draw(worker.engine, target, relation, wanted=1000, seed=5)

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from migrator import spec as specs
 from migrator.orchestrator import verbs
 from migrator.planning import plan as plans
 from migrator.planning.plan import Plan, PlanStale
@@ -167,6 +168,31 @@ async def test_start_refuses_the_plan_of_another_spec(deployment: Deployment, wo
     await verbs.make_plan(worker.engine, deployment.spec, actor="test")
     deployment.spec_data["limits"]["max_cost_usd"] = 4.0
     with pytest.raises(PlanStale, match="the spec file is different"):
+        await verbs.startable(worker.engine, deployment.spec, path="docs.toml")
+
+
+async def test_the_fingerprint_is_of_every_query_that_the_spec_names(deployment: Deployment, worker: Worker) -> None:
+    deployment.make_table(20)
+    path = deployment.home / "queries.jsonl"
+    deployment.spec_data.setdefault("gates", {})["queries"] = path.name
+    prints = set()
+    for text, relevant in (("word1", 1), ("word2", 1), ("word2", 2)):
+        path.write_text(json.dumps({"text": text, "relevant": [relevant]}), encoding="utf-8")
+        prints.add((await plans.make(worker.engine, specs.load(deployment.spec_file))).document["fingerprint"])
+    assert len(prints) == 3, "as many queries each time, and others"
+
+
+@pytest.mark.parametrize("missing", ["plan - 'fingerprint'", "plan - 'made_at'", "plan #- '{tokens,sampled_low}'"])
+async def test_a_plan_that_an_older_version_stored_is_stale_before_it_is_shown(
+    deployment: Deployment, worker: Worker, missing: str
+) -> None:
+    deployment.make_table(20)
+    await verbs.make_plan(worker.engine, deployment.spec, actor="test")
+    deployment.query(f"UPDATE migrator.migrations SET plan = {missing} RETURNING 1")
+    said = deployment.must("start", deployment.spec_file, "--yes", code=2)
+    assert "The plan of docs does not hold any more: it was stored by an older version of this tool." in said
+    assert "--replan" in said
+    with pytest.raises(PlanStale):
         await verbs.startable(worker.engine, deployment.spec, path="docs.toml")
 
 

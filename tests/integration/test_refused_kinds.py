@@ -65,6 +65,18 @@ async def test_inheritance_is_refused(
     assert (await refused(deployment, worker, postgres, statement))["inheritance"] == "public.docs"
 
 
+async def test_a_check_of_a_parent_is_refused_by_its_name(
+    deployment: Deployment, worker: Worker, postgres: Postgres
+) -> None:
+    found = await refused(
+        deployment, worker, postgres,
+        """CREATE TABLE parent (embedding vector(64), CONSTRAINT unit CHECK (vector_norm(embedding) < 1.5));
+           ALTER TABLE docs ADD CONSTRAINT unit CHECK (vector_norm(embedding) < 1.5);
+           ALTER TABLE docs INHERIT parent""",
+    )  # fmt: skip
+    assert found == {"inheritance": "public.docs", "dependent_inherited_check_constraint": "unit"}
+
+
 async def test_a_foreign_table_is_refused(deployment: Deployment, worker: Worker, postgres: Postgres) -> None:
     deployment.spec_data["target"]["table"] = "public.far"
     found = await refused(

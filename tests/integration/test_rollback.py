@@ -8,11 +8,15 @@ import pytest
 
 from migrator.errors import OperatorError
 from migrator.lifecycle import MigrationStatus
-from migrator.orchestrator import attended
+from migrator.orchestrator import attended, progress
 from migrator.orchestrator.perform import perform
+from migrator.planning import calibration
+from migrator.planning.calibration import Calibration
 from migrator.spending.worker import Worker
+from migrator.state import migrations
+from migrator.state.connection import transaction
 from tests.deployment import V3, V4, Deployment, embed, literal, until
-from tests.integration.steps import drain, first_tickets, ready
+from tests.integration.steps import drain, first_tickets, ready, settled, start, to
 from tests.integration.swaps import quiet, roll_back
 
 S = MigrationStatus
@@ -71,6 +75,14 @@ async def test_without_keep_fresh_the_debt_stands_and_is_told_in_money(deploymen
     assert status["rollback"]["debt_rows"] == 1
     assert status["rollback"]["debt_usd"] > 0
     assert "debt 1 rows, about" in deployment.must("status", "docs")
+    # It is owed to the old model: what a pilot found the new one to bill does not change it.
+    plan = deployment.value("SELECT plan FROM migrator.migrations")
+    mended = calibration.apply(plan, Calibration(60, 3.0, 2.9, 3.1, None, 7, requests=20), deployment.spec)
+    assert mended["tokens"]["estimate"] == 3 * plan["tokens"]["estimate"]
+    deployment.query("UPDATE migrator.migrations SET plan = %s::jsonb RETURNING 1", json.dumps(mended))
+    async with transaction(worker.engine) as connection:
+        found = await progress.read(connection, await migrations.get(connection, "docs"))
+    assert progress.debt(found) == status["rollback"]
     assert spent(deployment, "keep-fresh") == 0
 
 
@@ -143,3 +155,23 @@ async def test_a_debt_for_good_is_left_by_cleanup_where_the_operator_says_so(
     deployment.must("cleanup", "docs", "--leave-debt", "--yes")
     assert deployment.status == "cleaned"
     assert deployment.query("SELECT id FROM docs WHERE embedding IS NULL") == [(3,)]
+
+
+async def test_p10_only_embedded_loses_nothing_there_and_back(deployment: Deployment, worker: Worker) -> None:
+    """Rows that had no vector are left alone; those that had one have one of the right text, whoever edited them."""
+    deployment.spec_data["target"]["only_embedded"] = True
+    deployment.make_table(20)
+    with deployment.connect() as connection:
+        connection.execute("UPDATE docs SET embedding = NULL WHERE id <= 2")
+    await start(deployment, worker)
+    await to(worker, S.READY)
+    await attended.cut_over(worker, "docs", max_dirty_rows=100, actor="test", tell=quiet)
+    write_new(deployment, 3, "by the new writer")
+    with deployment.connect() as connection:
+        connection.execute("UPDATE docs SET body = 'by an old one' WHERE id = 4")
+        connection.execute("UPDATE docs SET body = 'twice' WHERE id = 4")
+    await settled(deployment, worker)
+    assert deployment.mismatches("embedding", V4) == [1, 2]
+    await roll_back(worker)
+    assert deployment.mismatches("embedding", V3) == [1, 2]
+    assert deployment.query("SELECT id FROM docs WHERE embedding IS NULL ORDER BY id") == [(1,), (2,)]

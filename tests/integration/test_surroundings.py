@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 
-from migrator.demo.processes import free_port
 from migrator.demo.servers import Postgres
 from migrator.planning import plan as plans
 from migrator.planning import surroundings
 from migrator.spending.worker import Worker
 from migrator.state.connection import DatabaseUnreachable, make_engine, transaction
 from tests import standby as standbys
-from tests.conftest import find_program
 from tests.deployment import Deployment, until
+from tests.pgbouncer import pooler
 
 
 async def codes(deployment: Deployment, worker: Worker) -> dict[str, list[str]]:
@@ -140,33 +136,10 @@ async def test_h16_statements_that_lean_on_the_order_of_columns_are_counted_and_
     assert "canary" not in repr(made.document)
 
 
-@contextlib.contextmanager
-def pooled(url: str, home: Path) -> Iterator[str]:
-    """A PgBouncer in transaction mode before the server; yields its URL."""
-    program = find_program("pgbouncer")
-    assert program is not None, "apt-get install pgbouncer"
-    server, port = urlsplit(url), free_port()
-    settings = home / "pgbouncer.ini"
-    settings.write_text(
-        f"[databases]\n* = host=127.0.0.1 port={server.port} user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
-        f"listen_port = {port}\nauth_type = any\npool_mode = transaction\nunix_socket_dir =\n"
-    )
-    # It refuses to be root, and `nobody` may not enter the tests' folders: it gets the file itself.
-    as_nobody = {"user": 65534, "group": 65534} if os.geteuid() == 0 else {}
-    with settings.open() as file:
-        command = [program, f"/dev/fd/{file.fileno()}"]
-        process = subprocess.Popen(command, pass_fds=[file.fileno()], stderr=subprocess.DEVNULL, **as_nobody)
-        try:
-            yield f"postgresql://postgres@127.0.0.1:{port}{server.path}"
-        finally:
-            process.terminate()
-            process.wait(10)
-
-
 @pytest.mark.system
-async def test_a_real_pooler_is_told_from_the_server(deployment: Deployment, worker: Worker, tmp_path: Path) -> None:
+async def test_a_real_pooler_is_told_from_the_server(deployment: Deployment, worker: Worker, scratch: Path) -> None:
     deployment.make_table(5)
-    with pooled(deployment.url, tmp_path) as url:
+    with pooler(deployment.url, scratch) as url:
         engine = make_engine(url, "test")
         try:
 

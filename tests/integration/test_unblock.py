@@ -22,7 +22,7 @@ from migrator.state.connection import MovedMeanwhile
 from migrator.state.migrations import CaptureOff
 from tests.deployment import V3, V4, Deployment, embed, literal, until
 from tests.integration.bystanders import bystander, holding
-from tests.integration.steps import first_tickets, ready, start, to
+from tests.integration.steps import begin, first_tickets, ready, start, to
 from tests.integration.swaps import cut_over, quiet, roll_back
 
 S = MigrationStatus
@@ -117,6 +117,7 @@ async def test_h30_what_was_written_before_the_cutover_is_proved_again(deploymen
         (2,), (6,), (31,), (1000,)
     ]  # fmt: skip
     await to(worker, S.READY)
+    await until_live_is_whole(deployment, worker)
     assert deployment.mismatches("embedding__migrator", V4) == []
     assert deployment.value("SELECT embedding__migrator IS NULL FROM docs WHERE id = 3")
     assert deployment.billed() > before
@@ -170,6 +171,7 @@ async def test_h30_a_resume_that_is_killed_is_done_again(deployment: Deployment,
         connection.execute("DROP TRIGGER a_slow ON docs")
     deployment.wait(lambda: deployment.run("resume", "docs").returncode == 0, seconds=30)
     await to(worker, S.READY)
+    await until_live_is_whole(deployment, worker)
     assert deployment.mismatches("embedding__migrator", V4) == []
 
 
@@ -259,6 +261,23 @@ async def test_p1_h30_after_a_rollback_writers_of_the_new_generation_are_taken_b
     await until_live_is_whole(deployment, worker)
     assert deployment.mismatches("embedding", V3) == []
     assert deployment.mismatches("embedding__migrator", V4) == []
+
+
+async def test_h30_p10_an_old_vector_that_nobody_would_embed_again_is_kept(
+    deployment: Deployment, worker: Worker
+) -> None:
+    """After a rollback it is searched, and its row is none of ours: no hint would ever bring it back."""
+    deployment.spec_data["target"]["where"] = "id > 2"
+    await begin(deployment, worker, 10)
+    await to(worker, S.READY)
+    await cut_over(worker)
+    await roll_back(worker)
+    await unblock(worker)
+    with deployment.connect() as connection:
+        connection.execute("UPDATE docs SET n = n + 1 WHERE id < 5")
+    await resume(worker)
+    assert deployment.query("SELECT id FROM docs WHERE embedding IS NULL ORDER BY id") == [(3,), (4,)]
+    assert deployment.query("SELECT DISTINCT key[1] FROM migrator.dirty ORDER BY 1") == [("3",), ("4",)]
 
 
 async def test_h30_triggers_that_would_break_the_writes_again_stay_off(deployment: Deployment, worker: Worker) -> None:

@@ -168,7 +168,10 @@ async def test_h3_a_suspect_that_somebody_holds_is_told_and_taken_back_later(
             await suspicious.take_back(worker.engine, "docs", actor="test")
     happened, state, following = caught.value.sentences()
     assert happened == "Rows of docs whose vectors are to be taken back are held by open transactions: 1 of them."
-    assert state == "2 vectors were taken back; the others are as they were."
+    assert state == (
+        "2 vectors were taken back, the others are as they were; rows without their live vector are absent from "
+        "search until it is made again."
+    )
     assert "run the same command again" in following
     assert deployment.query("SELECT id FROM docs WHERE embedding IS NULL ORDER BY id") == [(30,), (32,)]
     assert await suspicious.take_back(worker.engine, "docs", actor="test") == 1
@@ -276,7 +279,7 @@ async def test_h3_cleanup_takes_the_notes_along(deployment: Deployment, worker: 
     await watched(worker)
     bring(deployment, (3,), V3, NEW)
     await verbs.cancel(worker.engine, "docs", actor="test")
-    await attended.clean_up(worker, "docs", close_window=False, strays_gone=False, actor="test", tell=quiet)
+    await attended.clean_up(worker, "docs", close_window=False, strays_gone=True, actor="test", tell=quiet)
     assert (left(deployment), listed(deployment)) == (0, [])
 
 

@@ -132,6 +132,7 @@ def test_a_ratio_is_of_weighted_sums_and_its_interval_of_requests() -> None:
     assert found is not None
     assert found.value == pytest.approx((11 + 11 + 60) / (10 + 10 + 40))
     assert (found.low, found.high) == pytest.approx((1.1, 1.5)), "two requests: one of them, or the other"
+    assert found.requests == 2
     assert ratio.measure([0], [0], [1], ["a"], seed=1) is None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from migrator.measures.sampling import Total
+from migrator.measures.sampling import Total, error_of
 from migrator.planning import document
 from migrator.planning.population import Growth
 from migrator.provider import profiles
@@ -30,3 +30,12 @@ def test_a_table_that_could_not_be_read_has_a_document_too() -> None:
     found = survey()
     made = document.make(found, None, Growth(None, "rows could not be read"), profiles.of(found.spec.to))
     assert (made["rows"], made["tokens"]["estimate"], made["cost_usd"]["high"], made["sample"]) == (0, 0, 0.0, None)
+
+
+def test_the_samples_own_spread_stands_beside_the_band_that_allows_for_another_tokenizer() -> None:
+    found = survey()
+    sampled = Total(1000, 0.02)
+    known = replace(scanned(), sampled_tokens=sampled, tokens=sampled.times(1.0, error_of(0.12)))
+    told = document.make(found, known, Growth(None, "nobody knows"), profiles.of(found.spec.to))["tokens"]
+    assert (told["sampled_low"], told["sampled_high"]) == (951, 1049)
+    assert (told["low"], told["high"]) == (870, 1130)

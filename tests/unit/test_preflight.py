@@ -168,6 +168,7 @@ CASES: list[tuple[str, Severity, Callable[[Survey], Any]]] = [
             "function by position",
             "check constraint on NULL",
             "check constraint of other columns",
+            "inherited check constraint",
             "generated column",
             "row policy of another table",
             "column grant of another role",

@@ -1,0 +1,151 @@
+"""Schedules: when work may begin, and what came to rest by a limit is tried again each day, with nobody there.
+
+Floor 3. Promise: only what time may mend is tried again (a cap, a quota, a provider that refused); what an operator
+paused, a gate that failed, a canary that moved and a capture that is off wait for somebody. One try a day, whoever
+ticks and however often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from migrator.errors import MigratorError
+from migrator.lifecycle import MigrationStatus
+from migrator.orchestrator import verbs
+from migrator.state import migrations, schedules
+from migrator.state.connection import transaction
+from migrator.state.migrations import Migration
+from migrator.state.schedules import Schedule
+from migrator.windows import Daily, Window, closes_at, opens_at
+
+#: The classes of errors whose reason may be gone by tomorrow; a pause's reason begins with the class.
+RESUMABLE = ("CapReached", "ProviderStopped", "ProviderBusy", "KeyMissing")
+_ACTOR = "schedule"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Changes to a schedule; None leaves a part as it is. "off" takes a daily try away, and `now` a later start."""
+
+    windows: tuple[str, ...] | None = None
+    start_at: datetime | None = None
+    start_now: bool = False
+    resume_daily: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A schedule as it is told. Moments are in UTC; None where nothing was said."""
+
+    migration: Migration
+    schedule: Schedule
+    #: When work may be done next, and until when; this moment where it may be done now.
+    opens: datetime | None
+    closes: datetime | None
+    tried: datetime | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the shape of `schedule --json`."""
+        return {
+            "name": self.migration.name,
+            "windows": list(self.migration.windows),
+            "start_at": _iso(self.schedule.not_before),
+            "resume_daily": self.schedule.resume_daily,
+            "opens": _iso(self.opens),
+            "closes": _iso(self.closes),
+            "next_try": _iso(self.tried),
+        }
+
+
+async def change(engine: AsyncEngine, name: str, wanted: Wanted, *, actor: str) -> Shown:
+    """Change a schedule live, and return it.
+
+    Raises: MigrationUnknown, ValueError (what can't be read).
+    """
+    values: dict[str, Any] = {}
+    if wanted.start_at is not None or wanted.start_now:
+        values["not_before"] = None if wanted.start_now else wanted.start_at
+    if wanted.resume_daily is not None:
+        values["resume_daily"] = None if wanted.resume_daily == "off" else str(Daily.parse(wanted.resume_daily))
+    windows = None if wanted.windows is None else [str(Window.parse(each)) for each in wanted.windows]
+    async with transaction(engine) as connection:
+        found = await migrations.get(connection, name)
+        if windows is not None:
+            await migrations.change(connection, found.id, windows=windows)
+        if values:
+            await schedules.put(connection, found.id, **values)
+        told = {**({} if windows is None else {"windows": windows}), **values}
+        if told:
+            words = ", ".join(f"{key} = {_told(value)}" for key, value in told.items())
+            await migrations.note(connection, found.id, found.status, f"schedule: {words}", actor)
+        return await _show(connection, name)
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return "off" if value in (None, []) else str(value)
+
+
+async def _show(connection: AsyncConnection, name: str) -> Shown:
+    found = await migrations.get(connection, name)
+    schedule = await schedules.find(connection, found.id)
+    now = (await migrations.database_now(connection)).astimezone(UTC)
+    windows = [Window.parse(each) for each in found.windows]
+    opens = opens_at(windows, max(now, schedule.not_before or now))
+    closes = closes_at(windows, opens) if opens is not None else None
+    daily = None if schedule.resume_daily is None else Daily.parse(schedule.resume_daily)
+    return Shown(found, schedule, opens, closes, None if daily is None else daily.after(now))
+
+
+async def waits_until(connection: AsyncConnection, migration: Migration) -> str | None:
+    """Return what binds a migration that is not to begin yet."""
+    not_before = (await schedules.find(connection, migration.id)).not_before
+    if not_before is None or not_before <= await migrations.database_now(connection):
+        return None
+    return f"start at {not_before.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+async def wake(engine: AsyncEngine, resting: Sequence[Migration]) -> None:
+    """Resume what came to rest by a limit and has its time of the day behind it; a refusal is noted, and is the try."""
+    paused = [each for each in resting if _may_heal(each)]
+    async with transaction(engine) as connection:
+        found = await schedules.find_all(connection, [each.id for each in paused])
+        now = await migrations.database_now(connection)
+    for each in paused:
+        schedule = found.get(each.id, Schedule())
+        if not _is_due(each, schedule, now):
+            continue
+        async with transaction(engine) as connection:
+            if not await schedules.take_try(connection, each.id, schedule):
+                continue
+        try:
+            await verbs.resume(engine, each.name, actor=_ACTOR)
+        except MigratorError as error:
+            told = f"the day's try came to nothing: {error.sentences()[0]}"
+            async with transaction(engine) as connection:
+                await migrations.note(connection, each.id, each.status, told, _ACTOR)
+
+
+def _may_heal(migration: Migration) -> bool:
+    return (
+        migration.status is MigrationStatus.PAUSED
+        and migration.capture_off_at is None
+        and (migration.reason or "").startswith(RESUMABLE)
+    )
+
+
+def _is_due(migration: Migration, schedule: Schedule, now: datetime) -> bool:
+    if schedule.resume_daily is None:
+        return False
+    last = Daily.parse(schedule.resume_daily).before(now)
+    return last > max(migration.since, schedule.resumed_at or migration.since)
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.astimezone(UTC).isoformat(timespec="seconds")
