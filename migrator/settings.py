@@ -16,6 +16,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from migrator.errors import OperatorError
 
+#: Provider requests in flight per worker process, where nobody says otherwise.
+CONCURRENCY = 4
+
+
+def connections(concurrency: int) -> int:
+    """Return how many connections to the database a worker process keeps: one a request, the purse's and the pace's."""
+    return concurrency + 2
+
 
 @dataclass(eq=False)
 class SettingMissing(OperatorError):
@@ -54,7 +62,7 @@ class Settings(BaseSettings):
     #: outlasts a slow request, and a killed worker's batch is taken back within a minute).
     lease_seconds: float = Field(default=30.0, ge=1, le=600)
     #: Provider requests in flight per worker process. httpx slows down above 32 connections a client.
-    concurrency: int = Field(default=4, ge=1, le=32)
+    concurrency: int = Field(default=CONCURRENCY, ge=1, le=32)
     #: Tells apart two deployments on one machine, in the name of beat's file.
     instance: str = Field(default="default", pattern=r"^[A-Za-z0-9_-]{1,40}$")
 

@@ -41,6 +41,11 @@ def quoted(text: str) -> sql.Composable:
     return sql.SQL("U&'{}'").format(sql.SQL("".join(f"\\+{ord(each):06X}" for each in text)))
 
 
+def identifier(name: str) -> str:
+    """Return a name as SQL takes it, for a statement that somebody is told to run."""
+    return sql.Identifier(name).as_string()
+
+
 def compose(file: str, name: str, parts: Mapping[str, sql.Composable] | None = None) -> sql.Composed:
     """Return a statement with its {placeholders} filled; no name or value in it ends a block that it stands in."""
     # The text comes from a file of this package, never from input: psycopg asks for a literal and can't know.

@@ -14,8 +14,8 @@ from typing import Any
 
 import typer
 
+from migrator import words
 from migrator.errors import Declined, MigratorError
-from migrator.report import words
 
 
 def say(line: str = "") -> None:

@@ -39,6 +39,7 @@ def command(
 
         migrator plan docs.toml --json
     """
+    from migrator import settings
     from migrator import spec as specs
     from migrator.cli import session
     from migrator.orchestrator import verbs
@@ -47,7 +48,8 @@ def command(
     wanted = specs.load(spec)
 
     async def step(worker: Worker) -> tuple[Plan, str | None]:
-        return await verbs.make_plan(worker.engine, wanted, actor=session.actor(), exact=exact)
+        broker_url = settings.load().broker_url
+        return await verbs.make_plan(worker.engine, wanted, actor=session.actor(), exact=exact, broker_url=broker_url)
 
     made, not_stored = session.run(step, with_schema=False)
     if html is not None:

@@ -91,6 +91,7 @@ class _Asked:
 
 async def _step(worker: Worker, wanted: Spec, path: str, asked: _Asked) -> tuple[Timing | None, Page | None]:
     """Plan where there is no plan, show it, ask, look where the vectors come from, and expand; None for a dry run."""
+    from migrator import settings
     from migrator.cli import plan as plan_verb
     from migrator.cli import session
     from migrator.orchestrator import attendance, blocking, origin, verbs
@@ -98,7 +99,9 @@ async def _step(worker: Worker, wanted: Spec, path: str, asked: _Asked) -> tuple
 
     stored = await verbs.stored_plan(worker.engine, wanted)
     if stored is None or asked.replan:
-        document = (await verbs.plan_to_start(worker.engine, wanted, path=path, actor=session.actor())).document
+        broker_url = settings.load().broker_url
+        made = await verbs.plan_to_start(worker.engine, wanted, path=path, actor=session.actor(), broker_url=broker_url)
+        document = made.document
     else:
         plans.refuse_older(stored, path)
         document = stored.plan

@@ -120,7 +120,7 @@ def show(found: Progress) -> None:
         ("rows", f"{found.rows_done:,} of {found.rows_total:,} ({100 * found.share:.1f} %), {', '.join(extras)}")
     )
     if found.rows_per_second:
-        eta = progress.duration(found.eta_seconds)
+        eta = progress.eta(found)
         rows.append(
             ("rate", f"{found.rows_per_second:,.0f} rows/s, {found.tokens_per_minute:,.0f} tokens/min, ETA {eta}")
         )

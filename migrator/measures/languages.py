@@ -1,4 +1,4 @@
-"""Which language a text is in, as far as a few function words tell: a slice of rows or queries, never a decision.
+"""Which language a text is in, as far as a few function words tell: for slices and shares, never a decision.
 
 Floor 0. Pure. Promise: a text that says too little is told by its script alone, so a slice by language holds what is
 certain and the slice "latin" the rest.
@@ -30,6 +30,11 @@ _SHARED = Counter(word for words in _LANGUAGES.values() for word in words)
 LETTERS = 600
 #: What the best language must have, in words that are its own, and beyond the second best.
 _ENOUGH, _AHEAD = 1.0, 0.5
+
+
+def script_of_language(name: str) -> str:
+    """Return the script of what `language_of` told."""
+    return "latin" if name in NAMES else name
 
 
 def language_of(text: str) -> str:

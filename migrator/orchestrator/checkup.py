@@ -5,12 +5,10 @@ Floor 3. Promise: a check that can't be made is a failed check, never a tracebac
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import numpy as np
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -20,12 +18,12 @@ from migrator.generation import Side
 from migrator.lifecycle import OPEN
 from migrator.measures import cosine
 from migrator.orchestrator import origin
-from migrator.planning import preflight, survey
+from migrator.planning import broker, preflight, survey
 from migrator.provenance.page import Page
 from migrator.provider import client, profiles
 from migrator.provider.catalogue import Action
 from migrator.provider.client import LostError, RefusedError, Reply, UnbelievableError
-from migrator.settings import Settings, api_key, without_password
+from migrator.settings import Settings, api_key
 from migrator.spec import ModelSpec, Spec
 from migrator.state import canary, migrations, schema, workers
 from migrator.state.canary import STEADY_COSINE, Canary
@@ -33,8 +31,9 @@ from migrator.state.connection import make_engine, transaction
 from migrator.target import capture, facts
 
 Level = Literal["ok", "warn", "fail"]
-#: Seconds for a server that may not be there.
-_PATIENCE_SECONDS = 5.0
+#: What a broker that answers can be found wanting in.
+_BROKER_CHECKS = {"broker_evicts": "memory", "broker_forgets": "file", "broker_shared": "database"}
+_LEVELS: dict[str, Level] = {"refuse": "fail", "warn": "warn", "info": "ok"}
 #: Answers for one text that are laid side by side, a request each: two regions that take turns show at once, and two
 #: that are drawn by lot stay hidden in one look of sixteen. A few tokens.
 _SAME_TEXT_TIMES = 5
@@ -170,41 +169,22 @@ async def _target(engine: AsyncEngine, spec: Spec) -> list[Check]:
 
 
 async def _broker(url: str) -> list[Check]:
-    scheme = urlsplit(url).scheme
-    shown = without_password(url)
-    if scheme in {"amqp", "amqps"}:
-        return await asyncio.to_thread(_amqp, url, shown)
-    if scheme not in {"redis", "rediss"}:
-        mend = "Set MIGRATOR_BROKER_URL to redis://... or amqp://... (a Redis cluster can't be used by Celery)."
-        return [Check("broker", "fail", f"{shown} is of no kind that Celery can use here", mend)]
-    import redis.asyncio as redis  # noqa: PLC0415 - only where the broker is one
-
-    connection = redis.Redis.from_url(url, socket_timeout=_PATIENCE_SECONDS, socket_connect_timeout=_PATIENCE_SECONDS)
-    try:
-        info = await connection.info()
-        policy = (await connection.config_get("maxmemory-policy")).get("maxmemory-policy", "unknown")
-    except (redis.RedisError, OSError) as error:
-        mend = "Check the server and MIGRATOR_BROKER_URL; `migrator work NAME` needs no broker."
-        return [Check("broker", "fail", f"{shown} can't be reached ({type(error).__name__})", mend)]
-    finally:
-        await connection.aclose()
-    found = [_ok("broker", f"{shown}, Redis protocol {info.get('redis_version', '?')}")]
-    if policy != "noeviction":
-        mend = "Set maxmemory-policy to noeviction: with another, queues can vanish."
-        found.append(Check("broker memory", "warn", f"maxmemory-policy is {policy}", mend))
-    return found
+    seen = await broker.look(url)
+    told = list(broker.check(seen))
+    if not seen.answers:
+        return [Check("broker", "fail", f"{seen.shown} {each.message}", _sentence(each.mend)) for each in told]
+    kind = f", Redis protocol {seen.version}" if seen.version is not None else ""
+    return [
+        _ok("broker", f"{seen.shown}{kind}"),
+        *(
+            Check(f"broker {_BROKER_CHECKS[each.code]}", _LEVELS[each.severity], each.message, _sentence(each.mend))
+            for each in told
+        ),
+    ]
 
 
-def _amqp(url: str, shown: str) -> list[Check]:
-    from kombu.connection import Connection  # noqa: PLC0415 - only where the broker is one
-
-    try:
-        with Connection(url, connect_timeout=_PATIENCE_SECONDS) as connection:  # type: ignore[no-untyped-call]
-            connection.ensure_connection(max_retries=1, timeout=_PATIENCE_SECONDS)
-    except Exception as error:  # noqa: BLE001 - each transport raises its own kinds
-        mend = "Check the server and MIGRATOR_BROKER_URL; `migrator work NAME` needs no broker."
-        return [Check("broker", "fail", f"{shown} can't be reached ({type(error).__name__})", mend)]
-    return [_ok("broker", shown)]
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}."
 
 
 async def _provider(spec: Spec) -> list[Check]:

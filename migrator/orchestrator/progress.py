@@ -38,6 +38,7 @@ from migrator.state.signals import Reading
 from migrator.state.tallies import Counts
 from migrator.target import index, lanes
 from migrator.target.signals import table_oid
+from migrator.words import span
 
 S = MigrationStatus
 #: Seconds over which a rate is told, and the share of rows below which no ETA is.
@@ -255,7 +256,7 @@ def line(found: Progress) -> str:
         told = f"{_short(found.rows_covered)}/{_short(found.rows_in_scope)}"
         words = [f"{migration.name} {100 * found.share:.1f} % {told}"]
         words.append(f"{_short(found.rows_per_second)} rows/s")
-        words.append(f"ETA {duration(found.eta_seconds)}")
+        words.append(f"ETA {eta(found)}")
     words.append(f"${found.account.committed_usd:.2f} of ${found.account.max_usd:.2f}")
     if found.binding is not None:
         words.append(f"binds: {found.binding}")
@@ -271,18 +272,9 @@ def _short(number: float) -> str:
     return f"{number:.0f}"
 
 
-def duration(seconds: float | None) -> str:
-    """Return a time for people: "unknown", "42 s", "5 min 3 s", "5 h 31 min"."""
-    if seconds is None:
-        return "unknown"
-    whole = round(seconds)
-    if whole < 60:  # noqa: PLR2004 - a minute
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:  # noqa: PLR2004 - an hour
-        return f"{minutes} min {rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min"
+def eta(found: Progress) -> str:
+    """Return how long it will take yet, for people, or that nobody can tell."""
+    return "unknown" if found.eta_seconds is None else span(found.eta_seconds)
 
 
 def status_word(found: Progress) -> str:
@@ -373,7 +365,7 @@ def canary_line(found: Canary) -> str:
     if found.moved_cosine is not None:
         return f"MOVED to cosine {found.moved_cosine:.4f}; vectors since {found.good_at:%Y-%m-%d %H:%M:%S} are suspect"
     word = "steady" if found.lowest_cosine >= STEADY_COSINE else "unsteady"
-    when = f"{found.checks} checks, the last {duration(found.age_seconds)} ago"
+    when = f"{found.checks} checks, the last {span(found.age_seconds)} ago"
     return f"{word}: lowest cosine {found.lowest_cosine:.5f} in {when}"
 
 

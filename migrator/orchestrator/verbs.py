@@ -68,17 +68,22 @@ async def stored_plan(engine: AsyncEngine, spec: Spec) -> Migration | None:
     return found
 
 
-async def make_plan(engine: AsyncEngine, spec: Spec, *, actor: str, exact: bool = False) -> tuple[Plan, str | None]:
+async def make_plan(
+    engine: AsyncEngine, spec: Spec, *, actor: str, exact: bool = False, broker_url: str | None = None
+) -> tuple[Plan, str | None]:
     """Make a plan and store it where that is possible; returns it, and why it was not stored."""
-    return await plans.store(engine, await plans.make(engine, spec, exact=exact), actor)
+    made = await plans.make(engine, spec, exact=exact, broker_url=broker_url)
+    return await plans.store(engine, made, actor)
 
 
-async def plan_to_start(engine: AsyncEngine, spec: Spec, *, path: str, actor: str) -> Plan:
+async def plan_to_start(
+    engine: AsyncEngine, spec: Spec, *, path: str, actor: str, broker_url: str | None = None
+) -> Plan:
     """Make a plan that `start` can use.
 
     Raises: PlanRefused, PlanNotStored.
     """
-    made, not_stored = await make_plan(engine, spec, actor=actor)
+    made, not_stored = await make_plan(engine, spec, actor=actor, broker_url=broker_url)
     if made.refused:
         raise PlanRefused(spec.name, path, made.refused)
     if not_stored is not None:

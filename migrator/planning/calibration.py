@@ -20,8 +20,6 @@ from migrator.planning import data_findings, duration
 from migrator.spec import Spec
 from migrator.state import budget
 
-#: Requests in flight that hours are worked out with: one worker's default, as the estimate has it.
-_IN_FLIGHT = 4
 #: What a pilot mends.
 MENDED = ("tokens", "cost_usd", "hours", "hours_bound_by", "hours_by_limit", "finish")
 
@@ -129,10 +127,16 @@ def _cost(before: dict[str, Any], tokens: dict[str, Any], spec: Spec) -> dict[st
         **before,
         "low": float(budget.price(tokens["low"], low).usd),
         "high": float(budget.price(tokens["high"], high).usd),
-        "by_price": [
-            {**each, **{key: float(budget.price(tokens[of], each["usd_per_mtok"]).usd) for key, of in counts.items()}}
-            for each in before["by_price"]
-        ],
+        **{
+            name: [
+                {
+                    **each,
+                    **{key: float(budget.price(tokens[of], each["usd_per_mtok"]).usd) for key, of in counts.items()},
+                }
+                for each in before.get(name, [])
+            ]
+            for name in ("by_price", "by_batch_price")
+        },
     }
 
 
@@ -145,8 +149,8 @@ def _hours(
         known["tokens_per_minute"] = tokens / spec.limits.tokens_per_minute / 60
     assumed = before["hours_bound_by"]
     if found.request_seconds is not None:
-        known["latency"] = document["requests"] * found.request_seconds / _IN_FLIGHT / 3600
-        assumed = f"the provider's {found.request_seconds:.2g} s a request, {_IN_FLIGHT} in flight"
+        known["latency"] = document["requests"] * found.request_seconds / duration.IN_FLIGHT / 3600
+        assumed = f"the provider's {found.request_seconds:.2g} s a request, {duration.IN_FLIGHT} in flight"
     binds = max(known, key=lambda name: known[name], default="latency")
     return known, assumed if binds == "latency" else binds
 

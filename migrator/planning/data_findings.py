@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from psycopg import sql
+
 from migrator.planning.findings import Finding, info, warn
 from migrator.planning.population import Population
 from migrator.spec import Spec
 from migrator.windows import Window
+from migrator.words import dollars
 
 #: What becomes of a text that is longer than the model reads.
 _TOO_LONG = {
@@ -72,19 +75,20 @@ def _texts(spec: Spec, scanned: Population) -> Iterator[Finding]:
 
 def _table(spec: Spec, scanned: Population) -> Iterator[Finding]:
     name = spec.target.table
+    analyze = f"run ANALYZE {sql.Identifier(spec.target.schema_name, spec.target.table_name).as_string()}"
     if scanned.beyond_file:
         yield warn(
             "statistics_beyond_file",
             name,
             "its statistics tell of more pages than there are, so rows are theirs and not the sample's",
-            f"run ANALYZE {name}, or plan with --exact",
+            f"{analyze}, or plan with --exact",
         )
     if not scanned.analyzed and scanned.rows.value:
         yield warn(
             "never_analyzed",
             name,
             "it was never analyzed: PostgreSQL guesses when it plans searches, and our windows are cut by its guess",
-            f"run ANALYZE {name}",
+            analyze,
         )
     if scanned.rows.value > 1 and 0 < scanned.rows_per_page < 2:  # noqa: PLR2004 - a row a page
         yield info(
@@ -101,7 +105,7 @@ def _limits(spec: Spec, document: Mapping[str, Any]) -> Iterator[Finding]:
         yield warn(
             "cap_below_estimate",
             "[limits] max_cost_usd",
-            f"the estimate goes up to {high:.2f} USD and the cap is {cap:.2f}",
+            f"the estimate goes up to {dollars(high)} USD and the cap is {dollars(cap)}",
             "raise the cap, or expect the migration to rest when it is reached",
         )
     hours, rows = document["hours"], document["rows_to_embed"]

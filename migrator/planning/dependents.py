@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 from migrator.planning.findings import Finding, info, refuse, warn
 from migrator.planning.survey import Survey
+from migrator.statements import identifier
 from migrator.target.publications import COLUMN_LIST, Publication
 from migrator.target.relation import suffixed
 
@@ -47,6 +48,7 @@ def check(survey: Survey) -> Iterator[Finding]:
             "its text names the column: it follows by name, and from the swap on it meets the new generation",
             "look whether it holds the column's vectors against others; those must be of the same generation",
         )
+    yield from _whole_rows(survey)
     yield from _publications(survey)
 
 
@@ -78,6 +80,28 @@ def _hanging(survey: Survey) -> Iterator[Finding]:
             yield refuse("index_invalid", index.name, "it is INVALID", "drop it, or REINDEX it")
         elif index.is_unique:
             yield refuse("index_unique", index.name, "it is unique, and a new vector may not be", LATER)
+
+
+def _whole_rows(survey: Survey) -> Iterator[Finding]:
+    """Name who takes rows as they stand: a new column comes with `start`, and two change places in the swap (H16)."""
+    for kind, name, how in survey.whole_rows:
+        if kind == "column":
+            yield warn(
+                "rows_stored",
+                name,
+                "it stores whole rows of the table, by their columns' places: of those that it holds at the swap, the"
+                " vector column reads as NULL afterwards, and at cleanup their old vectors are gone",
+                "keep what is needed of them in columns of their own",
+            )
+        else:
+            yield warn(
+                "function_whole_rows",
+                name,
+                f"it takes rows as they stand ({how}): it meets the new column at the start, and the two exchanged at"
+                " the cutover (H16)",
+                "name the columns in it; `start` tries an INSERT, an UPDATE and a DELETE with all triggers, and begins"
+                " nothing where one fails",
+            )
 
 
 def _publications(survey: Survey) -> Iterator[Finding]:
@@ -120,7 +144,7 @@ def _whole_row(survey: Survey, publication: Publication) -> Iterator[Finding]:
             "publication_whole_row",
             name,
             f"it publishes whole rows: without a column {shadow} its subscribers stop at the first edit after `start`",
-            f"run ALTER TABLE {target.table} ADD COLUMN {shadow} {kind} on each of them, and say"
+            f"run ALTER TABLE {survey.table_sql} ADD COLUMN {identifier(shadow)} {kind} on each of them, and say"
             " subscribers_have_shadow = true in [target]; or publish a column list",
         )
     if relation is not None and relation.replica_identity == "f":
@@ -129,5 +153,5 @@ def _whole_row(survey: Survey, publication: Publication) -> Iterator[Finding]:
             name,
             "REPLICA IDENTITY FULL lets a subscriber look for rows by all their columns, and the vectors' differ there"
             " after the swap: it would pass over edits without an error",
-            f"ALTER TABLE {target.table} REPLICA IDENTITY DEFAULT, or USING INDEX, for the time of the migration",
+            f"ALTER TABLE {survey.table_sql} REPLICA IDENTITY DEFAULT, or USING INDEX, for the time of the migration",
         )

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from migrator import settings
 from migrator.provider.packing import pack
 from migrator.windows import Window, closes_at, opens_at
 
-#: Seconds of a request of so many texts, and requests in flight: the published measurement of 0.55 s + 0.025 s a text,
-#: and one worker's default concurrency.
-_BASE_SECONDS, _TEXT_SECONDS, _IN_FLIGHT = 0.55, 0.025, 4
+#: Seconds of a request of so many texts: the published measurement of 0.55 s + 0.025 s a text.
+_BASE_SECONDS, _TEXT_SECONDS = 0.55, 0.025
+#: Requests in flight: those of one worker as it comes.
+IN_FLIGHT = settings.CONCURRENCY
 #: Rows a second that the lanes write (measured: 5,482 to 6,901 at 1,024 dimensions, two cores, old HNSW index live).
 _WRITTEN_PER_SECOND = 5000
 #: Days after which a date would say nothing.
@@ -58,8 +60,8 @@ def hours(
         limits["requests_per_minute"] = requests / requests_per_minute / 60
     if tokens_per_minute is not None:
         limits["tokens_per_minute"] = token_count / tokens_per_minute / 60
-    assumed = f"assuming {seconds:.1f} s a request, {_IN_FLIGHT} in flight"
-    limits["latency"] = requests * seconds / _IN_FLIGHT / 3600
+    assumed = f"assuming {seconds:.1f} s a request, {IN_FLIGHT} in flight"
+    limits["latency"] = requests * seconds / IN_FLIGHT / 3600
     limits["database_writes"] = rows / _WRITTEN_PER_SECOND / 3600
     binds = max(limits, key=lambda name: limits[name])
     if binds == "latency":

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from migrator.errors import OperatorError
 from migrator.generation import Side
 from migrator.planning import (
+    broker,
     calibration,
     data_findings,
     population,
@@ -92,10 +93,11 @@ class Plan:
         return [finding for finding in self.findings if finding.severity == "refuse"]
 
 
-async def make(engine: AsyncEngine, spec: Spec, *, exact: bool = False) -> Plan:
+async def make(engine: AsyncEngine, spec: Spec, *, exact: bool = False, broker_url: str | None = None) -> Plan:
     """Look at a spec's target and work out what the migration would do and cost. Read-only.
 
-    `exact` counts every row, however long that takes. What an earlier pilot was billed mends the estimates.
+    `exact` counts every row, however long that takes; `broker_url`: where the workers hear of their work, to be looked
+    at too. What an earlier pilot was billed mends the estimates.
     """
     profile = profiles.of(spec.to)
     found = await survey.make(engine, spec)
@@ -110,6 +112,8 @@ async def make(engine: AsyncEngine, spec: Spec, *, exact: bool = False) -> Plan:
     findings += provider.check(spec)
     findings += server_findings.check(found, around, document)
     findings += data_findings.check(spec, scanned, document)
+    if broker_url is not None:
+        findings += broker.check(await broker.look(broker_url))
     findings.sort(key=lambda each: ("refuse", "warn", "info").index(each.severity))
     document["findings"] = [finding.as_json() for finding in findings]
     return Plan(spec, found, findings, document)

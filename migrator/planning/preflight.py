@@ -19,8 +19,13 @@ from migrator.target import capture, facts
 from migrator.target.relation import KEY_TYPES, TEXT_TYPES
 from migrator.target.twins import TYPES
 
-#: halfvec came with 0.7.0; parallel HNSW builds overflowed a buffer before 0.8.2, vacuum corrupted HNSW before 0.8.3.
-OLDEST_PGVECTOR, SAFE_PGVECTOR = Version("0.7.0"), Version("0.8.3")
+#: halfvec came with 0.7.0.
+OLDEST_PGVECTOR = Version("0.7.0")
+#: Faults of pgvector, each with the version that is without it (its CHANGELOG).
+_FAULTS = (
+    (Version("0.8.2"), "parallel builds of HNSW can overflow a buffer (before 0.8.2)"),
+    (Version("0.8.3"), "vacuum can corrupt an HNSW index (before 0.8.3)"),
+)
 #: `CREATE OR REPLACE TRIGGER` (14) is part of the swap.
 OLDEST_SERVER = 140000
 
@@ -74,11 +79,11 @@ def _server(survey: Survey) -> Iterator[Finding]:
         return
     if parsed < OLDEST_PGVECTOR:
         yield refuse("extension_too_old", "vector", f"pgvector {version} is older than 0.7.0", "upgrade it")
-    elif parsed < SAFE_PGVECTOR:
+    elif faults := [what for fixed, what in _FAULTS if parsed < fixed]:
         yield warn(
             "extension_unsafe",
             "vector",
-            f"pgvector {version} has known faults in parallel builds (< 0.8.2) or vacuum (< 0.8.3) of HNSW",
+            f"pgvector {version}: {' and '.join(faults)}",
             "upgrade it before the index is built",
         )
 
@@ -99,7 +104,7 @@ def _table(survey: Survey) -> Iterator[Finding]:
         yield refuse("inheritance", name, "it has parents or children", "name a plain or a partitioned table")
     yield from _partitions(survey)
     if relation.persistence == "u":
-        yield warn("unlogged", name, "it is unlogged: a crash empties it", "ALTER TABLE ... SET LOGGED")
+        yield warn("unlogged", name, "it is unlogged: a crash empties it", f"ALTER TABLE {survey.table_sql} SET LOGGED")
     if relation.persistence == "t":
         yield refuse("temporary", name, "it is temporary", "name a permanent table")
     if not relation.may_select:
@@ -107,7 +112,7 @@ def _table(survey: Survey) -> Iterator[Finding]:
             "privilege_select",
             name,
             f"role {survey.server['role']} may not read it",
-            f"GRANT SELECT ON {name} TO {survey.server['role']}",
+            f"GRANT SELECT ON {survey.table_sql} TO {survey.role_sql}",
         )
     if not relation.is_owner:
         yield warn(
@@ -122,7 +127,7 @@ def _table(survey: Survey) -> Iterator[Finding]:
             "row_security",
             name,
             "row security would hide rows from this role (H22)",
-            f"ALTER ROLE {survey.server['role']} BYPASSRLS, or use the owner",
+            f"ALTER ROLE {survey.role_sql} BYPASSRLS, or use the owner",
         )
 
 
@@ -247,7 +252,7 @@ def _on_our_writes(survey: Survey, name: str, enabled: str) -> Finding:
                 "trigger_fires",
                 name,
                 "it would fire on every backfilled row, and this role may not silence it",
-                f"GRANT SET ON PARAMETER session_replication_role TO {survey.server['role']} (PostgreSQL 15), or say"
+                f"GRANT SET ON PARAMETER session_replication_role TO {survey.role_sql} (PostgreSQL 15), or say"
                 " fire_triggers = true in [target]",
             )
         what = "ALWAYS" if enabled == "A" else "REPLICA, as which our sessions run to silence the others,"
@@ -299,4 +304,11 @@ def _state(survey: Survey) -> Iterator[Finding]:
             "workers",
             "no worker is alive: nothing would happen after `start`",
             "run `celery -A workers.app worker`, or use `migrator work NAME`",
+        )
+    for name, variable in survey.keyless:
+        yield warn(
+            "worker_without_key",
+            name,
+            f"{variable} is not set there: its requests would be refused, and the migration paused",
+            "set it in that worker's environment or .env, and start it again",
         )

@@ -2,7 +2,7 @@
 
 Floor 2. Promise: it reads only, by a role that may do no more than SELECT; it ends in about fifteen seconds whatever
 the table holds, and every row has the same chance to be looked at (pages are drawn by number, not by where a scan
-happens to begin). P11: texts are measured here and left here; what goes on are lengths, counts and scripts.
+happens to begin). P11: texts are measured here and left here; what goes on are lengths, counts and languages.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from psycopg import sql
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from migrator.measures import slices
+from migrator.measures import languages
 from migrator.provider import tokens
 from migrator.state.connection import LockBusy, fetch, transaction
 from migrator.statements import compose
@@ -41,8 +41,6 @@ _LOOK_BYTES = 4000
 TEXTS, _CHARACTERS, _TEXT_BYTES = 1000, 65_536, 24_000_000
 #: Texts that are fetched together, and seconds after which no further ones are.
 _TEXTS_ROUND, _TEXTS_SECONDS = 100, 8.0
-#: Characters of a text that tell its script.
-_SCRIPT_CHARACTERS = 300
 #: Pages up to which a table is counted row by row anyway (160 MB), and the seconds that this may take.
 COUNTED_PAGES, _COUNT_SECONDS = 20_000, 5.0
 
@@ -70,12 +68,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What a text of the sample came to. `octets` is its length in bytes."""
+    """What a text of the sample came to. `octets` is its length in bytes, `language` its script where that is all."""
 
     page: int
     octets: int
     tokens: int
-    script: str
+    language: str
 
 
 @dataclass(slots=True)
@@ -180,8 +178,7 @@ class Scan:
                 (count,), drawn.method = tokens.count_all([body], tokenizer)
                 # What was cut off is as what was read.
                 whole = octets / max(len(body.encode()), 1) if len(body) == _CHARACTERS else 1.0
-                script = slices.script_of(body[:_SCRIPT_CHARACTERS])
-                drawn.texts.append(Text(page, octets, round(count * whole), script))
+                drawn.texts.append(Text(page, octets, round(count * whole), languages.language_of(body)))
             if time.monotonic() - began > _TEXTS_SECONDS:
                 break
         ratio = sum(each.tokens for each in drawn.texts) / max(sum(each.octets for each in drawn.texts), 1)

@@ -12,7 +12,11 @@ from migrator.planning import estimate
 from migrator.planning.findings import Finding, info, refuse, warn
 from migrator.planning.surroundings import OLD_SECONDS, Surroundings
 from migrator.planning.survey import Survey
+from migrator.settings import CONCURRENCY, connections
+from migrator.signals import Signal
+from migrator.statements import identifier
 from migrator.target.build import MAX_MEMORY_BYTES
+from migrator.words import size, span
 
 #: Seconds by which clocks may differ: leases, windows and a provider's Retry-After are told in seconds.
 _CLOCK_SECONDS = 5.0
@@ -26,11 +30,14 @@ def check(found: Survey, around: Surroundings, document: dict[str, Any]) -> list
     """Return every finding, refusals first."""
     told = [
         *_settings(around),
+        *_connections(found, around),
         *_habits(around),
         *_privileges(found, around),
         *_sessions(around),
         *_slots(found, around, document),
         *_memory(found, around, document),
+        *_build(document),
+        *_disk(found, around, document),
         *_statements(found, around),
     ]
     return sorted(told, key=lambda finding: ("refuse", "warn", "info").index(finding.severity))
@@ -56,6 +63,19 @@ def _settings(around: Surroundings) -> Iterator[Finding]:
             "server",
             "the last try to archive WAL failed: what the backfill writes would pile up on the server's disk",
             "mend archive_command first; pg_stat_archiver tells more",
+        )
+
+
+def _connections(found: Survey, around: Surroundings) -> Iterator[Finding]:
+    """Say whether the workers that are alive could all connect at once, with what each process keeps as it comes."""
+    free, wanted = around.settings["free_connections"], found.worker_slots * connections(CONCURRENCY)
+    if wanted > free:
+        yield warn(
+            "connections_short",
+            "max_connections",
+            f"{found.worker_slots} worker processes keep up to {wanted} connections, and {max(free, 0)} are left beside"
+            " the application's",
+            "fewer processes (celery's -c), a smaller MIGRATOR_CONCURRENCY, or a larger max_connections",
         )
 
 
@@ -102,8 +122,8 @@ def _habits(around: Surroundings) -> Iterator[Finding]:
 
 
 def _privileges(found: Survey, around: Surroundings) -> Iterator[Finding]:
-    role, relation = quoted(found.server["role"]), found.relation
-    schema = quoted(found.spec.target.schema_name)
+    role, relation = found.role_sql, found.relation
+    schema = identifier(found.spec.target.schema_name)
     if not around.settings["may_use_schema"]:
         yield refuse(
             "privilege_schema",
@@ -111,11 +131,14 @@ def _privileges(found: Survey, around: Surroundings) -> Iterator[Finding]:
             f"role {found.server['role']} may not look into it",
             f"GRANT USAGE ON SCHEMA {schema} TO {role}",
         )
-    grants = []
-    if relation is not None and not relation.is_owner and around.table:
-        grants.append(f"GRANT {quoted(around.table['owner'])} TO {role}")
+    owners = [around.table["owner"]] if relation is not None and not relation.is_owner and around.table else []
+    owners += [around.settings["state_owner"]] if not around.settings["owns_state"] else []
+    grants = [f"GRANT {identifier(owner)} TO {role}" for owner in dict.fromkeys(owners)]
     if not around.settings["has_schema"] and not around.settings["may_create"]:
-        grants.append(f"GRANT CREATE ON DATABASE {quoted(found.server['database'])} TO {role}")
+        grants.append(f"GRANT CREATE ON DATABASE {identifier(found.server['database'])} TO {role}")
+    if around.table and not around.table["may_create"]:
+        owned = relation is not None and relation.is_owner
+        grants.append(f"GRANT CREATE ON SCHEMA {schema} TO {role if owned else identifier(around.table['owner'])}")
     if grants:
         yield warn(
             "privilege_missing",
@@ -159,8 +182,8 @@ def _slots(found: Survey, around: Surroundings, document: dict[str, Any]) -> Ite
             yield severe(
                 "slot_inactive",
                 slot["name"],
-                f"nobody reads from it: it keeps {_gigabytes(slot['kept_bytes'] or 0)} of WAL, and the migration's"
-                f" {_gigabytes(document['wal_bytes'])} would come on top",
+                f"nobody reads from it: it keeps {size(slot['kept_bytes'] or 0)} of WAL, and the migration's"
+                f" {size(document['wal_bytes'])} would come on top",
                 "let its reader catch up, or drop it with pg_drop_replication_slot",
             )
         if slot["holds_rows"]:
@@ -170,22 +193,44 @@ def _slots(found: Survey, around: Surroundings, document: dict[str, Any]) -> Ite
                 "it holds back the clean-up of dead rows: no update stays on its page while it lags",
                 "watch its reader's lag; turn hot_standby_feedback off where queries there may be cancelled",
             )
-    if any(slot["decodes_us"] for slot in around.slots) and found.column is not None:
+    for name in around.feedback:
+        yield info(
+            "standby_holds_rows",
+            name,
+            "with hot_standby_feedback its longest query holds back the clean-up of dead rows here: meanwhile no update"
+            " stays on its page",
+            "keep long queries there out of the backfill's hours, or turn it off where they may be cancelled",
+        )
+    if found.column is None:
+        return
+    if any(slot["decodes_us"] for slot in around.slots):
         yield _decoded(around, document)
+    elif around.table.get("replica_identity") == "f" and around.settings["wal_level"] == "logical":
+        yield info(
+            "identity_full",
+            found.spec.target.table,
+            "REPLICA IDENTITY FULL: every filled row writes its old row to the WAL as well, its old vector fetched from"
+            f" TOAST, about {size(_row_bytes(document) * document['rows_to_embed'])} beyond the plan's",
+            f"ALTER TABLE {found.table_sql} REPLICA IDENTITY DEFAULT, where nobody reads its changes",
+        )
+
+
+def _row_bytes(document: dict[str, Any]) -> int:
+    """Return what one row's vector and text come to in the WAL."""
+    vector = estimate.vector_bytes(document["vector_type"], int(document["to"].rsplit("@", 1)[1]))
+    return vector + int((document.get("lengths") or {}).get("bytes", {}).get("p50", 0))
 
 
 def _decoded(around: Surroundings, document: dict[str, Any]) -> Finding:
-    vector = estimate.vector_bytes(document["vector_type"], int(document["to"].rsplit("@", 1)[1]))
-    texts = (document.get("lengths") or {}).get("bytes", {}).get("p50", 0)
     full = around.table.get("replica_identity") == "f"
     # FULL logs the old row whole, its old vector fetched from TOAST; else only what is new is told.
-    each = vector + texts + (vector + texts if full else 0)
+    each = _row_bytes(document) * (2 if full else 1)
     names = ", ".join(slot["name"] for slot in around.slots if slot["decodes_us"])
     identity = " with REPLICA IDENTITY FULL" if full else ""
     return info(
         "cdc_volume",
         names,
-        f"every filled row is a change for its readers: about {_gigabytes(each * document['rows_to_embed'])}{identity}",
+        f"every filled row is a change for its readers: about {size(each * document['rows_to_embed'])}{identity}",
         "tell them, or leave the table out of what they read for the time of the backfill",
     )
 
@@ -197,7 +242,7 @@ def _memory(found: Survey, around: Surroundings, document: dict[str, Any]) -> It
         yield warn(
             "indexes_outgrow_memory",
             "indexes",
-            f"both generations' together take {_gigabytes(new + live)} and effective_cache_size is {_gigabytes(cache)}:"
+            f"both generations' together take {size(new + live)} and effective_cache_size is {size(cache)}:"
             " through the rollback window every search and every INSERT would wait for the disk",
             "give the server more memory, use halfvec, or keep the window short",
         )
@@ -206,9 +251,9 @@ def _memory(found: Survey, around: Surroundings, document: dict[str, Any]) -> It
         yield warn(
             "build_memory",
             "indexes",
-            f"the graph takes {_gigabytes(needed)}, and a build asks for {_gigabytes(MAX_MEMORY_BYTES)} by itself: what"
+            f"the graph takes {size(needed)}, and a build asks for {size(MAX_MEMORY_BYTES)} by itself: what"
             " does not fit is built on disk, about six times slower",
-            f"ALTER ROLE {quoted(found.server['role'])} SET maintenance_work_mem = '{setting}' (shared memory: in a"
+            f"ALTER ROLE {found.role_sql} SET maintenance_work_mem = '{setting}' (shared memory: in a"
             " container it needs as much --shm-size)",
         )
     for name in around.table.get("invalid_indexes", []):
@@ -217,6 +262,44 @@ def _memory(found: Survey, around: Surroundings, document: dict[str, Any]) -> It
             name,
             "it is INVALID: no search uses it, and every update that leaves its page pays for it",
             f"DROP INDEX CONCURRENTLY {name}, or REINDEX it",
+        )
+
+
+def _build(document: dict[str, Any]) -> Iterator[Finding]:
+    low, high = document["index_seconds"]
+    if high > OLD_SECONDS:
+        yield info(
+            "build_holds_rows",
+            "indexes",
+            f"while they are built, roughly {span(low)} to {span(high)}, no dead row is cleaned up: hardly an update"
+            " stays on its page, the application's own neither, and the table grows (H18)",
+            "let the backfill end before quiet hours, or expect a VACUUM to have work afterwards",
+        )
+
+
+def _disk(found: Survey, around: Surroundings, document: dict[str, Any]) -> Iterator[Finding]:
+    """Say what will be filled: of an operator who set what may be, whether it is enough; else that nobody knows."""
+    there, new = around.settings["database_bytes"], document["disk_bytes"] + document["heap_growth_bytes"]
+    most = found.spec.throttle.threshold(Signal.SIZE)
+    if not document["rows_to_embed"]:
+        return
+    live, second = document["live_index_bytes"], document["index_build"]["bytes"]
+    both = f"; until cleanup both generations' indexes are there, {size(live)} and {size(second)}" if second else ""
+    if most is None:
+        yield info(
+            "free_disk_unknown",
+            "server",
+            f"PostgreSQL tells nobody how much room is left: the database has {size(there)} and takes about {size(new)}"
+            f" more, and {size(document['wal_bytes'])} of WAL on the way{both}",
+            "look at the server's disks (df), then set [throttle] database_bytes to what may be filled",
+        )
+    elif there + new > most:
+        yield warn(
+            "disk_over_threshold",
+            "[throttle] database_bytes",
+            f"the database has {size(there)} and would come to {size(there + new)}, over the {size(most)} that may be"
+            f" filled: the backfill would be held there{both}",
+            "make room or raise it; halfvec or fewer dimensions take less",
         )
 
 
@@ -237,13 +320,3 @@ def _statements(found: Survey, around: Surroundings) -> Iterator[Finding]:
             " the start, and the two exchanged at the cutover (H16)",
             "name the columns; what is prepared fails once with `cached plan must not change result type`",
         )
-
-
-def quoted(name: str) -> str:
-    """Return a name as SQL takes it."""
-    plain = name.isascii() and name.replace("_", "a").isalnum() and name == name.lower() and not name[0].isdigit()
-    return name if plain else '"' + name.replace('"', '""') + '"'
-
-
-def _gigabytes(count: float) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"  # noqa: PLR2004 - a tenth of one

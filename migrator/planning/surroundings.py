@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from migrator.planning.survey import Survey
 from migrator.state.connection import DatabaseGone, PrivilegeMissing, driver, fetch, transaction
 from migrator.statements import compose
+from migrator.target import signals
 
 _FILE = "planning/surroundings.sql"
 #: Seconds from which a snapshot is old: longer than any request of an application, shorter than a backup.
@@ -25,11 +26,13 @@ OLD_SECONDS = 600.0
 
 @dataclass(slots=True)
 class Surroundings:
-    """Facts, as `surroundings.sql` names them."""
+    """Facts, as `surroundings.sql` and `signals.sql` (old snapshots) name them."""
 
     settings: dict[str, Any] = field(default_factory=dict)
     table: dict[str, Any] = field(default_factory=dict)
     old_snapshots: list[dict[str, Any]] = field(default_factory=list)
+    #: Standbys that hold back the clean-up of dead rows for their readers, without a slot.
+    feedback: list[str] = field(default_factory=list)
     slots: list[dict[str, Any]] = field(default_factory=list)
     event_triggers: list[str] = field(default_factory=list)
     isolation: list[dict[str, Any]] = field(default_factory=list)
@@ -54,8 +57,12 @@ async def look(engine: AsyncEngine, found: Survey) -> Surroundings:
         if found.relation is not None:
             values = {"oid": found.relation.oid, "column": target.column}
             around.table = (await fetch(connection, compose(_FILE, "table_around"), values))[0]
-        old = {"seconds": OLD_SECONDS}
-        around.old_snapshots = await fetch(connection, compose(_FILE, "old_snapshots"), old)
+        held = await signals.horizon(connection)
+        # A prepared transaction holds its locks however young it is (H29).
+        around.old_snapshots = [
+            each for each in held if each["kind"] == "prepared" or (each["seconds"] or 0) > OLD_SECONDS
+        ]
+        around.feedback = [each["name"] for each in held if each["kind"] == "standby"]
         around.slots = await fetch(connection, compose(_FILE, "slots"))
         around.event_triggers = [row["name"] for row in await fetch(connection, compose(_FILE, "event_triggers"))]
         around.isolation = await fetch(connection, compose(_FILE, "isolation"))

@@ -15,31 +15,30 @@ SELECT current_setting('autovacuum') AS autovacuum, current_setting('fsync') AS 
        has_database_privilege(current_database(), 'CREATE') AS may_create,
        coalesce((SELECT has_schema_privilege(n.oid, 'USAGE') FROM pg_namespace AS n WHERE n.nspname = %(schema)s), true)
          AS may_use_schema,
+       (SELECT pg_get_userbyid(n.nspowner)::text FROM pg_namespace AS n WHERE n.nspname = 'migrator') AS state_owner,
+       coalesce((SELECT pg_has_role(n.nspowner, 'MEMBER') FROM pg_namespace AS n WHERE n.nspname = 'migrator'), true)
+         AS owns_state,
+       pg_database_size(current_database())::bigint AS database_bytes,
+       current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+         - (SELECT coalesce(sum(d.numbackends), 0) FROM pg_stat_database AS d)::int
+         + (SELECT count(*) FROM pg_stat_activity AS a WHERE starts_with(a.application_name, 'migrator '))::int AS free_connections,
        (SELECT a.last_failed_time > coalesce(a.last_archived_time, '-infinity') FROM pg_stat_archiver AS a) AS archiver_fails,
        (SELECT n.nspname::text FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
          WHERE e.extname = 'pg_stat_statements') AS statements_in
 
 -- name: table_around
+-- `may_create`: an index lies in its table's schema, where who builds it must be allowed to create: this role where it is
+-- a member of the owner, else the owner, whose member it has to become.
 -- locks: none.   idempotent: yes.
 SELECT pg_get_userbyid(c.relowner)::text AS owner, c.relreplident::text AS replica_identity,
+       has_schema_privilege(CASE WHEN pg_has_role(c.relowner, 'MEMBER') THEN current_user ELSE pg_get_userbyid(c.relowner) END,
+                            c.relnamespace, 'CREATE') AS may_create,
        (SELECT max(age(l.relfrozenxid)) FROM pg_class AS l
          WHERE l.relkind = 'r' AND l.oid IN (SELECT c.oid UNION SELECT p.relid::oid FROM pg_partition_tree(c.oid) AS p)) AS frozen_age,
        ARRAY(SELECT i.indexrelid::regclass::text FROM pg_index AS i JOIN pg_attribute AS a
                  ON a.attrelid = i.indrelid AND a.attname = %(column)s
               WHERE i.indrelid = c.oid AND NOT i.indisvalid AND NOT a.attnum = ANY(i.indkey::int2[]) ORDER BY 1) AS invalid_indexes
   FROM pg_class AS c WHERE c.oid = %(oid)s
-
--- name: old_snapshots
--- Sessions whose snapshot is older than %(seconds)s seconds, and transactions prepared for a second phase (H29).
--- locks: none.   idempotent: yes.
-SELECT 'session' AS kind, coalesce(nullif(a.application_name, ''), 'pid ' || a.pid) AS name,
-       extract(epoch FROM now() - a.xact_start)::float8 AS seconds
-  FROM pg_stat_activity AS a
- WHERE a.backend_xmin IS NOT NULL AND a.xact_start < now() - make_interval(secs => %(seconds)s)
-UNION ALL
-SELECT 'prepared', p.gid, extract(epoch FROM now() - p.prepared)::float8
-  FROM pg_prepared_xacts AS p WHERE p.database = current_database()
- ORDER BY 3 DESC
 
 -- name: slots
 -- locks: none.   idempotent: yes.

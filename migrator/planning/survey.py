@@ -6,11 +6,13 @@ table or column is a fact, and `preflight` turns facts into findings.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from psycopg import Error as PsycopgError
-from sqlalchemy import text
+from psycopg import sql
+from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from migrator.generation import Side
@@ -18,7 +20,7 @@ from migrator.lifecycle import OPEN
 from migrator.spec import Spec
 from migrator.state import migrations, schema, workers
 from migrator.state.connection import run, transaction
-from migrator.statements import compose
+from migrator.statements import compose, identifier
 from migrator.target import dependents, facts, publications
 from migrator.target.dependents import Dependent, LiveIndex
 from migrator.target.facts import Column, Heap, Key, Relation
@@ -49,6 +51,8 @@ class Survey:
     publications: list[Publication] = field(default_factory=list)
     #: Functions whose text names the column.
     named_in: list[str] = field(default_factory=list)
+    #: Who takes rows of the table as they stand: (kind, name, how).
+    whole_rows: list[tuple[str, str, str]] = field(default_factory=list)
     fingerprint: dict[str, str] = field(default_factory=dict)
     immutable_functions: frozenset[str] = frozenset()
     #: Why template and `where` could not be tried, or None when they could.
@@ -59,11 +63,24 @@ class Survey:
     earlier: str | None = None
     #: Names of live workers; None where schema `migrator` can't be read.
     workers: list[str] | None = None
+    #: Processes that they have together, and those of them that lack a provider's key: (worker, variable).
+    worker_slots: int = 0
+    keyless: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def column(self) -> Column | None:
         """The live vector column."""
         return self.columns.get(self.spec.target.column)
+
+    @property
+    def role_sql(self) -> str:
+        """Our role's name, for a statement that somebody is told to run."""
+        return identifier(self.server["role"])
+
+    @property
+    def table_sql(self) -> str:
+        """The table's name, likewise."""
+        return sql.Identifier(self.spec.target.schema_name, self.spec.target.table_name).as_string()
 
     def target(self) -> Target:
         """Return the target as the migration will use it; needs a key."""
@@ -126,6 +143,7 @@ async def _table(connection: AsyncConnection, found: Survey, relation: Relation)
         found.dependents = await dependents.find(connection, oid, column)
         found.indexes = await dependents.every_index(connection, oid, column.name)
         found.named_in = await dependents.by_name(connection, oid, column.name)
+        found.whole_rows = await dependents.whole_rows(connection, oid)
         found.publications = await publications.find(connection, oid, column.name)
         found.partition_dependents = await dependents.of_partitions(connection, oid, column.name)
 
@@ -143,14 +161,27 @@ async def _state(connection: AsyncConnection, found: Survey) -> None:
         return
     if await schema.current(connection) != schema.head():
         return
-    target = found.spec.target
-    for each in await migrations.list_all(connection):
+    target, known = found.spec.target, await migrations.list_all(connection)
+    for each in known:
         same_table = (each.target_schema, each.target_table) == (target.schema_name, target.table_name)
         if same_table and each.status in OPEN and each.name != found.spec.name:
             found.open_migrations.append((each.name, each.status, each.target_column))
         elif same_table and each.target_column == target.column and each.live_side is Side.TO:
             found.earlier = each.name
-    found.workers = [row.name for row in await workers.alive(connection)]
+    alive = await workers.alive(connection)
+    found.workers, found.worker_slots = [row.name for row in alive], sum(row.slots for row in alive)
+    # A worker looks for the keys of those migrations that are stored when it signs.
+    wanted = {found.spec.model_of(side).api_key_env for side in Side}
+    asked = {
+        (key, each.since) for each in known for side in Side if (key := each.spec.model_of(side).api_key_env) in wanted
+    }
+    found.keyless = sorted(
+        {(row.name, key) for row in alive for key, since in asked if since < row.last_seen} - _present(alive)
+    )
+
+
+def _present(alive: Sequence[Row[Any]]) -> set[tuple[str, str]]:
+    return {(row.name, key) for row in alive for key in row.keys_present}
 
 
 async def _try_expressions(engine: AsyncEngine, found: Survey) -> str | None:
@@ -166,7 +197,8 @@ async def _try_expressions(engine: AsyncEngine, found: Survey) -> str | None:
     }
     try:
         async with engine.connect() as connection, connection.begin():
-            await connection.execute(text("SELECT set_config('search_path', 'pg_catalog', true)"))
+            settings = "set_config('search_path', 'pg_catalog', true), set_config('transaction_read_only', 'on', true)"
+            await connection.execute(text(f"SELECT {settings}"))
             await run(connection, compose("target/facts.sql", "try_expressions", parts))
     except PsycopgError as error:
         return (error.diag.message_primary or type(error).__name__)[:200]

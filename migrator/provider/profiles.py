@@ -70,6 +70,10 @@ class Profile:
     dimensions: tuple[int, ...] = ()
     #: Published, low and high; None where it is not known. Never what the cap counts with: that is the spec's.
     price_usd_per_mtok: tuple[float, float] | None = None
+    #: What batch calls cost, as a share of plain ones; None where none are known. This tool sends plain ones only.
+    batch_price_share: float | None = None
+    #: Another profile whose endpoint has batch calls for the same models, where this one's has none.
+    batch_profile: str | None = None
     #: Where texts go, for whoever must know.
     residency: str | None = None
     residency_severity: Literal["info", "warn"] = "info"

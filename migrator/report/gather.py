@@ -15,12 +15,12 @@ from typing import Any
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from migrator import __version__
+from migrator import __version__, words
 from migrator.generation import Side
 from migrator.measures.projection import Projection
 from migrator.orchestrator import judgement, progress
 from migrator.orchestrator.progress import Progress
-from migrator.report import drawing, timeline, words
+from migrator.report import drawing, timeline
 from migrator.report.timeline import Span
 from migrator.state import budget, migrations, provenance, samples, verdicts
 from migrator.state.connection import transaction

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from migrator.report import summary, words
+from migrator import words
+from migrator.report import summary
 from migrator.report.gather import Report, Verdict
 
 #: What means something in Markdown or HTML, wherever it stands.

@@ -19,7 +19,7 @@ from migrator.lifecycle import MigrationStatus
 from migrator.report import style, timeline
 from migrator.report.style import COLOURS, HALF, WHOLE
 from migrator.report.timeline import Point, Span
-from migrator.report.words import span
+from migrator.words import span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

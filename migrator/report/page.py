@@ -11,7 +11,8 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from migrator.report import figures, summary, words
+from migrator import words
+from migrator.report import figures, summary
 from migrator.report.gather import Report
 
 #: What a plot is called where it can't be seen.

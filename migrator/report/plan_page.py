@@ -13,8 +13,9 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from migrator import __version__
-from migrator.report import ticket, words
+from migrator import __version__, words
+from migrator.planning import alternatives
+from migrator.report import ticket
 
 
 def render(plan: Mapping[str, Any]) -> str:
@@ -29,6 +30,7 @@ def render(plan: Mapping[str, Any]) -> str:
         sentence=_sentence(plan, len(refused)),
         tiles=_tiles(plan),
         figures=list(ticket.figures(plan)),
+        alternatives=alternatives.told(plan),
         version=__version__,
         style=Markup(files("migrator.report").joinpath("page.css").read_text(encoding="utf-8")),  # noqa: S704 - ours
     )

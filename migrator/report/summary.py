@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from migrator import words
 from migrator.lifecycle import MigrationStatus
-from migrator.report import timeline, words
+from migrator.report import timeline
 from migrator.report.gather import Report
 
 S = MigrationStatus

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from migrator.planning import calibration, provider
-from migrator.report.words import dollars, size, span
+from migrator.planning import alternatives, calibration, provider
 from migrator.target.build import MAX_MEMORY_BYTES
+from migrator.words import dollars, size, span
 
 #: Columns that a ticket shows without folding.
 WIDTH = 100
@@ -39,8 +39,8 @@ def lines(plan: Mapping[str, Any]) -> list[str]:
         told += [f"    {kind:<{wide[0]}}  {name:<{wide[1]}}  {action}" for kind, name, action in rows]
     if plan["alternatives"]:
         told.append("  what else could be done")
-        for each in plan["alternatives"]:
-            told += _wrapped(f"{each['what']}: {each['text']}", "    ", "      ")
+        for what, text in alternatives.told(plan):
+            told += _wrapped(f"{what}: {text}", "    ", "      ")
     if plan["findings"]:
         told.append("  findings")
         for each in plan["findings"]:
@@ -84,11 +84,22 @@ def _counted(plan: Mapping[str, Any]) -> str:
 def _texts(plan: Mapping[str, Any]) -> str:
     length, count = plan["lengths"]["bytes"], plan["lengths"]["tokens"]
     points = ", ".join(f"{name} {length[name]:,} B" for name in length)
-    scripts = ", ".join(f"{name} {100 * share:.0f} %" for name, share in plan["scripts"].items())
+    mix = ", ".join(_language(name, share) for name, share in _languages(plan).items())
     more = f"; over the model's window: {plan['too_long']:,}" if plan["too_long"] else ""
     copies = plan["duplicate_share"]
     same = f"; copies of another: about {100 * copies:.0f} %" if copies else ""
-    return f"{points}; {count.get('p50', 0):,} tokens in the middle, {count['max']:,} at most; {scripts}{more}{same}"
+    return f"{points}; {count.get('p50', 0):,} tokens in the middle, {count['max']:,} at most; {mix}{more}{same}"
+
+
+def _languages(plan: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
+    """Return the mix; a plan that was stored before it told languages has scripts."""
+    known: Mapping[str, Mapping[str, float]] | None = plan.get("languages")
+    return known if known is not None else {name: {"texts": share} for name, share in plan["scripts"].items()}
+
+
+def _language(name: str, share: Mapping[str, float]) -> str:
+    of_texts, of_tokens = (f"{100 * share.get(of, share['texts']):.0f} %" for of in ("texts", "tokens"))
+    return f"{name} {of_texts}" + (f" ({of_tokens} of the tokens)" if of_tokens != of_texts else "")
 
 
 def _arrivals(growth: Mapping[str, Any]) -> str:

@@ -70,7 +70,8 @@ class Worker:
         Raises: SettingMissing, SettingInvalid.
         """
         found = settings.load()
-        engine = make_engine(found.required_database_url(), f"migrator {role}", pool_size=found.concurrency + 2)
+        kept = settings.connections(found.concurrency)
+        engine = make_engine(found.required_database_url(), f"migrator {role}", pool_size=kept)
         pacer = SharedPacer(engine, found.broker_url)
         return cls(engine, process_name(), found.lease_seconds, found.concurrency, pacer)
 

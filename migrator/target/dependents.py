@@ -145,6 +145,12 @@ async def by_name(connection: AsyncConnection, oid: int, column: str) -> list[st
     return [row["name"] for row in await fetch(connection, compose("target/dependents.sql", "by_name"), values)]
 
 
+async def whole_rows(connection: AsyncConnection, oid: int) -> list[tuple[str, str, str]]:
+    """Return who takes rows of the table as they stand, (kind, name, how): functions, and columns that store them."""
+    rows = await fetch(connection, compose("target/dependents.sql", "whole_rows"), {"oid": oid})
+    return [(row["kind"], row["name"], row["how"]) for row in rows]
+
+
 async def of_partitions(connection: AsyncConnection, oid: int, column: str) -> list[tuple[str, str, str]]:
     """Return what hangs on the column of single partitions, (partition, kind, name): the parent does not know of it."""
     rows = await fetch(connection, compose("target/dependents.sql", "of_partitions"), {"oid": oid, "column": column})

@@ -113,6 +113,34 @@ SELECT p.oid::regprocedure::text AS name
    AND (p.prosrc ~* words.of_table OR EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgfoid = p.oid))
  ORDER BY 1
 
+-- name: whole_rows
+-- Who takes rows of the table as they stand (H16): functions whose text does, or that take or return its row type, and
+-- columns that store rows of that type. Of functions words are all that is compared, so it may name one too many.
+-- locks: none.
+SELECT CASE WHEN f.how = 'stores rows' THEN 'column' ELSE 'function' END AS kind, f.name,
+       string_agg(f.how, ', ' ORDER BY f.how) AS how
+  FROM (SELECT p.oid::regprocedure::text AS name, k.how
+          FROM pg_class c JOIN pg_type t ON t.oid = c.reltype
+          JOIN pg_proc p ON p.prosqlbody IS NULL JOIN pg_language l ON l.oid = p.prolang
+         CROSS JOIN LATERAL (SELECT '("?\w+"?\s*\.\s*)?"?' || regexp_replace(c.relname, '([^[:alnum:]_])', '\\\1', 'g') || '"?' AS name) AS w
+         CROSS JOIN LATERAL (VALUES
+           ('SELECT *', p.prosrc ~* ('\mselect\s+(\w+\s*\.\s*)?\*[^;]*\s(from|join)\s+(only\s+)?' || w.name || '($|[\s,;)])')),
+           ('INSERT without a column list', p.prosrc ~* ('\minsert\s+into\s+' || w.name || '\s+(as\s+\w+\s+)?(values|select|table|with)\M')),
+           ('%%ROWTYPE', p.prosrc ~* (w.name || '\s*%%\s*rowtype\M')),
+           ('OLD.* or NEW.*', p.prosrc ~* '\m(old|new)\s*\.\s*\*'
+                              AND EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgfoid = p.oid)),
+           ('takes or returns its rows', p.prorettype IN (t.oid, t.typarray)
+                                         OR t.oid = ANY (p.proargtypes::oid[]) OR t.typarray = ANY (p.proargtypes::oid[])))
+               AS k (how, does)
+         WHERE c.oid = %(oid)s AND k.does AND l.lanname NOT IN ('c', 'internal')
+           AND p.pronamespace NOT IN (SELECT n.oid FROM pg_namespace n WHERE n.nspname IN ('pg_catalog', 'migrator'))
+         UNION ALL
+        SELECT a.attrelid::regclass::text || '.' || quote_ident(a.attname), 'stores rows'
+          FROM pg_class c JOIN pg_type t ON t.oid = c.reltype JOIN pg_attribute a ON a.atttypid IN (t.oid, t.typarray)
+          JOIN pg_class o ON o.oid = a.attrelid AND o.relkind IN ('r', 'p', 'm')
+         WHERE c.oid = %(oid)s AND NOT a.attisdropped) AS f
+ GROUP BY 1, f.name ORDER BY 1, 2
+
 -- name: indexes
 -- The indexes over the column, as they must be made again over the shadow; a part of a partitioned index is no index of
 -- its own. `definition` is what stands behind USING: with

@@ -79,12 +79,17 @@ class Target:
         return self.column if side is live_side else self.shadow
 
     def text_of(self, row: str) -> sql.Composable:
-        """Return the expression for a row's text; NULL counts as the empty text."""
+        """Return the expression for a row's text; NULL counts as the empty text.
+
+        Its collation is the database's own. A column's may be one that no regular expression takes, and columns that
+        differ in theirs leave none at all; "C" would know of no blank and no capital beyond ASCII.
+        """
         parts = [
             sql.SQL("coalesce({}::text, '')").format(_field(row, value)) if is_column else sql.Literal(value)
             for is_column, value in self.template.parts
         ]
-        return sql.SQL("({})").format(sql.SQL(" || ").join([sql.SQL("''::text"), *parts]))
+        joined = sql.SQL(" || ").join([sql.SQL("''::text"), *parts])
+        return sql.SQL('(({}) COLLATE pg_catalog."default")').format(joined)
 
     def octets_of(self, row: str) -> sql.Composable:
         """Return the expression for the length of a row's text in bytes; no long value is fetched for it."""
@@ -127,8 +132,10 @@ class Target:
         return sql.SQL("({})").format(sql.SQL(" OR ").join(filled))
 
     def key_of(self, row: str) -> sql.Composable:
-        """Return a row's key as text[]."""
-        fields = [sql.SQL("{}::text").format(_field(row, name)) for name in self.key_columns]
+        """Return a row's key as text[], in the database's own collation: columns may differ in theirs."""
+        fields = [
+            sql.SQL('{}::text COLLATE pg_catalog."default"').format(_field(row, name)) for name in self.key_columns
+        ]
         return sql.SQL("ARRAY[{}]").format(sql.SQL(", ").join(fields))
 
     def key_equals(self, row: str, keys: str) -> sql.Composable:

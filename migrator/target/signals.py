@@ -70,11 +70,16 @@ async def archive_backlog(connection: AsyncConnection, oid: int, memory: Memory)
     return Look(float(row["segments"]), "archive_command fails" if row["fails"] else "")
 
 
+async def horizon(connection: AsyncConnection) -> list[dict[str, Any]]:
+    """Return who holds back pruning in this database, the oldest first; of others the role may see nothing."""
+    return await fetch(connection, compose(_FILE, "horizon"))
+
+
 async def oldest_snapshot(connection: AsyncConnection, oid: int, memory: Memory) -> Look:
     """Return the age in seconds of the oldest transaction of others that holds back pruning."""
     del oid, memory
     await _require_sight(connection)
-    aged = [row for row in await fetch(connection, compose(_FILE, "horizon")) if row["seconds"] is not None]
+    aged = [row for row in await horizon(connection) if row["seconds"] is not None]
     return Look(aged[0]["seconds"], aged[0]["who"]) if aged else Look(0.0)
 
 
@@ -149,7 +154,7 @@ async def _require_sight(connection: AsyncConnection) -> None:
 
 
 async def _culprit(connection: AsyncConnection) -> str | None:
-    for row in await fetch(connection, compose(_FILE, "horizon")):
+    for row in await horizon(connection):
         if row["seconds"] is not None and row["seconds"] > _CULPRIT_SECONDS:
             return f"{row['who']}, its snapshot is {row['seconds']:.0f} s old"
         if row["seconds"] is None and (row["xids"] or 0) > _CULPRIT_XIDS:

@@ -39,9 +39,11 @@ SELECT current_setting('archive_mode') <> 'off' AS archives, a.failed_count > 0 
 
 -- name: horizon
 -- Who holds back pruning in this database, ourselves (and our index build, which pins xmin too, H18) left out: sessions
--- with their transaction's age, prepared transactions, replication slots and standbys with hot_standby_feedback.
-SELECT h.who, h.seconds, h.xids
-  FROM (SELECT 'pid ' || a.pid || coalesce(', ' || nullif(a.application_name, ''), '') AS who,
+-- with their transaction's age, prepared transactions (H29), replication slots and standbys with hot_standby_feedback.
+-- `name` is what people call it: an application's own name, a prepared transaction's.
+SELECT h.kind, h.name, h.who, h.seconds, h.xids
+  FROM (SELECT 'session' AS kind, coalesce(nullif(a.application_name, ''), 'pid ' || a.pid) AS name,
+               'pid ' || a.pid || coalesce(', ' || nullif(a.application_name, ''), '') AS who,
                extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS seconds,
                age(coalesce(a.backend_xmin, a.backend_xid)) AS xids
           FROM pg_stat_activity a
@@ -49,12 +51,13 @@ SELECT h.who, h.seconds, h.xids
            AND coalesce(a.backend_xmin, a.backend_xid) IS NOT NULL AND a.backend_type <> 'autovacuum worker'
            AND NOT (a.usename = current_user AND starts_with(a.application_name, 'migrator '))
         UNION ALL
-        SELECT 'prepared transaction', extract(epoch FROM clock_timestamp() - p.prepared)::float8, age(p.transaction)
+        SELECT 'prepared', p.gid, 'prepared transaction', extract(epoch FROM clock_timestamp() - p.prepared)::float8, age(p.transaction)
           FROM pg_prepared_xacts p WHERE p.database = current_database()
         UNION ALL
-        SELECT 'replication slot ' || s.slot_name, NULL, age(s.xmin) FROM pg_replication_slots s WHERE s.xmin IS NOT NULL
+        SELECT 'slot', s.slot_name, 'replication slot ' || s.slot_name, NULL, age(s.xmin)
+          FROM pg_replication_slots s WHERE s.xmin IS NOT NULL
         UNION ALL
-        SELECT 'standby ' || r.application_name, NULL, age(r.backend_xmin)
+        SELECT 'standby', r.application_name, 'standby ' || r.application_name, NULL, age(r.backend_xmin)
           FROM pg_stat_replication r WHERE r.backend_xmin IS NOT NULL) AS h
  ORDER BY h.seconds DESC NULLS LAST, h.xids DESC
 

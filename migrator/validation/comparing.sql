@@ -10,10 +10,10 @@ SELECT c.relkind::text AS kind, greatest(c.reltuples, 0)::bigint AS rows,
  WHERE n.nspname = %(schema)s AND c.relname = %(table)s
 
 -- name: sample
--- Random texts of a column, each once.
+-- Random texts of a column, each once; in the database's own collation, since the column's may take no regular expression.
 -- locks: none.
 SELECT s.text
-  FROM (SELECT DISTINCT t.{column}::text AS text
+  FROM (SELECT DISTINCT t.{column}::text COLLATE pg_catalog."default" AS text
           FROM {table} AS t TABLESAMPLE BERNOULLI (%(percent)s) REPEATABLE (%(seed)s)
-         WHERE t.{column}::text ~ '\S') AS s
+         WHERE t.{column}::text COLLATE pg_catalog."default" ~ '\S') AS s
  ORDER BY md5(s.text || %(seed)s::text) LIMIT %(wanted)s

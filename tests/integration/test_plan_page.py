@@ -36,7 +36,7 @@ async def test_a_ticket_has_no_line_of_more_than_100_columns_and_tells_what_deci
         "60, of which 60 are embedded (skipped: none)",
         "counted;",
         "tokens in the middle",
-        "latin 100 %",
+        "english 100 %",
         "arrivals unknown",
         "requests 6 of 10 texts",
         "USD likely at 0.12 (the spec)",
@@ -115,9 +115,17 @@ def test_exact_counts_what_would_be_drawn(deployment: Deployment) -> None:
     deployment.make_table(20)
     found = json.loads(deployment.run("plan", deployment.spec_file, "--exact", "--json").stdout)
     assert (found["rows_method"], found["rows_low"], found["rows_high"]) == ("counted", 20, 20)
-    assert {"lengths", "scripts", "growth", "hours_by_limit", "finish", "hot", "alternatives", "fingerprint"} <= set(
-        found
-    )
+    assert {
+        "lengths",
+        "scripts",
+        "languages",
+        "growth",
+        "hours_by_limit",
+        "finish",
+        "hot",
+        "alternatives",
+        "fingerprint",
+    } <= set(found)
 
 
 async def test_the_fingerprint_is_of_table_spec_and_catalog(deployment: Deployment, worker: Worker) -> None:
@@ -131,6 +139,36 @@ async def test_the_fingerprint_is_of_table_spec_and_catalog(deployment: Deployme
     deployment.spec_data["limits"]["max_cost_usd"] = 4.0
     capped = await plans.make(worker.engine, deployment.spec)
     assert capped.document["fingerprint"] != altered.document["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("ALTER TABLE docs ADD extra int", "column extra was added"),
+        ("ALTER TABLE docs ALTER n TYPE bigint", "column n is different"),
+        ("DROP VIEW docs_view", "view public.docs_view is gone"),
+        ("ALTER TABLE docs ADD CONSTRAINT few CHECK (n < 9)", "constraint few was added"),
+        ("DROP TABLE docs CASCADE", "the table is gone"),
+    ],
+)
+async def test_start_refuses_a_plan_that_does_not_hold_and_names_what_changed(
+    deployment: Deployment, worker: Worker, change: str, said: str
+) -> None:
+    deployment.make_table(5)
+    await verbs.make_plan(worker.engine, deployment.spec, actor="test")
+    await verbs.startable(worker.engine, deployment.spec, path="docs.toml")
+    with deployment.connect() as connection:
+        connection.execute(change.encode())
+    with pytest.raises(PlanStale, match=said):
+        await verbs.startable(worker.engine, deployment.spec, path="docs.toml")
+
+
+async def test_start_refuses_the_plan_of_another_spec(deployment: Deployment, worker: Worker) -> None:
+    deployment.make_table(5)
+    await verbs.make_plan(worker.engine, deployment.spec, actor="test")
+    deployment.spec_data["limits"]["max_cost_usd"] = 4.0
+    with pytest.raises(PlanStale, match="the spec file is different"):
+        await verbs.startable(worker.engine, deployment.spec, path="docs.toml")
 
 
 async def test_the_fingerprint_is_of_every_query_that_the_spec_names(deployment: Deployment, worker: Worker) -> None:

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from migrator.demo import corpus
+from migrator.measures import languages
 from migrator.planning import plan as plans
 from migrator.planning import population, scan
 from migrator.planning.population import Population
@@ -222,6 +223,21 @@ async def test_partitions_are_drawn_from_by_their_size_and_through_the_parent_wh
         sql.execute("DROP OWNED BY above_only; DROP ROLE above_only")
 
 
+async def test_the_mix_of_languages_is_told_in_the_words_of_a_pilot_and_with_what_it_costs(
+    fill: Fill, worker: Worker
+) -> None:
+    """A half is English, a quarter French, a quarter Han, whose texts are short and take more tokens a byte."""
+    english = "the committee of the town decided that the old bridge is to be mended by the spring"
+    french = "la commission a décidé que les anciens ponts sur la rivière seront réparés par la ville avant l'été"
+    han = "委员会昨天决定必须尽快修复河上的所有旧桥"
+    fill([text for number in range(100) for text in (f"{english} {number}", f"{english}", french, han)])
+    found = (await sampled(await scanning(worker))).languages()
+    assert {name: each["texts"] for name, each in found.items()} == {"english": 0.5, "french": 0.25, "han": 0.25}
+    total = billed([text for number in range(100) for text in (f"{english} {number}", f"{english}", french, han)])
+    assert found["french"]["tokens"] == pytest.approx(billed([french] * 100) / total, abs=0.001)
+    assert set(found) <= languages.NAMES | {"han"}
+
+
 async def test_scripts_lengths_copies_and_arrivals(fill: Fill, worker: Worker, sql: psycopg.Connection) -> None:
     """A third of the texts is Han, a quarter are copies, and ten rows arrive in a day."""
     texts = [f"text number {number} of so many words" for number in range(800)]
@@ -235,6 +251,7 @@ async def test_scripts_lengths_copies_and_arrivals(fill: Fill, worker: Worker, s
     assert column == "created_at", "not the column that every update touches"
     found = await sampled(await scanning(worker, arrived=column))
     assert found.scripts() == {"latin": pytest.approx(2 / 3, abs=0.06), "han": pytest.approx(1 / 3, abs=0.06)}
+    assert set(found.languages()) == {"english", "han"}
     assert found.duplicates() == pytest.approx(400 / 1801, abs=0.01)
     lengths = found.lengths()
     assert lengths["bytes"]["p5"] <= lengths["bytes"]["p50"] <= lengths["bytes"]["max"] == 32

@@ -14,6 +14,7 @@ from migrator.planning import plan as plans
 from migrator.planning import surroundings
 from migrator.spending.worker import Worker
 from migrator.state.connection import DatabaseUnreachable, make_engine, transaction
+from tests import standby as standbys
 from tests.deployment import Deployment, until
 from tests.pgbouncer import pooler
 
@@ -33,7 +34,13 @@ async def test_what_is_around_a_plain_table_is_nothing_but_what_nobody_can_read(
     with deployment.connect() as connection:
         connection.execute("ANALYZE docs")
     # The tests' server runs without fsync.
-    assert set(await codes(deployment, worker)) == {"no_workers", "view", "statements_unread", "not_durable"}
+    assert set(await codes(deployment, worker)) == {
+        "no_workers",
+        "view",
+        "statements_unread",
+        "not_durable",
+        "free_disk_unknown",
+    }
 
 
 async def test_old_snapshots_event_triggers_isolation_and_invalid_indexes_are_named(
@@ -63,6 +70,47 @@ async def test_old_snapshots_event_triggers_isolation_and_invalid_indexes_are_na
     finally:
         sql.execute("DROP EVENT TRIGGER audit_ddl; ALTER ROLE careful IN DATABASE postgres RESET ALL")
         sql.execute(f"ALTER ROLE careful IN DATABASE {name} RESET ALL; DROP ROLE careful".encode())
+
+
+async def test_a_snapshot_of_another_database_and_our_own_sessions_hold_nothing_back_here(
+    deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment.make_table(5)
+    monkeypatch.setattr(surroundings, "OLD_SECONDS", 0.0)
+    elsewhere = f"{deployment.url.rsplit('/', 1)[0]}/postgres"
+    with (
+        psycopg.connect(elsewhere, application_name="elsewhere") as other,
+        psycopg.connect(deployment.url, application_name="migrator cli") as ours,
+    ):
+        for each in (other, ours):
+            each.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            each.execute("SELECT count(*) FROM pg_class")
+        assert "old_snapshot" not in await codes(deployment, worker)
+
+
+async def test_who_owns_a_table_and_may_not_create_in_its_schema_is_told_so_and_could_build_no_index(
+    deployment: Deployment, sql: psycopg.Connection
+) -> None:
+    deployment.make_table(5)
+    sql.execute(
+        "CREATE ROLE keeper LOGIN; ALTER TABLE docs OWNER TO keeper; GRANT CREATE ON SCHEMA migrator TO keeper;"
+        "GRANT USAGE ON SCHEMA migrator TO keeper"
+    )
+    url = deployment.url.replace("postgres@", "keeper@")
+    engine = make_engine(url, "test")
+    try:
+        found = {each.code: each for each in (await plans.make(engine, deployment.spec)).findings}
+        assert found["privilege_missing"].mend.split("; ") == [
+            'GRANT "postgres" TO "keeper"', 'GRANT CREATE ON SCHEMA "public" TO "keeper"'
+        ]  # fmt: skip
+        with psycopg.connect(url, autocommit=True) as connection:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="schema public"):
+                connection.execute("CREATE INDEX ON docs USING hnsw (embedding vector_l2_ops)")
+            sql.execute('GRANT CREATE ON SCHEMA "public" TO "keeper"')
+            connection.execute("CREATE INDEX ON docs USING hnsw (embedding vector_l2_ops)")
+    finally:
+        await engine.dispose()
+        sql.execute("REASSIGN OWNED BY keeper TO postgres; DROP OWNED BY keeper; DROP ROLE keeper")
 
 
 async def test_h16_statements_that_lean_on_the_order_of_columns_are_counted_and_not_quoted(
@@ -135,6 +183,42 @@ async def test_slots_and_prepared_transactions_are_named(
             connection.execute("ROLLBACK PREPARED 'second phase'")
 
 
+@pytest.mark.alone
+@pytest.mark.parametrize(
+    ("slot", "code", "name"),
+    [({}, "standby_holds_rows", "standby1"), ({"primary_slot_name": "s1"}, "slot_holds_rows", "s1")],
+)
+async def test_a_standby_that_holds_back_dead_rows_and_a_failing_archiver_are_named(
+    deployment: Deployment,
+    scratch_server: Callable[..., Postgres],
+    scratch: Path,
+    slot: dict[str, str],
+    code: str,
+    name: str,
+) -> None:
+    primary = scratch_server(wal_level="replica", archive_mode="on", archive_command="false")
+    with psycopg.connect(primary.database_url("app"), autocommit=True) as connection:
+        connection.execute("CREATE TABLE docs (id bigint PRIMARY KEY, title text, body text, embedding vector(64))")
+        connection.execute("SELECT pg_create_physical_replication_slot('s1')")
+        connection.execute("SELECT pg_switch_wal()")
+    engine = make_engine(primary.database_url("app"), "test")
+    replica = standbys.make(
+        primary, scratch / f"feedback-{code}", hot_standby_feedback="on", wal_receiver_status_interval="1s", **slot
+    )
+    try:
+
+        async def told() -> bool:
+            found = {each.code: each.object for each in (await plans.make(engine, deployment.spec)).findings}
+            return found.get(code) == name and "archiver_fails" in found
+
+        await until(told)
+        other = {"standby_holds_rows", "slot_holds_rows"} - {code}
+        assert other.isdisjoint({each.code for each in (await plans.make(engine, deployment.spec)).findings})
+    finally:
+        await engine.dispose()
+        replica.remove()
+
+
 async def test_a_role_that_may_not_look_into_the_schema_is_told_the_grants(
     deployment: Deployment, sql: psycopg.Connection
 ) -> None:
@@ -143,9 +227,9 @@ async def test_a_role_that_may_not_look_into_the_schema_is_told_the_grants(
     engine = make_engine(deployment.url.replace("postgres@", "outside@"), "test")
     try:
         found = {each.code: each for each in (await plans.make(engine, deployment.spec)).findings}
-        assert found["privilege_schema"].mend == "GRANT USAGE ON SCHEMA public TO outside"
-        assert found["privilege_missing"].mend == "GRANT postgres TO outside"
-        assert found["privilege_monitor"].mend == "GRANT pg_monitor TO outside"
+        assert found["privilege_schema"].mend == 'GRANT USAGE ON SCHEMA "public" TO "outside"'
+        assert found["privilege_missing"].mend == 'GRANT "postgres" TO "outside"'
+        assert found["privilege_monitor"].mend == 'GRANT pg_monitor TO "outside"'
         sql.execute("GRANT USAGE ON SCHEMA public TO outside; GRANT pg_monitor TO outside")
         found = {each.code: each for each in (await plans.make(engine, deployment.spec)).findings}
         assert found.keys().isdisjoint({"privilege_schema", "privilege_monitor"})

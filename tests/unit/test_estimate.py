@@ -7,10 +7,12 @@ from datetime import UTC, datetime
 import pytest
 
 from migrator.measures.sampling import Total
-from migrator.planning import alternatives, duration, estimate, prices
+from migrator.planning import alternatives, calibration, duration, estimate, prices
 from migrator.provider import profiles
 from migrator.windows import Window
-from tests.unit.test_plan_provider import BEIJING, HERE, spec
+from tests.unit.test_plan_provider import BEIJING, HERE, SINGAPORE, spec
+
+V4 = "qwen/text-embedding-v4"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +108,7 @@ def test_the_finishing_date_rests_outside_the_windows(
 
 def test_c1_every_price_is_shown_with_its_source_and_the_contradiction_is_told() -> None:
     """100 million tokens: 12.00 at the page's text, 14.40 at its table."""
-    found = prices.cost(Total(100e6), (0.12, 0.144), profiles.of(spec().to))
+    found = prices.cost(Total(100e6), (0.12, 0.144), profiles.of(spec().to), V4)
     assert (found["low"], found["high"]) == (12.0, 14.4)
     sums = [(each["usd_per_mtok"], each["likely_usd"]) for each in found["by_price"]]
     assert sums == [(0.12, 12.0), (0.144, 14.4), (0.12, 12.0), (0.144, 14.4)]
@@ -122,13 +124,13 @@ def test_prices_that_agree_are_no_contradiction() -> None:
     assert prices.contradiction((0.1, 0.1), None) is None
     assert prices.contradiction((0.1, 0.1), (0.1, 0.1)) is None
     assert "0.2 is 100 % above 0.1" in str(prices.contradiction((0.2, 0.2), (0.1, 0.1)))
-    free = prices.cost(prices.NOTHING, (0.0, 0.0), profiles.of(spec(base_url=HERE).to))
+    free = prices.cost(prices.NOTHING, (0.0, 0.0), profiles.of(spec(base_url=HERE).to), V4)
     assert (free["low"], free["high"], free["contradiction"]) == (0.0, 0.0, None)
 
 
 def test_the_band_of_the_cost_is_tokens_low_at_the_low_price_and_high_at_the_high() -> None:
     tokens = Total(100e6, error=0.01)
-    found = prices.cost(tokens, (0.1, 0.2), profiles.of(spec(base_url=HERE).to))
+    found = prices.cost(tokens, (0.1, 0.2), profiles.of(spec(base_url=HERE).to), V4)
     assert found["low"] == pytest.approx(10 * (1 - 1.25 * 0.0196))
     assert found["high"] == pytest.approx(20 * (1 + 1.25 * 0.0196))
 
@@ -141,7 +143,42 @@ def test_alternatives_say_what_they_save() -> None:
     # 2,192 + 2,730 bytes a row against 4,308 + 8,192, and 2,756 in memory against 4,804.
     assert told["halfvec"].startswith("61 % less disk, 43 % less memory to build")
     assert "about 25 % of the texts are copies" in told["duplicates"]
-    assert "half price" in told["batch price"]
+    assert "offers no batch calls" in told["batch price"]
+
+
+@pytest.mark.parametrize(
+    ("url", "per_mtok", "words"),
+    [
+        # 100 million tokens at half of the spec's 0.12 and 0.144, or of what Beijing publishes: 0.07 and 0.072.
+        (BEIJING, [0.06, 0.072], "6.00 to 7.20 USD likely instead of 12.00 to 14.40 (50 % of the spec's prices: Model"),
+        (
+            None,
+            [0.035, 0.036],
+            "3.50 to 3.60 USD likely instead of 12.00 to 14.40 (50 % of the prices that dashscope-be",
+        ),
+        ("https://api.openai.com/v1", [0.06, 0.072], "platform.openai.com/docs/guides/batch"),
+        (SINGAPORE, [], ""),
+    ],
+)
+def test_batch_calls_are_told_with_their_sums_and_whose_word_it_is(
+    url: str | None, per_mtok: list[float], words: str
+) -> None:
+    made = spec() if url is None else spec(base_url=url)
+    profile = profiles.of(made.to)
+    cost = prices.cost(Total(100e6), (0.12, 0.144), profile, made.to.model)
+    assert [each["usd_per_mtok"] for each in cost["by_batch_price"]] == pytest.approx(per_mtok)
+    lines = alternatives.of(made, profile, kind="halfvec", rows=1, indexes=0, duplicates=0.25)
+    told = dict(alternatives.told({"alternatives": lines, "cost_usd": cost, "duplicate_share": 0.25}))
+    assert words in told.get("batch price", "")
+    assert ("batch price" in told) == bool(words)
+    assert told["duplicates"].startswith("about 3.00 to 3.60 USD of the likely sum are for copies; about 25 %")
+
+
+def test_what_a_pilot_was_billed_mends_the_sums_of_batch_calls_too() -> None:
+    made = spec(base_url=BEIJING)
+    cost = prices.cost(Total(100e6), (0.12, 0.144), profiles.of(made.to), made.to.model)
+    mended = calibration._cost(cost, {"low": 50_000_000, "estimate": 50_000_000, "high": 50_000_000}, made)
+    assert [each["likely_usd"] for each in mended["by_batch_price"]] == pytest.approx([3.0, 3.6])
 
 
 def test_alternatives_that_do_not_apply_are_left_out() -> None:

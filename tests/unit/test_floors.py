@@ -26,6 +26,7 @@ WORDS = {
     "template",
     "thresholds",
     "windows",
+    "words",
 }
 STATE = WORDS | {"state"}
 GROUND = STATE | {"provider", "target", "throttle", "spending"}

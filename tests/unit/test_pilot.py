@@ -204,7 +204,7 @@ def test_findings_that_rest_on_estimates_are_judged_again() -> None:
     plan = plan_of() | {"findings": [said]}
     dear = calibration.apply(plan, PILOT, spec_of(max_cost_usd=0.115))
     assert [each["code"] for each in dear["findings"]] == ["cap_below_estimate", "by_position"]
-    assert "the estimate goes up to 0.12 USD" in dear["findings"][0]["message"]
+    assert "the estimate goes up to 0.1200 USD" in dear["findings"][0]["message"]
     cheap = replace(PILOT, ratio=0.5, low=0.5, high=0.5)
     assert calibration.apply(dear, cheap, spec_of(max_cost_usd=0.115))["findings"] == [said]
     slow = replace(PILOT, request_seconds=1e8)

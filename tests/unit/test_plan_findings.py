@@ -15,12 +15,18 @@ from migrator.planning.population import Population
 from migrator.planning.scan import Drawn, Row
 from migrator.planning.surroundings import Surroundings
 from migrator.planning.survey import Survey
+from migrator.spec import Spec
 from migrator.target.facts import Heap
 from migrator.windows import Window
 from tests.unit.test_preflight import relation, spec, survey
 
 R, W, I = Severity.REFUSE, Severity.WARN, Severity.INFO  # noqa: E741 - the three severities
 World = tuple[Survey, Surroundings, dict[str, Any]]
+
+
+def filling(most: float | str) -> Spec:
+    """A spec whose operator says what of the disk may be filled."""
+    return specs.parse({**spec().dump(), "throttle": {"database_bytes": most}}, "test")
 
 
 def quiet() -> World:
@@ -30,16 +36,21 @@ def quiet() -> World:
             "autovacuum": "on", "fsync": "on", "full_page_writes": "on", "read_only": "off", "wal_level": "replica",
             "maintenance_work_mem": 64 * 2**20, "effective_cache_size": 4 * 2**30, "freeze_max_age": 200_000_000,
             "pid": 1, "clock": 0.0, "sees_others": True, "has_schema": True, "may_create": True,
-            "may_use_schema": True, "archiver_fails": False, "statements_in": "public",
+            "may_use_schema": True, "archiver_fails": False, "statements_in": "public", "state_owner": "keeper",
+            "owns_state": True, "database_bytes": 10**9,
+            "free_connections": 60,
         },
-        table={"owner": "the owner", "replica_identity": "d", "frozen_age": 1000, "invalid_indexes": []},
+        table={"owner": "the owner", "replica_identity": "d", "frozen_age": 1000, "invalid_indexes": [],
+               "may_create": True},
         by_position=[],
     )  # fmt: skip
     found = survey()
+    found.spec = filling(10**12)
     found.server |= {"role": "me", "database": "shop"}
     document = {
         "wal_bytes": 10**6, "vector_type": "vector", "to": "v4@1024", "lengths": {"bytes": {"p50": 300}},
         "rows_to_embed": 1000, "index_build": {"bytes": 10**6, "memory_bytes": 10**6}, "live_index_bytes": 10**6,
+        "disk_bytes": 2 * 10**9, "heap_growth_bytes": 10**9, "index_seconds": [10, 60],
     }  # fmt: skip
     return found, around, document
 
@@ -73,6 +84,24 @@ def another_owner(world: World) -> None:
     relation(is_owner=False)(world[0])
 
 
+def another_owner_who_may_not_create(world: World) -> None:
+    another_owner(world)
+    table(may_create=False)(world)
+
+
+def logged_whole(world: World) -> None:
+    settings(wal_level="logical")(world)
+    table(replica_identity="f")(world)
+
+
+def slots(count: int) -> Callable[[World], None]:
+    return lambda world: setattr(world[0], "worker_slots", count)
+
+
+def may_fill(most: float | str) -> Callable[[World], None]:
+    return lambda world: setattr(world[0], "spec", filling(most))
+
+
 OLD = {"kind": "session", "name": "nightly", "seconds": 7200.0}
 SERVER: list[tuple[str, Severity, Callable[[World], Any], str]] = [
     ("read_only", W, settings(read_only="on"), "set it off for themselves"),
@@ -83,23 +112,34 @@ SERVER: list[tuple[str, Severity, Callable[[World], Any], str]] = [
     ("freeze_due", W, table(frozen_age=170_000_000), "170,000,000 transactions"),
     ("clock", W, around(clock_ahead=12.0), "12 s ahead of"),
     ("clock", W, around(clock_ahead=-60.0), "60 s behind"),
+    ("connections_short", W, slots(11), "up to 66 connections, and 60 are left"),
     ("pooler", W, around(pooled=True), "MIGRATOR_DATABASE_URL"),
     ("event_trigger", W, around(event_triggers=["audit_ddl"]), "audit_ddl"),
     ("isolation", W, around(isolation=[{"role": "app", "setting": "default_transaction_isolation=serializable"}]),
      "40001"),
-    ("privilege_schema", R, settings(may_use_schema=False), "GRANT USAGE ON SCHEMA public TO me"),
-    ("privilege_missing", W, another_owner, 'GRANT "the owner" TO me'),
-    ("privilege_missing", W, settings(has_schema=False, may_create=False), "GRANT CREATE ON DATABASE shop TO me"),
-    ("privilege_monitor", I, settings(sees_others=False), "GRANT pg_monitor TO me"),
+    ("privilege_schema", R, settings(may_use_schema=False), 'GRANT USAGE ON SCHEMA "public" TO "me"'),
+    ("privilege_missing", W, another_owner, 'GRANT "the owner" TO "me"'),
+    ("privilege_missing", W, settings(owns_state=False), 'GRANT "keeper" TO "me"'),
+    ("privilege_missing", W, table(may_create=False), 'GRANT CREATE ON SCHEMA "public" TO "me"'),
+    ("privilege_missing", W, another_owner_who_may_not_create,
+     'GRANT "the owner" TO "me"; GRANT CREATE ON SCHEMA "public" TO "the owner"'),
+    ("privilege_missing", W, settings(has_schema=False, may_create=False), 'GRANT CREATE ON DATABASE "shop" TO "me"'),
+    ("privilege_monitor", I, settings(sees_others=False), 'GRANT pg_monitor TO "me"'),
     ("old_snapshot", W, around(old_snapshots=[OLD]), "2.0 h old"),
     ("prepared_transaction", W, around(old_snapshots=[{**OLD, "kind": "prepared"}]), "ROLLBACK PREPARED"),
     ("slot_inactive", W, around(slots=[slot(active=False, kept_bytes=5 * 10**9)]), "keeps 5.0 GB of WAL"),
     ("slot_inactive", I, around(slots=[slot(active=False, kept_bytes=1000)]), "1.0 MB would come on top"),
     ("slot_holds_rows", W, around(slots=[slot(holds_rows=True)]), "hot_standby_feedback"),
+    ("standby_holds_rows", I, around(feedback=["standby1"]), "hot_standby_feedback"),
     ("cdc_volume", I, around(slots=[slot(decodes_us=True)]), "about 4.4 MB"),
+    ("identity_full", I, logged_whole, "about 4.4 MB beyond the plan's"),
     ("indexes_outgrow_memory", W, build(bytes=5 * 10**9), "both generations' together take 5.0 GB"),
-    ("build_memory", W, build(memory_bytes=4_804_000_000), "ALTER ROLE me SET maintenance_work_mem = '4582MB'"),
+    ("build_memory", W, build(memory_bytes=4_804_000_000), "SET maintenance_work_mem = '4582MB'"),
     ("index_invalid_elsewhere", W, table(invalid_indexes=["docs_old"]), "DROP INDEX CONCURRENTLY docs_old"),
+    ("build_holds_rows", I, lambda world: world[2].update(index_seconds=[300, 1200]), "5 min 0 s to 20 min 0 s"),
+    ("free_disk_unknown", I, may_fill("off"), "the database has 1.0 GB and takes about 3.0 GB more"),
+    ("free_disk_unknown", I, may_fill("off"), "both generations' indexes are there, 1.0 MB and 1.0 MB"),
+    ("disk_over_threshold", W, may_fill(3.9e9), "would come to 4.0 GB, over the 3.9 GB that may be filled"),
     ("statements_unread", I, around(by_position=None), "SELECT *"),
     ("by_position", W, around(by_position=[{"kind": "SELECT *", "statements": 2, "calls": 70_000}]),
      "2 statements, 70,000 calls"),
@@ -126,7 +166,9 @@ def test_finding_about_the_server(code: str, severity: Severity, change: Callabl
     [
         around(clock_ahead=4.0),
         table(frozen_age=150_000_000),
+        slots(10),
         around(slots=[slot()]),
+        table(replica_identity="f"),
         lambda world: (settings(maintenance_work_mem=8 * 2**30)(world), build(memory_bytes=4_804_000_000)(world)),
         settings(has_schema=True, may_create=False),
         settings(has_schema=False, may_create=True),
@@ -145,14 +187,6 @@ def test_replica_identity_full_logs_the_old_vector_too() -> None:
     table(replica_identity="f")(world)
     (told,) = server_findings.check(*world)
     assert "about 8.8 MB with REPLICA IDENTITY FULL" in told.message
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [("app", "app"), ("my role", '"my role"'), ("App", '"App"'), ('a"b', '"a""b"'), ("1st", '"1st"'), ("é", '"é"')],
-)
-def test_names_in_a_grant_are_quoted_where_they_must_be(name: str, said: str) -> None:
-    assert server_findings.quoted(name) == said
 
 
 # The rows

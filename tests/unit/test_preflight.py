@@ -127,6 +127,7 @@ CASES: list[tuple[str, Severity, Callable[[Survey], Any]]] = [
     ("extension_missing", R, setting(extension=None)),
     ("extension_too_old", R, setting(extension=("0.6.2", "public"))),
     ("extension_unsafe", W, setting(extension=("0.8.1", "public"))),
+    ("extension_unsafe", W, setting(extension=("0.8.2", "public"))),
     ("table_kind", R, relation(kind="m")),
     ("table_kind", R, relation(kind="f")),
     ("inheritance", R, relation(inherits=True)),
@@ -196,6 +197,8 @@ CASES: list[tuple[str, Severity, Callable[[Survey], Any]]] = [
     ("index_invalid", R, setting(indexes=[index(valid=False)])),
     ("index_unique", R, setting(indexes=[index(is_unique=True)])),
     ("function_by_name", I, setting(named_in=["nearest(text)"])),
+    ("function_whole_rows", W, setting(whole_rows=[("function", "keep(docs)", "takes or returns its rows")])),
+    ("rows_stored", W, setting(whole_rows=[("column", "hist.r", "stores rows")])),
     ("publication", R, published()),
     ("publication_allowed", W, published(subscribers="not-searched")),
     ("publication_whole_row", R, published(whole_row=True, subscribers="not-searched")),
@@ -216,6 +219,7 @@ CASES: list[tuple[str, Severity, Callable[[Survey], Any]]] = [
     ("readers_of_earlier_migration", W, setting(earlier="old")),
     ("state_unread", I, setting(workers=None)),
     ("no_workers", W, setting(workers=[])),
+    ("worker_without_key", W, setting(keyless=[("w1", "THE_ROUTER_API_KEY")])),
 ]
 
 
@@ -232,6 +236,29 @@ def test_finding(code: str, severity: Severity, change: Callable[[Survey], Any])
     findings = preflight.check(found)
     assert [(each.code, each.severity) for each in findings if each.code == code] == [(code, severity)]
     assert all(each.message and each.mend for each in findings)
+
+
+@pytest.mark.parametrize(
+    ("version", "named"),
+    [("0.8.1", ["overflow a buffer", "corrupt"]), ("0.8.2", ["corrupt"]), ("0.8.3", []), ("0.9.0", [])],
+)
+def test_a_fault_of_pgvector_is_named_where_it_is_there(version: str, named: list[str]) -> None:
+    found = survey()
+    found.extension = (version, "public")
+    told = " ".join(each.message for each in preflight.check(found) if each.code == "extension_unsafe")
+    assert [what for what in ("overflow a buffer", "corrupt") if what in told] == named
+
+
+def test_what_an_operator_is_told_to_run_names_roles_and_tables_as_sql_takes_them() -> None:
+    found = survey()
+    found.server["role"] = "my role"
+    relation(may_select=False, row_security=True, bypasses_rls=False, force_row_security=True, persistence="u")(found)
+    found.triggers = [trigger()]
+    mends = {each.code: each.mend for each in preflight.check(found)}
+    assert mends["privilege_select"] == 'GRANT SELECT ON "public"."docs" TO "my role"'
+    assert mends["row_security"].startswith('ALTER ROLE "my role" BYPASSRLS')
+    assert mends["unlogged"] == 'ALTER TABLE "public"."docs" SET LOGGED'
+    assert mends["trigger_fires"].startswith('GRANT SET ON PARAMETER session_replication_role TO "my role"')
 
 
 def retyped(*changes: Callable[[Survey], Any], **to: Any) -> set[tuple[str, Severity]]:
@@ -288,6 +315,16 @@ def test_indexes_that_are_made_for_the_old_type_are_refused(made: LiveIndex, ref
     unsized = columns(embedding=column("embedding", "vector"))
     for change in (setting(), unsized):
         assert (("index_typed", R) in retyped(setting(indexes=[made]), change, dimensions=512)) == refused
+
+
+def test_subscribers_of_a_column_that_gets_another_type_are_refused() -> None:
+    searched_by_nobody = published(subscribers="not-searched", subscribers_have_shadow=True)
+    found = survey()
+    searched_by_nobody(found)
+    data = found.spec.dump()
+    data["to"]["dimensions"] = 512
+    found.spec = specs.parse(data, "test")
+    assert ("publication_typed", R) in {(each.code, each.severity) for each in preflight.check(found)}
 
 
 def test_subscribers_that_are_not_searched_and_have_the_column_are_no_obstacle() -> None:

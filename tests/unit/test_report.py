@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from migrator import words
 from migrator.cli import console
 from migrator.demo import story
 from migrator.measures import projection
-from migrator.report import gather, output, summary, timeline, words
+from migrator.report import gather, output, summary, timeline
 from migrator.report.gather import Move
 from migrator.state import samples
 from migrator.state.samples import KEEP, Taken, thinned_by

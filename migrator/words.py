@@ -1,6 +1,6 @@
-"""Figures and moments as people read them, the same in every form of the report.
+"""Figures and moments as people read them, the same in the plan, in `status` and in every form of the report.
 
-Floor 4, below the doors. Pure.
+Floor 0. Pure.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def usd(amount: float | None) -> str:
     """Return US dollars: cents, or four decimals where there would be none."""
     if amount is None:
         return NONE
-    return f"{amount:,.2f} USD" if amount >= 1 or amount == 0 else f"{amount:.4f} USD"
+    return f"{dollars(amount)} USD"
 
 
 def percent(share: float | None) -> str:
@@ -62,7 +62,7 @@ def signed(number: Any) -> str:
 
 def dollars(amount: float) -> str:
     """Return an amount of US dollars without its unit: cents, or four decimals where there would be none."""
-    return f"{amount:,.2f}" if amount >= 1 else f"{amount:.4f}"
+    return f"{amount:,.2f}" if amount >= 1 or amount == 0 else f"{amount:.4f}"
 
 
 def size(count: float) -> str:
