@@ -15,6 +15,7 @@ from psycopg import sql
 
 from migrator.generation import Side
 from migrator.state.migrations import Migration
+from migrator.statements import Verbatim
 from migrator.template import Template
 
 #: Everything that we add to an operator's table ends in this, so "what is left behind?" has an answer.
@@ -113,7 +114,7 @@ class Target:
         # A sub-select of its own keeps `where`'s names from meeting ours; the alias lets it say docs.deleted_at.
         where: Any = self.where
         return sql.SQL("coalesce((SELECT ({}) FROM (SELECT {}.*) AS {}), false)").format(
-            sql.SQL(where), sql.SQL(_alias(row)), sql.Identifier(self.table)
+            Verbatim(where), sql.SQL(_alias(row)), sql.Identifier(self.table)
         )
 
     def in_scope(self, row: str, *vectors: str) -> sql.Composable:
