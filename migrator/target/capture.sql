@@ -14,7 +14,7 @@
 -- BEFORE UPDATE. Source of the rules: hazards H1-H3, H6, H7, H20, H21.
 -- locks: none of its own; one plain INSERT into migrator.dirty.   idempotent: yes.
 CREATE OR REPLACE FUNCTION {function}() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $capture$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $capture$
 DECLARE
   live_generation CONSTANT text := {live_generation};
   said text := coalesce(nullif(current_setting('migrator.generation', true), ''), {by_role});
@@ -112,7 +112,7 @@ $capture$
 -- stays in the live one until the row is really there (H1); `on_inserted` then takes it away.
 -- locks: none.   idempotent: yes.
 CREATE OR REPLACE FUNCTION {function}() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $capture$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $capture$
 DECLARE
   live_generation CONSTANT text := {live_generation};
   declared text := coalesce(nullif(current_setting('migrator.generation', true), ''), {by_role}, {from_generation});
@@ -145,7 +145,7 @@ $capture$
 -- AFTER INSERT: the row is there. Takes a foreign vector out of the live column, and marks what is missing.
 -- locks: the row that was just inserted.   idempotent: yes.
 CREATE OR REPLACE FUNCTION {function}() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $capture$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $capture$
 DECLARE
   live_generation CONSTANT text := {live_generation};
   said text := coalesce(nullif(current_setting('migrator.generation', true), ''), {by_role});
@@ -194,7 +194,7 @@ $capture$
 -- half of a move (a move fires no statement trigger), so what an earlier UPDATE left is forgotten.
 -- locks: none.   idempotent: yes.
 CREATE OR REPLACE FUNCTION {function}() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $capture$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $capture$
 BEGIN
   PERFORM set_config('migrator.moving', '', true);
   RETURN NULL;

@@ -81,4 +81,5 @@ async def install(connection: AsyncConnection) -> None:
     for row in await fetch(connection, compose("target/readers.sql", "live_targets")):
         names = (row["target_schema"], row["target_table"], row["target_column"])
         await run(connection, constant(*names, Side(row["side"]), Generation.parse(row["generation"])))
+    await run(connection, compose("target/readers.sql", "pin"))
     await run(connection, compose("target/readers.sql", "grant_usage"))

@@ -1,4 +1,8 @@
 -- What applications call. Installed by `migrator init`; kept after cleanup.
+--
+-- Each is pinned, as the triggers' functions are: pg_temp stands last, or a session's own temporary types and tables would
+-- come before PostgreSQL's (CVE-2007-2138). `query_vector` is called for every search, and a pinned path costs each call:
+-- it names what it uses instead.
 
 -- name: side_of_target
 -- The generation of one target as a constant, replaced in the swap's own transaction: so that a statement sees the
@@ -11,7 +15,7 @@ LANGUAGE sql STABLE PARALLEL SAFE AS {body}
 -- Look a target's constant up by name: dynamic on purpose, so that no plan keeps an old one.
 -- idempotent: yes.
 CREATE OR REPLACE FUNCTION migrator.live_row(target text, column_name text, OUT side text, OUT generation text)
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog AS $live$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $live$
 DECLARE
   parts text[] := parse_ident(target);
   function_name text;
@@ -42,7 +46,7 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $$ SELECT r.generation FROM migrator.live_r
 CREATE OR REPLACE FUNCTION migrator.query_vector(target text, column_name text, old_vector {old}, new_vector {new})
 RETURNS {type} LANGUAGE plpgsql STABLE PARALLEL SAFE AS $query$
 BEGIN
-  IF (SELECT r.side FROM migrator.live_row(target, column_name) AS r) = 'to' THEN
+  IF (SELECT r.side FROM migrator.live_row(target, column_name) AS r) OPERATOR(pg_catalog.=) 'to' THEN
     RETURN new_vector;
   END IF;
   RETURN old_vector;
@@ -54,7 +58,7 @@ $query$
 -- a misspelt target, a view and a partition stay unknown.
 -- idempotent: yes.
 CREATE OR REPLACE FUNCTION migrator.never_moved(target text, column_name text) RETURNS boolean
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog AS $moved$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $moved$
 DECLARE
   parts text[] := parse_ident(target);
 BEGIN
@@ -81,8 +85,8 @@ CREATE OR REPLACE FUNCTION migrator.query_vector(
   target text, column_name text, generations text[], vectors anyarray, initial text DEFAULT NULL)
 RETURNS anyelement LANGUAGE plpgsql STABLE PARALLEL SAFE AS $query$
 DECLARE
-  live text := initial;
-  place integer;
+  live pg_catalog.text := initial;
+  place pg_catalog.int4;
 BEGIN
   IF initial IS NULL OR NOT migrator.never_moved(target, column_name) THEN
     live := (SELECT r.generation FROM migrator.live_row(target, column_name) AS r);
@@ -101,7 +105,7 @@ $query$
 -- one otherwise; none where no migration has begun yet. The definer reads our tables, the caller needs no right on them.
 -- idempotent: yes.
 CREATE OR REPLACE FUNCTION migrator.generations(target text, column_name text) RETURNS text[]
-LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog AS $generations$
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $generations$
 DECLARE
   parts text[] := parse_ident(target);
   live text;
@@ -130,7 +134,7 @@ $generations$
 CREATE OR REPLACE FUNCTION migrator.reader_ready(
   target text, column_name text, generations text[],
   application text DEFAULT current_setting('application_name'), instance text DEFAULT pg_backend_pid()::text)
-RETURNS text[] LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $ready$
+RETURNS text[] LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $ready$
 DECLARE
   parts text[] := parse_ident(target);
 BEGIN
@@ -163,6 +167,21 @@ SELECT t.typname AS name, n.nspname AS schema
 -- The functions above are for everybody; the tables of the schema are for nobody else.
 -- idempotent: yes.
 GRANT USAGE ON SCHEMA migrator TO PUBLIC
+
+-- name: pin
+-- Functions of an earlier version of this tool, which stand until a swap replaces them, are pinned as these are.
+-- locks: none on a table.   idempotent: yes.
+DO $pin$
+DECLARE
+  each regprocedure;
+BEGIN
+  FOR each IN SELECT p.oid FROM pg_proc p
+               WHERE p.pronamespace = 'migrator'::regnamespace AND p.prosecdef
+                 AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false) LOOP
+    EXECUTE format('ALTER FUNCTION %s SET search_path = pg_catalog, pg_temp', each);
+  END LOOP;
+END
+$pin$
 
 -- name: live_targets
 -- Every target that was ever moved, with its constant as it should be.

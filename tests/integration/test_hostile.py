@@ -1,4 +1,4 @@
-"""Hostile surroundings: names that try to be SQL."""
+"""Hostile surroundings: names that try to be SQL, and schemas whose functions and types pose as built-in ones."""
 
 from __future__ import annotations
 
@@ -153,3 +153,102 @@ def test_no_name_is_read_as_sql_in_the_whole_life(hostile: Table, role: str) -> 
     hostile.must("cleanup", "docs", "--yes", "--close-window", "--strays-gone")
     assert hostile.wrong(V4) == []
     assert hostile.query("SELECT count(*)::int FROM {table}") == [(30,)]
+
+
+# Schemas that pose as the built-in one
+
+#: Who was run, as whom. Functions and an operator that our functions call, and a type that they declare.
+_POSING = """
+CREATE SCHEMA posing; CREATE TABLE posing.seen (what text, as_whom text);
+GRANT ALL ON SCHEMA posing TO PUBLIC; GRANT ALL ON posing.seen TO PUBLIC;
+CREATE FUNCTION posing.note(what text) RETURNS void LANGUAGE sql AS
+  $$ INSERT INTO posing.seen VALUES (what, current_user) $$;
+CREATE FUNCTION posing.current_setting(text, boolean) RETURNS text LANGUAGE plpgsql AS
+  $$ BEGIN PERFORM posing.note('current_setting'); RETURN ''; END $$;
+CREATE FUNCTION posing.set_config(text, text, boolean) RETURNS text LANGUAGE plpgsql AS
+  $$ BEGIN PERFORM posing.note('set_config'); RETURN ''; END $$;
+CREATE FUNCTION posing.parse_ident(text) RETURNS text[] LANGUAGE plpgsql AS
+  $$ BEGIN PERFORM posing.note('parse_ident'); RETURN '{public,docs}'; END $$;
+CREATE FUNCTION posing.md5(text) RETURNS text LANGUAGE plpgsql AS
+  $$ BEGIN PERFORM posing.note('md5'); RETURN ''; END $$;
+CREATE FUNCTION posing.array_position(anycompatiblearray, anycompatible) RETURNS integer LANGUAGE plpgsql AS
+  $$ BEGIN PERFORM posing.note('array_position'); RETURN 1; END $$;
+CREATE FUNCTION posing.equal(text, text) RETURNS boolean LANGUAGE plpgsql AS
+  $$ BEGIN PERFORM posing.note('='); RETURN true; END $$;
+CREATE OPERATOR posing.= (LEFTARG = text, RIGHTARG = text, FUNCTION = posing.equal);
+CREATE FUNCTION posing.joined(text, text) RETURNS text LANGUAGE plpgsql AS
+  $$ BEGIN PERFORM posing.note('||'); RETURN 'x'; END $$;
+CREATE OPERATOR posing.|| (LEFTARG = text, RIGHTARG = text, FUNCTION = posing.joined);
+CREATE TABLE posing.dirty (n int); CREATE TABLE posing.pg_attribute (n int); CREATE TABLE posing.pg_class (n int);
+"""
+#: What a session may make for itself: temporary things come before pg_catalog unless they are told to come last.
+_TEMPORARY = """
+CREATE FUNCTION pg_temp.looks(pg_catalog.text) RETURNS boolean LANGUAGE plpgsql AS
+  $$ BEGIN INSERT INTO posing.seen VALUES ('a temporary type', current_user); RETURN true; END $$;
+CREATE DOMAIN pg_temp.text AS pg_catalog.text CHECK (pg_temp.looks(VALUE));
+CREATE TEMPORARY TABLE pg_attribute (n int); CREATE TEMPORARY TABLE pg_class (n int);
+"""
+READS = [
+    "SELECT migrator.live_generation('public.docs', 'embedding')",
+    "SELECT migrator.query_vector('public.docs', 'embedding', '[1,2]'::vector, '[3,4]'::vector)",
+    "SELECT migrator.query_vector('public.docs', 'embedding', ARRAY['text-embedding-v3@64'], ARRAY['[1,2]'::vector])",
+    "SELECT migrator.generations('public.docs', 'embedding')",
+    "SELECT migrator.reader_ready('public.docs', 'embedding', ARRAY['text-embedding-v3@64'])",
+]
+WRITES = [
+    "UPDATE public.docs SET body = 'other words' WHERE id = 1",
+    "INSERT INTO public.docs (title, body) VALUES ('new', 'row')",
+    "UPDATE public.docs SET id = 1000 WHERE id = 2",
+    "DELETE FROM public.docs WHERE id = 3",
+    # A writer of the other generation, whose vector is diverted.
+    "SET migrator.generation = 'qwen/text-embedding-v4@64'",
+    "UPDATE public.docs SET title = 'declared' WHERE id = 5",
+]
+
+
+@pytest.fixture
+def posing(deployment: Deployment, app_url: str, monkeypatch: pytest.MonkeyPatch) -> psycopg.Connection:
+    """A session of the application's role, in which nothing is what it seems; the table is being moved."""
+    for name, value in deployment.env.items():
+        monkeypatch.setenv(name, value)
+    deployment.make_table(10)
+    for words in (["plan", str(deployment.spec_file)], ["start", str(deployment.spec_file), "--yes"]):
+        assert cli.run(words) == 0
+    with deployment.connect() as connection:
+        connection.execute(_POSING)
+        connection.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO app_reader")
+    return psycopg.connect(app_url, autocommit=True, options="-c search_path=posing,pg_catalog,public")
+
+
+@pytest.mark.parametrize("temporary", ["", _TEMPORARY], ids=["schema", "temporary"])
+def test_nothing_that_poses_as_built_in_is_run_by_ours(
+    deployment: Deployment, posing: psycopg.Connection, temporary: str
+) -> None:
+    with posing as app:
+        if temporary:
+            app.execute("SET search_path = public")
+            app.execute(temporary.encode())
+        for statement in [*READS, *WRITES]:
+            app.execute(statement.encode())
+        (found,) = app.execute(READS[1].encode()).fetchone() or ()
+        assert found == "[1,2]", "before the swap the old model's vector fits"
+    assert deployment.query("SELECT DISTINCT what, as_whom FROM posing.seen") == []
+    keys = {key for (key,) in deployment.query("SELECT key[1] FROM migrator.dirty WHERE side = 'to'")}
+    assert {"1", "5", "1000"} <= keys
+
+
+def test_every_function_of_ours_that_runs_as_its_owner_is_pinned(
+    deployment: Deployment, posing: psycopg.Connection
+) -> None:
+    posing.close()
+    loose = (
+        "SELECT proname FROM pg_proc WHERE pronamespace = 'migrator'::regnamespace AND prosecdef"
+        " AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (proconfig), false)"
+    )
+    assert deployment.query(loose) == []
+    # One that an earlier version made, and that stands until a swap: `init` after the upgrade is enough.
+    with deployment.connect() as connection:
+        connection.execute("ALTER FUNCTION migrator.on_update_1() SET search_path = pg_catalog")
+    assert deployment.query(loose) == [("on_update_1",)]
+    assert cli.run(["init"]) == 0
+    assert deployment.query(loose) == []
