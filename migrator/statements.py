@@ -65,6 +65,12 @@ def compose(file: str, name: str, parts: Mapping[str, sql.Composable] | None = N
     return sql.SQL(text).format(**filled)
 
 
+def dollar_quoted(body: sql.Composable) -> sql.Composed:
+    """Return a block's body in dollar quotes, which nothing in it can end."""
+    text: Any = _with_free_tags("$migrator${}$migrator$", [body])
+    return sql.SQL(text).format(body)
+
+
 def _with_free_tags(text: str, parts: Iterable[sql.Composable]) -> str:
     """Return a statement with dollar quotes that no part of it ends: a column may be named $capture$."""
     tags = set(_TAG.findall(text))

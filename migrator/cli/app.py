@@ -27,6 +27,7 @@ from migrator.cli import (
     doctor,
     exporter,
     fence,
+    grants,
     init,
     limits,
     pause,
@@ -88,6 +89,7 @@ def _help(docstring: str) -> str:
 
 #: In life order, as --help lists them.
 for verb in (
+    grants,
     init,
     doctor,
     plan,

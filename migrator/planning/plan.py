@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from migrator.errors import OperatorError
@@ -139,16 +138,11 @@ async def store(engine: AsyncEngine, plan: Plan, actor: str) -> tuple[Plan, str 
     if plan.survey.relation is None or plan.survey.key is None:
         return plan, "it names no table with a usable key"
     async with transaction(engine) as connection:
-        there = await connection.execute(text("SELECT to_regclass('migrator.alembic_version') IS NOT NULL"))
-        if not there.scalar_one():
+        if not await schema.exists(connection):
             return plan, "schema migrator is missing (`migrator init`)"
-        may = text(
-            "SELECT bool_and(has_table_privilege('migrator.' || name, privilege))"
-            " AND has_table_privilege('migrator.alembic_version', 'SELECT') FROM"
-            " unnest(ARRAY['migrations', 'transitions', 'budgets', 'dirty', 'queries']) AS name,"
-            " unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege"
-        )
-        if not (await connection.execute(may)).scalar_one():
+        written = ("migrations", "transitions", "budgets", "dirty", "queries")
+        may_write = await schema.may(connection, written, ("SELECT", "INSERT", "UPDATE", "DELETE"))
+        if not may_write or not await schema.may(connection, ["alembic_version"]):
             return plan, "this role may not write schema migrator"
         if await schema.current(connection) != schema.head():
             return plan, "schema migrator is of another revision (`migrator init`)"

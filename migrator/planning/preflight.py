@@ -15,7 +15,7 @@ from migrator.planning import dependents, retyping
 from migrator.planning.dependents import LATER, for_the_owner
 from migrator.planning.findings import Finding, info, refuse, warn
 from migrator.planning.survey import Survey
-from migrator.target import capture, facts
+from migrator.target import capture, facts, privileges
 from migrator.target.relation import KEY_TYPES, TEXT_TYPES
 from migrator.target.twins import TYPES
 
@@ -112,14 +112,16 @@ def _table(survey: Survey) -> Iterator[Finding]:
             "privilege_select",
             name,
             f"role {survey.server['role']} may not read it",
-            f"GRANT SELECT ON {survey.table_sql} TO {survey.role_sql}",
+            privileges.read_table(
+                survey.spec.target.schema_name, survey.spec.target.table_name, survey.server["role"]
+            ).as_string(),
         )
     if not relation.is_owner:
         yield warn(
             "privilege_owner",
             name,
             f"role {survey.server['role']} does not own it, and only the owner may add a column",
-            "run `migrator start` as the owner, or as a member of the owning role",
+            "run `migrator start` as the owner, or as a member of the owning role (`migrator grants SPEC`)",
         )
     bypasses = relation.bypasses_rls or (relation.is_owner and not relation.force_row_security)
     if relation.row_security and not bypasses:
@@ -127,7 +129,7 @@ def _table(survey: Survey) -> Iterator[Finding]:
             "row_security",
             name,
             "row security would hide rows from this role (H22)",
-            f"ALTER ROLE {survey.role_sql} BYPASSRLS, or use the owner",
+            f"{privileges.see_every_row(survey.server['role']).as_string()}, or use the owner",
         )
 
 
@@ -252,7 +254,7 @@ def _on_our_writes(survey: Survey, name: str, enabled: str) -> Finding:
                 "trigger_fires",
                 name,
                 "it would fire on every backfilled row, and this role may not silence it",
-                f"GRANT SET ON PARAMETER session_replication_role TO {survey.role_sql} (PostgreSQL 15), or say"
+                f"{privileges.silence_triggers(survey.server['role']).as_string()} (PostgreSQL 15), or say"
                 " fire_triggers = true in [target]",
             )
         what = "ALWAYS" if enabled == "A" else "REPLICA, as which our sessions run to silence the others,"
@@ -267,8 +269,12 @@ def _on_our_writes(survey: Survey, name: str, enabled: str) -> Finding:
 
 def silences(survey: Survey) -> bool:
     """Say whether our writing sessions silence the table's own triggers: where there are any, and we may."""
-    plain = any(each["on_update"] and each["enabled"] == "O" for each in survey.triggers)
-    return plain and survey.may_silence_triggers and not survey.spec.target.fire_triggers
+    return would_fire(survey) and survey.may_silence_triggers and not survey.spec.target.fire_triggers
+
+
+def would_fire(survey: Survey) -> bool:
+    """Say whether the table has triggers of its own that fire on rows that a plain session fills."""
+    return any(each["on_update"] and each["enabled"] == "O" for each in survey.triggers)
 
 
 def _state(survey: Survey) -> Iterator[Finding]:

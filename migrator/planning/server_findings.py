@@ -14,7 +14,7 @@ from migrator.planning.surroundings import OLD_SECONDS, Surroundings
 from migrator.planning.survey import Survey
 from migrator.settings import CONCURRENCY, connections
 from migrator.signals import Signal
-from migrator.statements import identifier
+from migrator.target import privileges
 from migrator.target.build import MAX_MEMORY_BYTES
 from migrator.words import size, span
 
@@ -122,36 +122,45 @@ def _habits(around: Surroundings) -> Iterator[Finding]:
 
 
 def _privileges(found: Survey, around: Surroundings) -> Iterator[Finding]:
-    role, relation = found.role_sql, found.relation
-    schema = identifier(found.spec.target.schema_name)
+    role, relation = found.server["role"], found.relation
+    schema = found.spec.target.schema_name
     if not around.settings["may_use_schema"]:
         yield refuse(
             "privilege_schema",
-            found.spec.target.schema_name,
-            f"role {found.server['role']} may not look into it",
-            f"GRANT USAGE ON SCHEMA {schema} TO {role}",
+            schema,
+            f"role {role} may not look into it",
+            privileges.use_schema(schema, role).as_string(),
         )
-    owners = [around.table["owner"]] if relation is not None and not relation.is_owner and around.table else []
-    owners += [around.settings["state_owner"]] if not around.settings["owns_state"] else []
-    grants = [f"GRANT {identifier(owner)} TO {role}" for owner in dict.fromkeys(owners)]
+    grants = []
+    if relation is not None and not relation.is_owner and around.table:
+        owner = around.table["owner"]
+        is_superuser = around.table["owner_is_superuser"]
+        told = privileges.of_a_superuser(found.spec.target.table, owner)
+        grants.append(told if is_superuser else privileges.be_owner(owner, role).as_string())
+    if not around.settings["owns_state"]:
+        keeper = around.settings["state_owner"]
+        given = "have `migrator grants` print how schema migrator is given to it"
+        is_superuser = around.settings["state_owner_is_superuser"]
+        grants.append(given if is_superuser else privileges.be_owner(keeper, role).as_string())
     if not around.settings["has_schema"] and not around.settings["may_create"]:
-        grants.append(f"GRANT CREATE ON DATABASE {identifier(found.server['database'])} TO {role}")
+        grants.append(privileges.own_state(role).as_string())
     if around.table and not around.table["may_create"]:
         owned = relation is not None and relation.is_owner
-        grants.append(f"GRANT CREATE ON SCHEMA {schema} TO {role if owned else identifier(around.table['owner'])}")
+        grants.append(privileges.make_in_schema(schema, role if owned else around.table["owner"]).as_string())
+    grants = list(dict.fromkeys(grants))
     if grants:
         yield warn(
             "privilege_missing",
-            found.server["role"],
-            "it lacks what `migrator init` and `migrator start` need",
+            role,
+            "it lacks what `migrator init` and `migrator start` need (`migrator grants SPEC` prints all of it)",
             "; ".join(grants),
         )
     if not around.settings["sees_others"]:
         yield info(
             "privilege_monitor",
-            found.server["role"],
+            role,
             "it can't see other sessions' snapshots and statements: neither plan nor throttle can name them",
-            f"GRANT pg_monitor TO {role}",
+            privileges.see_others(role).as_string(),
         )
 
 

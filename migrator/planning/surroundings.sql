@@ -16,6 +16,8 @@ SELECT current_setting('autovacuum') AS autovacuum, current_setting('fsync') AS 
        coalesce((SELECT has_schema_privilege(n.oid, 'USAGE') FROM pg_namespace AS n WHERE n.nspname = %(schema)s), true)
          AS may_use_schema,
        (SELECT pg_get_userbyid(n.nspowner)::text FROM pg_namespace AS n WHERE n.nspname = 'migrator') AS state_owner,
+       coalesce((SELECT r.rolsuper FROM pg_namespace AS n JOIN pg_roles AS r ON r.oid = n.nspowner WHERE n.nspname = 'migrator'), false)
+         AS state_owner_is_superuser,
        coalesce((SELECT pg_has_role(n.nspowner, 'MEMBER') FROM pg_namespace AS n WHERE n.nspname = 'migrator'), true)
          AS owns_state,
        pg_database_size(current_database())::bigint AS database_bytes,
@@ -30,7 +32,9 @@ SELECT current_setting('autovacuum') AS autovacuum, current_setting('fsync') AS 
 -- `may_create`: an index lies in its table's schema, where who builds it must be allowed to create: this role where it is
 -- a member of the owner, else the owner, whose member it has to become.
 -- locks: none.   idempotent: yes.
-SELECT pg_get_userbyid(c.relowner)::text AS owner, c.relreplident::text AS replica_identity,
+SELECT pg_get_userbyid(c.relowner)::text AS owner,
+       coalesce((SELECT r.rolsuper FROM pg_roles AS r WHERE r.oid = c.relowner), false) AS owner_is_superuser,
+       c.relreplident::text AS replica_identity,
        has_schema_privilege(CASE WHEN pg_has_role(c.relowner, 'MEMBER') THEN current_user ELSE pg_get_userbyid(c.relowner) END,
                             c.relnamespace, 'CREATE') AS may_create,
        (SELECT max(age(l.relfrozenxid)) FROM pg_class AS l

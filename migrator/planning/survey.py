@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from psycopg import Error as PsycopgError
-from psycopg import sql
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -20,8 +19,8 @@ from migrator.lifecycle import OPEN
 from migrator.spec import Spec
 from migrator.state import migrations, schema, workers
 from migrator.state.connection import run, transaction
-from migrator.statements import compose, identifier
-from migrator.target import dependents, facts, publications
+from migrator.statements import compose
+from migrator.target import dependents, facts, privileges, publications
 from migrator.target.dependents import Dependent, LiveIndex
 from migrator.target.facts import Column, Heap, Key, Relation
 from migrator.target.publications import Publication
@@ -75,12 +74,12 @@ class Survey:
     @property
     def role_sql(self) -> str:
         """Our role's name, for a statement that somebody is told to run."""
-        return identifier(self.server["role"])
+        return privileges.quoted(self.server["role"])
 
     @property
     def table_sql(self) -> str:
         """The table's name, likewise."""
-        return sql.Identifier(self.spec.target.schema_name, self.spec.target.table_name).as_string()
+        return privileges.quoted(self.spec.target.schema_name, self.spec.target.table_name)
 
     def target(self) -> Target:
         """Return the target as the migration will use it; needs a key."""
@@ -150,14 +149,7 @@ async def _table(connection: AsyncConnection, found: Survey, relation: Relation)
 
 async def _state(connection: AsyncConnection, found: Survey) -> None:
     """Read our own state, where the role may: a plan by a SELECT-only role goes without."""
-    may = text(
-        "SELECT to_regclass('migrator.migrations') IS NOT NULL"
-        " AND has_schema_privilege('migrator', 'USAGE') AND has_table_privilege('migrator.migrations', 'SELECT')"
-        " AND has_table_privilege('migrator.workers', 'SELECT')"
-        " AND has_table_privilege('migrator.alembic_version', 'SELECT')"
-    )
-    there = await connection.execute(text("SELECT to_regnamespace('migrator') IS NOT NULL"))
-    if not there.scalar_one() or not (await connection.execute(may)).scalar_one():
+    if not await schema.may(connection, ("migrations", "workers", "alembic_version")):
         return
     if await schema.current(connection) != schema.head():
         return

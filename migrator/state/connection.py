@@ -93,7 +93,7 @@ class PrivilegeMissing(OperatorError):
     runbook = "first-migration"
     happened = "The database user lacks a privilege: {what}."
     state = "The transaction was rolled back; nothing was changed by it."
-    next = "Run `migrator doctor` for what to grant, as the table's owner or a superuser."
+    next = "Run `migrator grants SPEC` for what to grant, and have an administrator run what it prints."
 
 
 def make_engine(url: str, application_name: str, *, pool_size: int = 4) -> AsyncEngine:

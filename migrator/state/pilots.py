@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -191,13 +191,7 @@ async def calibration(connection: AsyncConnection, spec: Spec) -> dict[str, Any]
 
     A role that may do no more than SELECT on the target makes plans, too.
     """
-    may = text(
-        "SELECT to_regclass('migrator.pilots') IS NOT NULL AND has_schema_privilege('migrator', 'USAGE')"
-        " AND has_table_privilege('migrator.pilots', 'SELECT') AND has_table_privilege('migrator.migrations', 'SELECT')"
-        " AND has_table_privilege('migrator.alembic_version', 'SELECT')"
-    )
-    there = await connection.execute(text("SELECT to_regnamespace('migrator') IS NOT NULL"))
-    if not there.scalar_one() or not (await connection.execute(may)).scalar_one():
+    if not await schema.may(connection, ("pilots", "migrations", "alembic_version")):
         return None
     if await schema.current(connection) != schema.head():
         return None

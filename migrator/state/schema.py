@@ -8,6 +8,7 @@ which takes a quarter of a second to load and is needed by `init` alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,7 +83,10 @@ async def upgrade(connection: AsyncConnection, revision: str = "head") -> None:
     from alembic import command
 
     await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_KEY})
-    await connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+    # IF NOT EXISTS would ask for CREATE on the database, also where an administrator has made the schema for us.
+    there = await connection.execute(text("SELECT to_regnamespace(:name) IS NOT NULL"), {"name": SCHEMA})
+    if not there.scalar_one():
+        await connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
     await connection.run_sync(lambda sync: command.upgrade(config(sync), revision))
 
 
@@ -95,12 +99,33 @@ async def downgrade(connection: AsyncConnection, revision: str) -> None:
 
 async def current(connection: AsyncConnection) -> str | None:
     """Return the revision that stands, or None where the schema is missing."""
-    there = await connection.execute(text("SELECT to_regclass(:name)"), {"name": f"{SCHEMA}.alembic_version"})
-    if there.scalar_one() is None:
+    if not await exists(connection):
         return None
     found = await connection.execute(text(f"SELECT version_num FROM {SCHEMA}.alembic_version"))  # noqa: S608 - ours
     revision: str | None = found.scalar_one_or_none()
     return revision
+
+
+async def exists(connection: AsyncConnection) -> bool:
+    """Say whether `init` was here. By the catalog: to_regclass fails for a role that may not use the schema."""
+    query = text(
+        "SELECT EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = :schema AND c.relname = 'alembic_version')"
+    )
+    return bool((await connection.execute(query, {"schema": SCHEMA})).scalar_one())
+
+
+async def may(connection: AsyncConnection, tables: Sequence[str], privileges: Sequence[str] = ("SELECT",)) -> bool:
+    """Say whether this role may do that to these tables of ours, which are all there."""
+    query = text(
+        "SELECT count(c.oid) = cardinality(CAST(:tables AS text[])) AND coalesce(bool_and("
+        "  has_schema_privilege(n.oid, 'USAGE')"
+        "  AND (SELECT bool_and(has_table_privilege(c.oid, p)) FROM unnest(CAST(:privileges AS text[])) AS p)), false)"
+        " FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname = :schema"
+        " WHERE c.relname = ANY (CAST(:tables AS text[]))"
+    )
+    values = {"schema": SCHEMA, "tables": list(tables), "privileges": list(privileges)}
+    return bool((await connection.execute(query, values)).scalar_one())
 
 
 async def require(connection: AsyncConnection) -> None:

@@ -15,10 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from migrator.signals import FEWEST_DEAD_ROWS, FEWEST_UPDATES, LOCK_WAIT_SECONDS, Signal
 from migrator.state.connection import fetch
 from migrator.statements import compose
+from migrator.target.privileges import see_others
 
 _FILE = "target/signals.sql"
-#: What lets a role see the sessions and standbys of others.
-_GRANT = "GRANT pg_monitor TO"
 #: Age of a snapshot from which on it explains why updates are no longer HOT: seconds, or transactions where its time is
 #: not known (a slot, a standby). Younger ones are the application's everyday statements.
 _CULPRIT_SECONDS, _CULPRIT_XIDS = 10.0, 1_000
@@ -55,7 +54,7 @@ async def replica_lag(connection: AsyncConnection, oid: int, memory: Memory) -> 
         return Look(0.0, "no standby")
     row = rows[0]
     if row["hidden"]:
-        raise UnreadableError(f"the role may not see the standbys ({_GRANT} it)")
+        raise UnreadableError(f"the role may not see the standbys ({see_others('it').as_string()})")
     if row["behind_mark"]:
         return Look(max(row["seconds"], row["now"] - memory["at"]), row["standby"], dict(memory))
     return Look(row["seconds"], row["standby"], {"position": row["position"], "at": row["now"]})
@@ -98,7 +97,9 @@ async def vacuum(connection: AsyncConnection, oid: int, memory: Memory) -> Look:
     if not rows:
         return Look(0.0)
     if rows[0]["hidden"]:
-        raise UnreadableError(f"a vacuum runs, and the role may not see on which table ({_GRANT} it)")
+        raise UnreadableError(
+            f"a vacuum runs, and the role may not see on which table ({see_others('it').as_string()})"
+        )
     return Look(rows[0]["seconds"], f"pid {rows[0]['pid']}, {rows[0]['phase']}")
 
 
@@ -150,7 +151,8 @@ async def _writes(connection: AsyncConnection, oid: int) -> dict[str, Any]:
 async def _require_sight(connection: AsyncConnection) -> None:
     row = (await fetch(connection, compose(_FILE, "hidden_sessions")))[0]
     if row["hidden"]:
-        raise UnreadableError(f"the role may not see the transactions of others ({_GRANT} {row['role']})")
+        told = see_others(row["role"]).as_string()
+        raise UnreadableError(f"the role may not see the transactions of others ({told})")
 
 
 async def _culprit(connection: AsyncConnection) -> str | None:

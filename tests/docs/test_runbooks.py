@@ -42,9 +42,12 @@ DOCUMENTED = {0, 2, 3, 4, 75}
 #: The verbs as they are run here: `docs` goes through its whole life, so that each of them has something to do. `work`
 #: and `status --watch` are run too: they end by themselves when it is `ready`.
 LIFE = [
-    "init", "doctor", "plan", "pilot", "start", "fence", "work", "status", "batches", "rows", "retry", "limits",
-    "pause", "resume", "validate", "report", "compare", "cutover", "rollback", "unblock", "resume", "cancel", "cleanup",
+    "grants", "init", "doctor", "plan", "pilot", "start", "fence", "work", "status", "batches", "rows", "retry",
+    "limits", "pause", "resume", "validate", "report", "compare", "cutover", "rollback", "unblock", "resume", "cancel",
+    "cleanup",
 ]  # fmt: skip
+#: Who owns the table that the commands are run on.
+OWNER = "runbooks_owner"
 #: Verbs that are only parsed: the demo starts servers and models of its own, and takes a minute; the simulator serves
 #: until it is stopped, and test_simulate.py holds its rehearsals; so does the exporter (test_exporter.py).
 PARSED_ONLY = {"demo", "simulate", "exporter"}
@@ -217,6 +220,12 @@ def deployed(
     """A table of 30 rows whose operator's shell is this process: settings in the environment, docs.toml beside it."""
     made = Deployment(database, tmp_path, simulator, valkey.url)
     made.make_table(30)
+    # As it is where nobody works as a superuser: a member of one could become one, so that is never granted.
+    with made.connect() as connection:
+        connection.execute(
+            f"DO $$ BEGIN CREATE ROLE {OWNER}; EXCEPTION WHEN duplicate_object THEN NULL; END $$".encode()
+        )
+        connection.execute(f"ALTER TABLE docs OWNER TO {OWNER}; ALTER VIEW docs_view OWNER TO {OWNER}".encode())
     assert made.spec_file.name == "docs.toml"
     monkeypatch.chdir(tmp_path)
     for name, value in made.env.items():

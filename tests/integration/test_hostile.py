@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from psycopg import sql as psql
 
 from migrator.cli import app as cli
+from migrator.demo.servers import Postgres
 from tests.deployment import V3, V4, Deployment, embed, literal
 
 #: Everything that ends a name, a literal, a body or a line, or begins a parameter, in the 63 bytes of one name.
@@ -120,6 +122,20 @@ def role(deployment: Deployment) -> Iterator[str]:
         connection.execute(psql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(psql.Identifier(ROLE)))
 
 
+@pytest.fixture
+def owners(deployment: Deployment) -> Iterator[dict[str, psql.Identifier]]:
+    """The other roles that `grants` makes here, and an owner."""
+    named = {letter: psql.Identifier(f"{ROLE}{letter}") for letter in "omw"}
+    with deployment.connect() as connection:
+        connection.execute(psql.SQL("CREATE ROLE {o}").format(**named))
+    yield named
+    with deployment.connect() as connection:
+        for each in named.values():
+            connection.execute(psql.SQL("DO {}").format(psql.Literal(
+                psql.SQL("BEGIN DROP OWNED BY {0} CASCADE; DROP ROLE {0}; EXCEPTION WHEN undefined_object THEN END")
+                .format(each).as_string())))  # fmt: skip
+
+
 @pytest.mark.timeout(180)
 def test_no_name_is_read_as_sql_in_the_whole_life(hostile: Table, role: str) -> None:
     names = hostile.names
@@ -152,6 +168,27 @@ def test_no_name_is_read_as_sql_in_the_whole_life(hostile: Table, role: str) -> 
     hostile.must("cutover", "docs", "--yes", "--readers-ready")
     hostile.must("cleanup", "docs", "--yes", "--close-window", "--strays-gone")
     assert hostile.wrong(V4) == []
+    assert hostile.query("SELECT count(*)::int FROM {table}") == [(30,)]
+
+
+def test_grants_on_hostile_names_are_the_grants_and_nothing_else(
+    hostile: Table, role: str, owners: dict[str, psql.Identifier], postgres: Postgres
+) -> None:
+    named = ("--role", f"plan={role}", "--role", f"migrate={ROLE}m", "--role", f"watch={ROLE}w")
+    hostile.query("ALTER TABLE {table} OWNER TO {o}", **owners)
+    assert cli.run(["grants", "docs.toml", *named]) == 2, "the view is still a superuser's"
+    view = psql.Identifier(hostile.names.schema, hostile.names.table[:62] + "v")
+    hostile.query("ALTER VIEW {view} OWNER TO {o}", view=view, **owners)
+    said = hostile.must("grants", "docs.toml", *named)
+    done = subprocess.run(
+        [postgres.tool("psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", hostile.deployment.url],
+        input=said, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{said}\n{done.stderr}"
+    readable = "SELECT has_table_privilege($1, {name}::regclass, 'SELECT')"
+    name = psql.Literal(hostile.table.as_string())
+    assert hostile.query(readable, role, name=name) == [(True,)]
+    assert hostile.query(readable, f"{ROLE}w", name=name) == [(False,)]
     assert hostile.query("SELECT count(*)::int FROM {table}") == [(30,)]
 
 

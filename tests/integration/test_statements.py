@@ -25,7 +25,7 @@ from migrator.state import migrations
 from migrator.state.connection import make_engine, transaction
 from migrator.state.migrations import Migration
 from migrator.statements import compose
-from migrator.target import capture, dependents, facts, message, readers, restating
+from migrator.target import capture, dependents, facts, message, privileges, readers, restating
 from migrator.target.capture import Capture
 from migrator.target.lanes import Lanes
 from migrator.validation import every_vector, gates
@@ -102,6 +102,13 @@ def built(made: Capture, migration: Migration, oid: int) -> dict[str, sql.Compos
         "target/restating.sql:search": restating.searching(restating.path("public")),
         "target/restating.sql:alike": restating.alike(oid, made.target),
         "target/message.sql:moment": message.moment("locked"),
+        **dict.fromkeys(
+            (f"target/privileges.sql:{name}" for name in ("make_role", "made_role")), privileges.make_role("of_nobody")
+        ),
+        **dict.fromkeys(
+            (f"target/privileges.sql:{name}" for name in ("take_over_state", "taken_over_state")),
+            privileges.take_over_state("postgres"),
+        ),
         "target/readers.sql:side_of_target": readers.constant(
             "public", "docs", "embedding", Side.FROM, migration.from_generation
         ),
@@ -190,6 +197,7 @@ def own(made: Capture, migration: Migration, found: dict[str, str], oid: int, vi
             f"target/readers.sql:{name}": {"swappable": sql.Literal(sorted(lifecycle.SWAPPABLE))}
             for name in ("generations", "reader_ready")
         },
+        "target/privileges.sql:read_later_state": {"owner": sql.Identifier("postgres")},
         "cutover/cleaning.sql:drop_index": {"index": sql.Identifier("public", "spare_2_idx")},
         "cutover/expand.sql:add_column": {
             "shadow": sql.Identifier("another__migrator"),
@@ -243,6 +251,10 @@ def common(made: Capture, oid: int) -> dict[str, sql.Composable]:
         "age": sql.SQL("extract(epoch FROM now() - now())::float8"),
         "heap": target.table_id,
         "statements": sql.Identifier("public", "pg_stat_statements"),
+        "database": sql.Identifier("statements"),
+        "schema": sql.Identifier("public"),
+        "role": sql.Identifier("postgres"),
+        "owner": sql.Identifier("pg_monitor"),
     }
 
 

@@ -37,11 +37,13 @@ def quiet() -> World:
             "maintenance_work_mem": 64 * 2**20, "effective_cache_size": 4 * 2**30, "freeze_max_age": 200_000_000,
             "pid": 1, "clock": 0.0, "sees_others": True, "has_schema": True, "may_create": True,
             "may_use_schema": True, "archiver_fails": False, "statements_in": "public", "state_owner": "keeper",
-            "owns_state": True, "database_bytes": 10**9,
+            "owns_state": True, "state_owner_is_superuser": False, "database_bytes": 10**9,
             "free_connections": 60,
         },
-        table={"owner": "the owner", "replica_identity": "d", "frozen_age": 1000, "invalid_indexes": [],
-               "may_create": True},
+        table={
+            "owner": "the owner", "owner_is_superuser": False, "replica_identity": "d", "frozen_age": 1000,
+            "invalid_indexes": [], "may_create": True,
+        },
         by_position=[],
     )  # fmt: skip
     found = survey()
@@ -102,6 +104,11 @@ def may_fill(most: float | str) -> Callable[[World], None]:
     return lambda world: setattr(world[0], "spec", filling(most))
 
 
+def table_of_a_superuser(world: World) -> None:
+    another_owner(world)
+    table(owner="root", owner_is_superuser=True)(world)
+
+
 OLD = {"kind": "session", "name": "nightly", "seconds": 7200.0}
 SERVER: list[tuple[str, Severity, Callable[[World], Any], str]] = [
     ("read_only", W, settings(read_only="on"), "set it off for themselves"),
@@ -117,14 +124,17 @@ SERVER: list[tuple[str, Severity, Callable[[World], Any], str]] = [
     ("event_trigger", W, around(event_triggers=["audit_ddl"]), "audit_ddl"),
     ("isolation", W, around(isolation=[{"role": "app", "setting": "default_transaction_isolation=serializable"}]),
      "40001"),
-    ("privilege_schema", R, settings(may_use_schema=False), 'GRANT USAGE ON SCHEMA "public" TO "me"'),
-    ("privilege_missing", W, another_owner, 'GRANT "the owner" TO "me"'),
-    ("privilege_missing", W, settings(owns_state=False), 'GRANT "keeper" TO "me"'),
-    ("privilege_missing", W, table(may_create=False), 'GRANT CREATE ON SCHEMA "public" TO "me"'),
+    ("privilege_schema", R, settings(may_use_schema=False), "GRANT USAGE ON SCHEMA public TO me"),
+    ("privilege_missing", W, another_owner, 'GRANT "the owner" TO me'),
+    ("privilege_missing", W, table_of_a_superuser, "superuser root owns public.docs"),
+    ("privilege_missing", W, settings(owns_state=False), "GRANT keeper TO me"),
+    ("privilege_missing", W, settings(owns_state=False, state_owner_is_superuser=True), "`migrator grants`"),
+    ("privilege_missing", W, table(may_create=False), "GRANT CREATE ON SCHEMA public TO me"),
     ("privilege_missing", W, another_owner_who_may_not_create,
-     'GRANT "the owner" TO "me"; GRANT CREATE ON SCHEMA "public" TO "the owner"'),
-    ("privilege_missing", W, settings(has_schema=False, may_create=False), 'GRANT CREATE ON DATABASE "shop" TO "me"'),
-    ("privilege_monitor", I, settings(sees_others=False), 'GRANT pg_monitor TO "me"'),
+     'GRANT "the owner" TO me; GRANT CREATE ON SCHEMA public TO "the owner"'),
+    ("privilege_missing", W, settings(has_schema=False, may_create=False),
+     "CREATE SCHEMA IF NOT EXISTS migrator AUTHORIZATION me"),
+    ("privilege_monitor", I, settings(sees_others=False), "GRANT pg_monitor TO me"),
     ("old_snapshot", W, around(old_snapshots=[OLD]), "2.0 h old"),
     ("prepared_transaction", W, around(old_snapshots=[{**OLD, "kind": "prepared"}]), "ROLLBACK PREPARED"),
     ("slot_inactive", W, around(slots=[slot(active=False, kept_bytes=5 * 10**9)]), "keeps 5.0 GB of WAL"),
