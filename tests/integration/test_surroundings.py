@@ -101,12 +101,13 @@ async def test_who_owns_a_table_and_may_not_create_in_its_schema_is_told_so_and_
     try:
         found = {each.code: each for each in (await plans.make(engine, deployment.spec)).findings}
         assert found["privilege_missing"].mend.split("; ") == [
-            'GRANT "postgres" TO "keeper"', 'GRANT CREATE ON SCHEMA "public" TO "keeper"'
+            "have `migrator grants` print how schema migrator is given to it",
+            "GRANT USAGE, CREATE ON SCHEMA public TO keeper",
         ]  # fmt: skip
         with psycopg.connect(url, autocommit=True) as connection:
             with pytest.raises(psycopg.errors.InsufficientPrivilege, match="schema public"):
                 connection.execute("CREATE INDEX ON docs USING hnsw (embedding vector_l2_ops)")
-            sql.execute('GRANT CREATE ON SCHEMA "public" TO "keeper"')
+            sql.execute("GRANT CREATE ON SCHEMA public TO keeper")
             connection.execute("CREATE INDEX ON docs USING hnsw (embedding vector_l2_ops)")
     finally:
         await engine.dispose()
@@ -237,7 +238,7 @@ async def test_a_role_that_may_not_look_into_the_schema_is_told_the_grants(
         sql.execute("ALTER TABLE docs OWNER TO owns_docs; GRANT SELECT ON docs TO outside")
         found = {each.code: each for each in (await plans.make(engine, deployment.spec)).findings}
         assert found.keys().isdisjoint({"privilege_schema", "privilege_monitor"})
-        assert found["privilege_missing"].mend == "GRANT owns_docs TO outside"
+        assert found["privilege_missing"].mend.split("; ")[0] == "GRANT owns_docs TO outside"
     finally:
         await engine.dispose()
         sql.execute("GRANT USAGE ON SCHEMA public TO PUBLIC; DROP OWNED BY outside, owns_docs CASCADE")

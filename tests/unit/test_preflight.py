@@ -252,12 +252,16 @@ def test_a_fault_of_pgvector_is_named_where_it_is_there(version: str, named: lis
 def test_what_an_operator_is_told_to_run_names_roles_and_tables_as_sql_takes_them() -> None:
     found = survey()
     found.server["role"] = "my role"
+    table = specs.parse(
+        {**found.spec.dump(), "target": {**found.spec.dump()["target"], "table": "public.Docs"}}, "test"
+    )
+    found.spec = table
     relation(may_select=False, row_security=True, bypasses_rls=False, force_row_security=True, persistence="u")(found)
     found.triggers = [trigger()]
     mends = {each.code: each.mend for each in preflight.check(found)}
-    assert mends["privilege_select"] == 'GRANT SELECT ON "public"."docs" TO "my role"'
+    assert mends["privilege_select"] == 'GRANT SELECT ON public."Docs" TO "my role"'
     assert mends["row_security"].startswith('ALTER ROLE "my role" BYPASSRLS')
-    assert mends["unlogged"] == 'ALTER TABLE "public"."docs" SET LOGGED'
+    assert mends["unlogged"] == 'ALTER TABLE public."Docs" SET LOGGED'
     assert mends["trigger_fires"].startswith('GRANT SET ON PARAMETER session_replication_role TO "my role"')
 
 
