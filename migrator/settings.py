@@ -66,6 +66,10 @@ class Settings(BaseSettings):
     #: Tells apart two deployments on one machine, in the name of beat's file.
     instance: str = Field(default="default", pattern=r"^[A-Za-z0-9_-]{1,40}$")
 
+    #: Whether hooks may run commands here. Who may write schema `migrator` may write a spec, and must not thereby get
+    #: to run programs on workers.
+    allow_command_hooks: bool = False
+
     def required_database_url(self) -> str:
         """Return the database's URL.
 
@@ -93,7 +97,7 @@ def load() -> Settings:
 
 
 def api_key(variable: str) -> str | None:
-    """Return the provider's key from the environment or `.env`; None where it is missing or empty."""
+    """Return a key (the provider's, or what signs hooks) from the environment or `.env`; None where there is none."""
     return os.environ.get(variable) or dotenv_values(".env").get(variable) or None
 
 

@@ -15,9 +15,10 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
-from migrator import queries, scope, signals
+from migrator import events, queries, scope, signals
 from migrator.endpoint import ENDINGS, ProfileOverrides, clean_base_url
 from migrator.errors import OperatorError
+from migrator.events import HooksSpec
 from migrator.generation import Generation, Side
 from migrator.queries import Query
 from migrator.signals import ThrottleSpec
@@ -204,6 +205,7 @@ class Spec(_Part):
     limits: LimitsSpec
     gates: GatesSpec = GatesSpec()
     throttle: ThrottleSpec = ThrottleSpec()
+    hooks: HooksSpec | None = None
     #: What was mended silently would surprise: the plan says it.
     _notices: tuple[Problem, ...] = PrivateAttr(default=())
     #: What `[gates] queries` names, read with the spec's own file; the plan stores it.
@@ -324,10 +326,9 @@ def _impossible(data: dict[str, Any]) -> list[Problem]:
         column = target.get("column")
         if isinstance(column, str) and f"{{{column}}}" in target["text"]:
             problems.append(Problem("[target] text", f"it embeds the vector column {column}", "name text columns only"))
-    throttle = data.get("throttle")
-    if isinstance(throttle, dict):
-        found = signals.impossible(throttle)
-        problems += [Problem(f"[throttle] {key}", what, mend) for key, what, mend in found]
+    for part, impossible in (("throttle", signals.impossible), ("hooks", events.impossible)):
+        if isinstance(data.get(part), dict):
+            problems += [Problem(f"[{part}] {key}", what, mend) for key, what, mend in impossible(data[part])]
     return problems
 
 

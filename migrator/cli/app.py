@@ -72,6 +72,7 @@ app = typer.Typer(
     "  the broker, redis://... or amqp://...        (env: MIGRATOR_BROKER_URL)\n"
     "  seconds until a silent worker loses a batch  (env: MIGRATOR_LEASE_SECONDS)\n"
     "  provider requests in flight per process      (env: MIGRATOR_CONCURRENCY)\n"
+    "  1: [hooks] of a spec may run commands here   (env: MIGRATOR_ALLOW_COMMAND_HOOKS)\n"
     "  the provider's key, named by the spec        (env: THE_ROUTER_API_KEY)",
     no_args_is_help=True,
     add_completion=False,

@@ -95,6 +95,7 @@ def _clean_up(
     dropped = session.run(
         lambda worker: attended.clean_up(worker, name, **said, left=left, actor=session.actor(), tell=console.aside)
     )
+    session.tell_waiting(name)
     forgotten = session.run(lambda worker: attended.forget_state(worker, name)) if forget_state else None
     _told(name, dropped, forgotten, json=json)
 

@@ -101,6 +101,7 @@ def _cut_over(name: str, rows: int, *, keep_fresh: bool | None, cancel_blockers:
         )
 
     swapped = session.run(step)
+    session.tell_waiting(name)
     told(name, "completed", swapped, json=json)
     if not json:
         console.say(f"Next: watch it; then `migrator cleanup {name} --close-window`, or `migrator rollback {name}`.")

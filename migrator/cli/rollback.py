@@ -92,4 +92,6 @@ def _go_back(name: str, rows: int, *, leave_debt: bool, cancel_blockers: bool) -
             cancel_blockers=cancel_blockers,
         )
 
-    return session.run(step)
+    swapped = session.run(step)
+    session.tell_waiting(name)
+    return swapped

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from migrator.cli import console
 from migrator.spending.worker import Worker
 from migrator.state import schema
 from migrator.state.connection import transaction
@@ -26,6 +27,15 @@ def actor() -> str:
     except (KeyError, OSError):
         user = f"uid{os.getuid()}"
     return f"{user}@{socket.gethostname()}"
+
+
+def tell_waiting(name: str) -> None:
+    """Say that hooks are not told yet of what was just done, where nobody is there to do it."""
+    from migrator.orchestrator import telling
+
+    line = run(lambda worker: telling.waiting(worker.engine, name))
+    if line is not None:
+        console.aside(line)
 
 
 def run(step: Callable[[Worker], Awaitable[T]], *, with_schema: bool = True) -> T:

@@ -18,7 +18,7 @@ from migrator.cutover.swapping import CUTOVER, ROLLBACK, Direction
 from migrator.errors import MigratorError, StatusConflict
 from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
-from migrator.orchestrator import blocking, suspicious, trust
+from migrator.orchestrator import blocking, suspicious, telling, trust
 from migrator.orchestrator.attendance import (
     Attended,
     NotConverging,
@@ -116,9 +116,9 @@ async def cut_over(
     LockNotObtained.
     """
     migration = await swappable(worker, name, CUTOVER)
-    async with transaction(worker.engine) as connection:
-        await trust.refuse_moved(connection, migration)
-    async with attending(worker, migration, "cutover"):
+    async with telling.cutting_over(worker.engine, migration), attending(worker, migration, "cutover"):
+        async with transaction(worker.engine) as connection:
+            await trust.refuse_moved(connection, migration)
         await recent.look(worker, migration)
         await readiness.gates(worker.engine, migration)
         await suspicious.refuse(worker, migration, CUTOVER)

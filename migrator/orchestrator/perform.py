@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable, Callable
 
 from migrator.backfill import batch, catch_up, proof
 from migrator.backfill.classify import TextTooLong
@@ -18,11 +19,13 @@ from migrator.canary import watch
 from migrator.errors import AtRest, Defect, GateFailed, MigratorError, OperatorError, TransientError
 from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
+from migrator.orchestrator import telling
 from migrator.provider.embedder import ProviderBusy
 from migrator.spending.purse import BreakerOpen, OutsideWindow, PaceWait, WindowCloses, WorkStopped
 from migrator.spending.renewal import renewed
 from migrator.spending.worker import Worker
 from migrator.state import dirty, leases, migrations
+from migrator.state.budget import CapReached
 from migrator.state.canary import CanaryMoved, OldModelAnswered
 from migrator.state.connection import transaction
 from migrator.state.leases import Duty, Kind, Lease, LeaseLost, Ticket
@@ -38,6 +41,13 @@ _BACKOFF_SECONDS, _LONGEST_BACKOFF_SECONDS = 2.0, 120.0
 _RENEWAL_SECONDS = 600.0
 #: Seconds for which the provider is left alone after one batch's patience with it was over.
 _BUSY_SECONDS = 10.0
+#: Duties that one call does from its lease to its line.
+_WHOLE: dict[Duty | None, Callable[[Worker, Migration, Lease], Awaitable[str]]] = {
+    Duty.PROVE: proof.run,
+    Duty.INDEX: indexing.run,
+    Duty.RECENT: recent.run,
+    Duty.HOOKS: telling.run,
+}
 
 
 async def perform(worker: Worker, ticket: Ticket) -> str:
@@ -81,6 +91,8 @@ async def perform_leased(worker: Worker, migration: Migration, lease: Lease, dut
         await asyncio.shield(_give_back(worker, lease, failure="shut down", counts=False))
         raise
     except MigratorError as error:
+        if isinstance(error, CapReached):
+            await telling.cap_reached(worker.engine, migration)
         if await _can_wait(worker, migration, lease, duty, error):
             return f"{type(error).__name__}: {error.sentences()[0]}"
         return await _failed(worker, migration, lease, error)
@@ -92,17 +104,13 @@ async def perform_leased(worker: Worker, migration: Migration, lease: Lease, dut
 
 
 async def _work(worker: Worker, migration: Migration, lease: Lease, duty: Duty | None) -> str:
-    if duty is Duty.PROVE:
-        return await proof.run(worker, migration, lease)
-    if duty is Duty.INDEX:
-        return await indexing.run(worker, migration, lease)
+    if duty in _WHOLE:
+        return await _WHOLE[duty](worker, migration, lease)
     if duty is Duty.VALIDATE:
         # A late ticket, for which nothing is left to measure, asks only what a resume or the time asks for.
         await watch.keep(worker, migration, must=await validate.is_due(worker, migration))
         measured = await validate.run(worker, migration, lease)
         return f"{migration.name}: {sum(each.passed for each in measured)} of {len(measured)} gates passed"
-    if duty is Duty.RECENT:
-        return await recent.run(worker, migration, lease)
     if duty is Duty.WATCH:
         looked = await written.shift(worker, migration, lease)
         return f"{looked.vectors} written vectors looked at, {looked.suspects} suspect"
@@ -133,10 +141,14 @@ async def _watch_catch_up(worker: Worker, migration: Migration) -> None:
 async def _can_wait(
     worker: Worker, migration: Migration, lease: Lease, duty: Duty | None, error: MigratorError
 ) -> bool:
-    """Put back what nothing need stop for: a renewal of verdicts while `ready`, and the debt of a way back.
+    """Put back what nothing need stop for: a renewal of verdicts while `ready`, the debt of a way back, hooks.
 
     Cutover refuses stale verdicts, and rollback settles what is owed. A canary that moved pauses as everywhere.
     """
+    if duty is Duty.HOOKS:
+        logger.warning("%s: %s", lease, error)
+        await _give_back(worker, lease, failure=type(error).__name__, counts=True, attempts=True)
+        return True
     renewal = duty is Duty.VALIDATE and migration.status is MigrationStatus.READY
     if not (renewal or duty is Duty.SETTLE) or isinstance(error, CanaryMoved | OldModelAnswered):
         return False

@@ -17,7 +17,7 @@ from migrator.backfill import catch_up, suspects
 from migrator.backfill.proof import plan_pass
 from migrator.generation import Side
 from migrator.lifecycle import UNATTENDED, MigrationStatus
-from migrator.orchestrator import brakes, history, progress, schedule
+from migrator.orchestrator import brakes, history, progress, schedule, telling
 from migrator.state import (
     batches,
     budget,
@@ -26,6 +26,7 @@ from migrator.state import (
     flows,
     leases,
     migrations,
+    outbox,
     readers,
     strays,
     tallies,
@@ -129,8 +130,22 @@ async def tick(
             await _note_flow(connection, now)
             seen = await progress.read(connection, now)
             await history.note(connection, seen)
+            await telling.notice(connection, seen)
             made.lines.append(progress.line(seen))
+    made.tickets += await _tell(engine, shift, only)
     return made
+
+
+async def _tell(engine: AsyncEngine, shift: _Shift, only: str | None) -> list[Ticket]:
+    """Offer to tell hooks what is due, also of migrations that nobody carries on: a pause is told, and the end."""
+    tickets = []
+    async with transaction(engine) as connection:
+        for migration_id in await outbox.with_due(connection):
+            migration = await migrations.get_by_id(connection, migration_id)
+            if only in {None, migration.name}:
+                await _rescue(connection, migration)
+                tickets += await _offer(connection, migration, Duty.HOOKS, shift)
+    return tickets
 
 
 async def _alone(connection: AsyncConnection, migration_id: int) -> bool:

@@ -7,11 +7,13 @@ gives back what is in hand, and that is no attempt.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from migrator.errors import AtRest, GateFailed
+from migrator.errors import AtRest, GateFailed, MigratorError
 from migrator.lifecycle import NEXT_STEP, UNATTENDED, MigrationStatus
+from migrator.orchestrator import telling
 from migrator.orchestrator.perform import perform
 from migrator.orchestrator.tick import tick
 from migrator.spending.worker import Worker
@@ -77,6 +79,23 @@ async def work(worker: Worker, name: str, *, until: MigrationStatus, on_line: Ca
 
     Raises: MigrationUnknown, CameToRest, GateFailed.
     """
+    try:
+        return await _work(worker, name, until=until, on_line=on_line)
+    finally:
+        # Its end is news, too, and where nobody else works nobody else tells it.
+        if not _is_cancelled():
+            with contextlib.suppress(MigratorError):
+                await telling.deliver(worker, await _look(worker, name))
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def _work(
+    worker: Worker, name: str, *, until: MigrationStatus, on_line: Callable[[str], None]
+) -> MigrationStatus:
     running: dict[asyncio.Task[str], Ticket] = {}
     ticker = _Ticker(worker, name, on_line)
     room = asyncio.Semaphore(IN_HAND)

@@ -6,7 +6,6 @@ sentence. It holds no text and no key of a row and no secret (P11), and it chang
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -20,6 +19,7 @@ from migrator.generation import Side
 from migrator.measures.projection import Projection
 from migrator.orchestrator import judgement, progress
 from migrator.orchestrator.progress import Progress
+from migrator.reasons import cut, without_keys
 from migrator.report import drawing, timeline
 from migrator.report.timeline import Span
 from migrator.state import budget, migrations, provenance, samples, verdicts
@@ -31,10 +31,6 @@ from migrator.state.samples import Taken
 MAX_MOVES = 2_000
 #: Seconds for any statement on our own tables.
 _SECONDS = 10.0
-#: Where a verdict's words list keys of rows, which may be anything (structure's and the sentinel's forms).
-_KEYS = (re.compile(r"; keys: .*", re.DOTALL), re.compile(r" \[.*\]", re.DOTALL))
-#: What else is told with keys: reasons of failed gates, and the sentinel's notes on what writers brought.
-_TELLS_KEYS = re.compile(r"a gate failed|^sentinel: ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +150,7 @@ async def gather(engine: AsyncEngine, name: str) -> Report:
         from_generation=str(migration.from_generation),
         to_generation=str(migration.to_generation),
         status=progress.status_word(found),
-        reason=_without_keys(migration.reason),
+        reason=without_keys(migration.reason),
         since=migration.since,
         next_step=found.next_step,
         made_at=now,
@@ -194,18 +190,7 @@ def _progress(found: Progress) -> dict[str, Any]:
 
 
 def _move(row: Row[Any]) -> Move:
-    return Move(row.at, row.from_status, row.to_status, _without_keys(row.reason) or "", row.actor)
-
-
-def _without_keys(reason: str | None) -> str | None:
-    """Return a reason without the keys that a failed gate's or the sentinel's words list: a key may be anything."""
-    return _cut(reason) if reason is not None and _TELLS_KEYS.search(reason) else reason
-
-
-def _cut(told: str) -> str:
-    for each in _KEYS:
-        told = each.sub(" [keys: `migrator status`]", told)
-    return told
+    return Move(row.at, row.from_status, row.to_status, without_keys(row.reason) or "", row.actor)
 
 
 async def _verdicts(connection: AsyncConnection, migration: Migration) -> list[Verdict]:
@@ -223,7 +208,7 @@ def _verdict(gate: str, row: Mapping[str, Any] | None, evidence: dict[str, Any] 
     kept = ("figure", "threshold", "sample", "seed", "seconds", "at", "stale", "waived_by", "waiver")
     values = {name: row[name] for name in kept}
     return Verdict(
-        gate, outcome, **values, evidence=evidence, detail=summary if summary is not None else _cut(row["detail"])
+        gate, outcome, **values, evidence=evidence, detail=summary if summary is not None else cut(row["detail"])
     )
 
 

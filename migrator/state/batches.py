@@ -142,7 +142,7 @@ async def offer_duty(
     trust = trust or Trust()
     mine = and_(duties.c.migration_id == migration.id, duties.c.duty == duty, duties.c.status == "pending")
     statement = update(duties).where(mine, trust.is_free(duties)).values(ticket_until=trust.until()).returning(duties)
-    queue = QUEUE_LIVE if duty in {Duty.CATCH_UP, Duty.WATCH} else QUEUE_INDEX
+    queue = QUEUE_LIVE if duty in {Duty.CATCH_UP, Duty.WATCH, Duty.HOOKS} else QUEUE_INDEX
     return [
         Ticket(
             migration_id=migration.id,

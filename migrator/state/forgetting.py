@@ -1,7 +1,7 @@
 """What may be forgotten of a migration that is cleaned up: everything that was there for the work.
 
 Floor 1. Promise: what was decided, measured and paid stays (the migration with its spec and plan, transitions,
-verdicts, ledger and budget), and so does what readers are told by `live`. A name is used once, for good.
+verdicts, ledger, budget, what hooks are told), and so does what readers are told by `live`. A name is used once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from migrator.state.columns import metadata
 
 #: The record: what an audit asks for.
-KEPT = frozenset({"migrations", "transitions", "verdicts", "ledger", "budgets", "live"})
+KEPT = frozenset({"migrations", "transitions", "verdicts", "ledger", "budgets", "live", "hook_events"})
 
 
 async def forget_work(connection: AsyncConnection, migration_id: int) -> int:

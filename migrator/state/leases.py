@@ -47,6 +47,7 @@ class Duty(StrEnum):
     CANARY = "canary"  #: Ask the canary's texts again, beside the work that waits for it.
     PROVENANCE = "provenance"  #: Embed stored rows again with the old model, in somebody's terminal.
     PILOT = "pilot"  #: Embed a sample with both models before anything begins, in somebody's terminal.
+    HOOKS = "hooks"  #: Tell hooks what is in the outbox.
     COMPARE = "compare"  #: Ask both models the same queries, in somebody's terminal.
     ATTEND = "attend"  #: An attended step (start, cutover, rollback, cleanup) in somebody's terminal.
 
@@ -339,11 +340,11 @@ async def deaths(connection: AsyncConnection, lease: Lease) -> int:
 async def void(connection: AsyncConnection, migration_id: int) -> None:
     """End every lease and every ticket of a migration: fences rise, so nothing under way can be committed.
 
-    But the attended step's own: it is whose step this is, and it may have more to do.
+    But the attended step's own: it is whose step this is, and it may have more to do. And hooks': they touch no row.
     """
     for kind in Kind:
         table = kind.table
-        others = true() if kind is Kind.BATCH else table.c.duty != Duty.ATTEND
+        others = true() if kind is Kind.BATCH else table.c.duty.not_in([Duty.ATTEND, Duty.HOOKS])
         await connection.execute(
             update(table)
             .where(table.c.migration_id == migration_id, table.c.status.in_(["leased", "pending"]), others)

@@ -21,7 +21,7 @@ from migrator.errors import Defect, OperatorError, StatusConflict
 from migrator.generation import Generation, Side
 from migrator.lifecycle import FINAL, PAUSABLE, TRANSITIONS, UNATTENDED, MigrationStatus, is_allowed
 from migrator.signals import ThrottleSpec
-from migrator.state import tables
+from migrator.state import outbox, tables
 from migrator.state.tables import FORMAT_VERSION, migrations, transitions
 from migrator.statements import compose
 
@@ -275,15 +275,11 @@ async def move(
         if new in UNATTENDED:
             found.refuse_unseen()
         raise StatusConflict(migration.name, f"the move to {new}", old, found.status, f"migrator status {found.name}")
+    why = reason or TRANSITIONS[old][new]
     await connection.execute(
-        insert(transitions).values(
-            migration_id=migration.id,
-            from_status=old,
-            to_status=new,
-            reason=reason or TRANSITIONS[old][new],
-            actor=actor,
-        )
+        insert(transitions).values(migration_id=migration.id, from_status=old, to_status=new, reason=why, actor=actor)
     )
+    await outbox.write_move(connection, migration.id, migration.spec.hooks, old, new, why)
 
 
 def move_in_message(
@@ -306,6 +302,7 @@ def move_in_message(
         "final": sql.Literal(new in FINAL),
         "why": sql.Literal(TRANSITIONS[old][new]),
         "actor": sql.Literal(actor),
+        **outbox.in_message(migration.spec.hooks, old, new),
     }
     return compose("state/moving.sql", "move", parts)
 

@@ -13,5 +13,7 @@ BEGIN
   END IF;
   INSERT INTO migrator.transitions (migration_id, from_status, to_status, reason, actor)
   VALUES ({migration_id}, {old}, {new}, {why}, {actor});
+  INSERT INTO migrator.hook_events (event_id, migration_id, event, channel, status, reason)
+  SELECT {event_id}::uuid, {migration_id}, {event}, channel, {new}, {why} FROM unnest({channels}::text[]) AS channel;
 END
 $move$

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 import migrator
 import migrator.state.count_tables
+import migrator.state.hook_tables
 import migrator.state.pilot_tables
 import migrator.state.reader_tables
 import migrator.state.sample_tables

@@ -16,10 +16,11 @@ from typing import Any
 from sqlalchemy import Row
 
 from migrator.errors import GateFailed
-from migrator.lifecycle import MigrationStatus
+from migrator.events import Event
+from migrator.lifecycle import TRANSITIONS, MigrationStatus
 from migrator.spending.purse import WorkStopped
 from migrator.spending.worker import Worker
-from migrator.state import leases, looks, migrations, verdicts
+from migrator.state import leases, looks, migrations, outbox, verdicts
 from migrator.state.connection import transaction
 from migrator.state.leases import Lease
 from migrator.state.migrations import Migration
@@ -147,10 +148,12 @@ async def _conclude(worker: Worker, migration: Migration, lease: Lease) -> None:
         if fresh.status is not S.VALIDATING:
             return
         failed = failures(await verdicts.newest(connection, migration.id))
+        reason = f"a gate failed: {failed}" if failed else TRANSITIONS[S.VALIDATING][S.READY]
+        hooks = fresh.spec.hooks
+        await outbox.write(connection, fresh.id, hooks, Event.VALIDATED, status=fresh.status, reason=reason)
         if not failed:
             await migrations.move(connection, fresh, S.READY, actor=worker.holder)
             return
-        reason = f"a gate failed: {failed}"
         await migrations.move(connection, fresh, S.PAUSED, actor=worker.holder, reason=reason)
     raise GateFailed(migration.name, failed)
 

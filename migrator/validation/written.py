@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from migrator.events import Event
 from migrator.generation import Side
 from migrator.spending.worker import Worker
-from migrator.state import dirty, discriminants, leases, migrations
+from migrator.state import dirty, discriminants, leases, migrations, outbox
 from migrator.state import written as notes
 from migrator.state.connection import run, transaction
 from migrator.state.leases import Lease
@@ -110,6 +111,14 @@ async def _judged(connection: AsyncConnection, migration: Migration, side: Side,
             f" like {migration.generation(side.other)}; keys: {shown}{' ...' if len(keys) > _TOLD_KEYS else ''}"
         )
         await migrations.note(connection, migration.id, migration.status, told, "sentinel")
+    if strangers:
+        first, others = min(strangers), " and others" if len(strangers) > 1 else ""
+        told = (
+            f"{len(accused):,} vectors in the column of {migration.generation(side)} look like"
+            f" {migration.generation(side.other)}, written by {first}{others}"
+        )
+        hooks = migration.spec.hooks
+        await outbox.write(connection, migration.id, hooks, Event.SUSPECTS, status=migration.status, reason=told)
     return accused
 
 

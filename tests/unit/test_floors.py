@@ -14,10 +14,12 @@ SOURCES = sorted([*ROOT.glob("migrator/**/*.py"), *ROOT.glob("workers/*.py"), *R
 WORDS = {
     "endpoint",
     "errors",
+    "events",
     "generation",
     "lifecycle",
     "measures",
     "queries",
+    "reasons",
     "scope",
     "settings",
     "signals",
@@ -30,7 +32,7 @@ WORDS = {
 }
 STATE = WORDS | {"state"}
 GROUND = STATE | {"provider", "target", "throttle", "spending"}
-STEPS = {"planning", "pilot", "provenance", "canary", "backfill", "validation", "cutover"}
+STEPS = {"planning", "pilot", "provenance", "canary", "backfill", "validation", "cutover", "hooks"}
 ALLOWED = {
     **dict.fromkeys(WORDS, WORDS),
     "state": WORDS,

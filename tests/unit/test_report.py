@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from migrator import words
+from migrator import reasons, words
 from migrator.cli import console
 from migrator.demo import story
 from migrator.measures import projection
-from migrator.report import gather, output, summary, timeline
+from migrator.report import output, summary, timeline
 from migrator.report.gather import Move
 from migrator.state import samples
 from migrator.state.samples import KEEP, Taken, thinned_by
@@ -166,12 +166,12 @@ def test_p11_report_cuts_the_keys_out_of_what_gates_and_sentinel_said() -> None:
     for told in ("a gate failed: structure is 2 against 0 (rows at fault: 2 zero [secret ]x; other], 0 shared)",
                  "a gate failed: sentinel is 2 against 0 (2 of 9; keys: secret; other)",
                  "sentinel: shop (role app) wrote 2 vectors of x; keys: secret; other ..."):  # fmt: skip
-        cut = gather._without_keys(told)
+        cut = reasons.without_keys(told)
         assert cut is not None
         assert "secret" not in cut
         assert "other" not in cut
         assert cut.startswith(told[:20])
-    assert gather._without_keys("paused for [OPS-1]") == "paused for [OPS-1]"
+    assert reasons.without_keys("paused for [OPS-1]") == "paused for [OPS-1]"
 
 
 # Where it goes
