@@ -230,12 +230,16 @@ async def rescue(connection: AsyncConnection, migration_id: int) -> list[Lease]:
 
 
 async def count_alive(connection: AsyncConnection, migration_id: int) -> int:
-    """Count the batches and duties of a migration that somebody holds: a dead worker's count until they run out."""
+    """Count the batches and duties of a migration that somebody holds: a dead worker's count until they run out.
+
+    Not the telling of hooks: a pause is not waiting for whoever hears of it.
+    """
     found = 0
     for kind in Kind:
         table = kind.table
         query = select(func.count()).where(
             table.c.migration_id == migration_id,
+            true() if kind is Kind.BATCH else table.c.duty != Duty.HOOKS,
             table.c.status == "leased",
             table.c.lease_until > func.clock_timestamp(),
         )

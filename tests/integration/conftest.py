@@ -11,6 +11,7 @@ from migrator.demo.simulator.control import Simulator
 from tests.deployment import Deployment
 from tests.integration.applications import ROLE
 from tests.integration.asking import KEY
+from tests.receiving import SECRET, SECRET_ENV, Receiver, receiving
 
 
 @pytest.fixture
@@ -28,3 +29,12 @@ def app_url(deployment: Deployment) -> Iterator[str]:
     yield deployment.url.replace("postgres@", f"{ROLE}@")
     with deployment.connect() as connection:
         connection.execute(f"DROP OWNED BY {ROLE}")
+
+
+@pytest.fixture
+def receiver(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    """Who is told by the deployment's hooks."""
+    monkeypatch.setenv(SECRET_ENV, SECRET)
+    with receiving() as made:
+        deployment.spec_data["hooks"] = {"url": f"{made.url}/hooks?token=url-canary", "secret_env": SECRET_ENV}
+        yield made

@@ -72,6 +72,7 @@ async def test_a_row_that_is_edited_all_the_time_is_not_put_off_for_ever(
 
 
 async def test_not_converging_is_said_with_both_rates_and_passes(deployment: Deployment, worker: Worker) -> None:
+    deployment.spec_data["hooks"] = {"command": ["true"], "on": ["not_converging"]}
     await ready(deployment, worker, rows=300)
     await verbs.set_limits(worker.engine, "docs", NewLimits(requests_per_minute=30), actor="test")
     stop = asyncio.Event()
@@ -109,6 +110,8 @@ async def test_not_converging_is_said_with_both_rates_and_passes(deployment: Dep
         seen = await progress.read(connection, found)
     told = progress.as_json(seen)["catch_up"]
     assert told["converging"] is False
+    ((event, reason),) = deployment.query("SELECT event, reason FROM migrator.hook_events")
+    assert (event, reason[:15]) == ("not_converging", "not converging:"), "told once, however many ticks see it"
     assert told["arrivals_per_second"] > told["embeddings_per_second"] > 0
     shown = deployment.run("status", "docs", "--exit-code")
     assert shown.returncode == 75

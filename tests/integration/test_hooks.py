@@ -7,51 +7,23 @@ import contextlib
 import json
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
-from migrator.errors import MigratorError
 from migrator.lifecycle import MigrationStatus
-from migrator.orchestrator import attended, telling, verbs
-from migrator.orchestrator.perform import perform
-from migrator.orchestrator.tick import tick
-from migrator.orchestrator.verbs import NewLimits
-from migrator.orchestrator.work import CameToRest
+from migrator.orchestrator import attended, progress, telling, verbs
 from migrator.spending.worker import Worker
 from migrator.state import migrations, outbox
 from migrator.state.connection import transaction
 from tests.deployment import KEY, V3, Deployment, until
+from tests.integration.hooking import due_now, tell
 from tests.integration.steps import begin, ready, stored, to
 from tests.integration.swaps import cut_over, quiet, roll_back
-from tests.integration.test_written import NEW, WHO, bring, watched
-from tests.receiving import SECRET, SECRET_ENV, Receiver, receiving
+from tests.receiving import SECRET, SECRET_ENV, Receiver
 
 S = MigrationStatus
-
-
-@pytest.fixture
-def receiver(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    """Who is told by the deployment's hooks."""
-    monkeypatch.setenv(SECRET_ENV, SECRET)
-    with receiving() as made:
-        deployment.spec_data["hooks"] = {"url": f"{made.url}/hooks?token=url-canary", "secret_env": SECRET_ENV}
-        yield made
-
-
-async def tell(worker: Worker) -> None:
-    """What the workers do of themselves: ticks offer, and tickets are performed."""
-    for ticket in (await tick(worker.engine, actor="test", ticket_seconds=0)).tickets:
-        if ".hooks." in ticket.label:
-            await perform(worker, ticket)
-
-
-def due_now(deployment: Deployment) -> None:
-    """What waiting for a back-off, or for a dead worker's claim, does."""
-    deployment.query("UPDATE migrator.hook_events SET not_before = now() WHERE told_at IS NULL RETURNING 1")
 
 
 def notes(deployment: Deployment) -> list[str]:
@@ -88,10 +60,10 @@ async def test_each_event_of_a_whole_life_is_told_once(
     assert {each["name"] for each in told} == {"docs"}
     assert [each["status"] for each in told[:2]] == ["backfilling", "paused"]
     assert told[1]["reason"] == verbs.BY_OPERATOR
-    progress = told[4]["progress"]
-    assert progress["rows"]["done"] == 40
-    assert progress["live"]["generation"] == f"{V3}@64"
-    assert all(each["passed"] for each in progress["verdicts"])
+    figures = told[4]["progress"]
+    assert figures["rows"]["done"] == 40
+    assert figures["live"]["generation"] == f"{V3}@64"
+    assert all(each["passed"] for each in figures["verdicts"])
     everything = b"".join(body for _, body in receiver.received)
     for canary in (b"alpha", b"title 1", KEY.encode(), SECRET.encode(), b"url-canary"):
         assert canary not in everything, "P11"
@@ -144,6 +116,22 @@ async def test_a_deliverer_killed_between_claim_and_delivery_is_made_good(
     assert deployment.query("SELECT count(*) FROM migrator.hook_events WHERE told_at IS NULL") == [(0,)]
 
 
+async def test_a_pause_is_over_while_somebody_is_still_told_of_it(
+    deployment: Deployment, worker: Worker, receiver: Receiver
+) -> None:
+    await begin(deployment, worker, 5)
+    await verbs.pause(worker.engine, "docs", actor="test")
+    receiver.hang = threading.Event()
+    telling_it = asyncio.create_task(tell(worker))
+    await until(lambda: asyncio.to_thread(lambda: receiver.received))
+    assert deployment.query("SELECT 1 FROM migrator.duties WHERE duty = 'hooks' AND status = 'leased'") == [(1,)]
+    async with transaction(worker.engine) as connection:
+        found = await progress.read(connection, await migrations.get(connection, "docs"))
+    assert progress.status_word(found) == "paused"
+    receiver.hang.set()
+    await telling_it
+
+
 async def test_two_workers_do_not_both_tell(deployment: Deployment, worker: Worker, receiver: Receiver) -> None:
     await begin(deployment, worker, 5)
     for _ in range(5):
@@ -180,9 +168,10 @@ async def test_a_failing_hook_harms_nothing_and_is_given_up_with_a_note(
     await begin(deployment, worker, 40)
     await to(worker, S.READY)
     assert deployment.mismatches("embedding__migrator", "text-embedding-v4") == []
+    migration = await stored(worker)
     for _ in range(outbox.TRIES + 2):
         due_now(deployment)
-        await tell(worker)
+        await telling.deliver(worker, migration)
     assert receiver.events == ["started"] * outbox.TRIES
     place = receiver.url
     assert notes(deployment) == [
@@ -193,6 +182,9 @@ async def test_a_failing_hook_harms_nothing_and_is_given_up_with_a_note(
     assert "url-canary" not in caplog.text + json.dumps(notes(deployment))
     assert deployment.query("SELECT told_at, given_up_at IS NOT NULL FROM migrator.hook_events") == [(None, True)]
     assert deployment.status == "ready"
+    page = deployment.home / "page.html"
+    said = deployment.must("report", "docs", "-o", page) + deployment.must("status", "docs", "--json")
+    assert "url-canary" not in said + page.read_text()
     receiver.status = 204
     await cut_over(worker)
 
@@ -252,113 +244,6 @@ async def test_url_and_command_are_told_the_same_event_each_by_itself(
     await tell(worker)
     (by_command,) = [json.loads(line) for line in log.read_text().splitlines()]
     assert [each["id"] for each in receiver.bodies] == [by_command["id"]] * 2
-
-
-async def test_costs_are_told_once_for_each_cap(deployment: Deployment, worker: Worker, receiver: Receiver) -> None:
-    deployment.spec_data["hooks"]["on"] = ["cost_50", "cost_80", "cost_100"]
-    deployment.spec_data["limits"]["max_cost_usd"] = 0.003
-    await begin(deployment, worker, 400)
-    with pytest.raises(CameToRest, match="CapReached"):
-        await to(worker, S.READY)
-    assert sorted(receiver.events) == ["cost_100", "cost_50", "cost_80"]
-    assert all("of 0.0030 USD" in each["reason"] for each in receiver.bodies)
-    for _ in range(2):
-        await verbs.resume(worker.engine, "docs", actor="test")
-        with pytest.raises(CameToRest, match="CapReached"):
-            await to(worker, S.READY)
-    assert len(receiver.events) == 3, "the same cap is the same news"
-    await verbs.set_limits(worker.engine, "docs", NewLimits(max_cost_usd=0.0035), actor="test")
-    await verbs.resume(worker.engine, "docs", actor="test")
-    with pytest.raises(CameToRest, match="CapReached"):
-        await to(worker, S.READY)
-    assert sorted(receiver.events[3:]) == ["cost_100", "cost_50", "cost_80"], "another cap is another"
-
-
-async def test_a_failed_cutover_is_told_with_its_reason(
-    deployment: Deployment, worker: Worker, receiver: Receiver
-) -> None:
-    await ready(deployment, worker)
-    receiver.received.clear()
-    with psycopg.connect(deployment.url) as other:
-        other.execute("LOCK TABLE docs IN ACCESS SHARE MODE")
-        deployment.query("UPDATE migrator.verdicts SET at = at - interval '90 days' RETURNING 1")
-        with pytest.raises(MigratorError):
-            await cut_over(worker)
-    await tell(worker)
-    assert receiver.events == ["cutover_failed"], "tried is noise, unless it is asked for"
-    (told,) = receiver.bodies
-    assert told["reason"].startswith("VerdictsMissing: docs can't be cut over on its verdicts")
-    assert told["status"] == "ready"
-
-
-async def test_a_failed_gate_is_told_without_the_keys_it_lists(
-    deployment: Deployment, worker: Worker, receiver: Receiver
-) -> None:
-    await begin(deployment, worker, 40)
-    migration = await stored(worker)
-    reason = "a gate failed: structure is 2 against 0 (rows at fault: 2 zero [key-canary; other], 0 shared)"
-    async with transaction(worker.engine) as connection:
-        await migrations.pause(connection, migration.id, reason=reason, actor="test")
-    await tell(worker)
-    assert receiver.events == ["started", "paused"]
-    assert "structure is 2 against 0" in receiver.bodies[1]["reason"]
-    assert b"key-canary" not in receiver.received[1][1]
-
-
-async def test_what_lasts_is_told_once_and_again_only_after_an_hour(
-    deployment: Deployment, worker: Worker, receiver: Receiver
-) -> None:
-    deployment.spec_data["hooks"] |= {"on": ["throttled"], "throttled_minutes": 10}
-    deployment.spec_data["throttle"] = {"sql": "SELECT 9", "sql_max": 1}
-    await begin(deployment, worker, 5)
-
-    def back(minutes: int, *columns: str) -> None:
-        moved = ", ".join(f"{each} = {each} - interval '{minutes} min'" for each in columns)
-        deployment.query(f"UPDATE migrator.hook_watches SET {moved} RETURNING 1")
-
-    await tell(worker)
-    back(9, "since")
-    await tell(worker)
-    assert receiver.events == []
-    back(1, "since")
-    await tell(worker)
-    await tell(worker)
-    assert receiver.events == ["throttled"]
-    assert receiver.bodies[0]["reason"].startswith("throttled for 10 minutes: ")
-    back(2, "since", "seen_at", "told_at")
-    await tell(worker)
-    back(11, "since")
-    await tell(worker)
-    assert len(receiver.events) == 1, "it began anew, and somebody was told a moment ago"
-    back(60, "told_at")
-    await tell(worker)
-    assert len(receiver.events) == 2
-
-
-async def test_the_operators_own_limits_and_hours_are_no_throttle(
-    deployment: Deployment, worker: Worker, receiver: Receiver
-) -> None:
-    await begin(deployment, worker, 5)
-    migration = await stored(worker)
-    for binding in ("window", "requests/min", "tokens/min"):
-        async with transaction(worker.engine) as connection:
-            await migrations.set_binding(connection, migration.id, binding)
-        await tick(worker.engine, actor="test")
-        assert deployment.query("SELECT 1 FROM migrator.hook_watches") == []
-    assert receiver.received == []
-
-
-@pytest.mark.timeout(120)
-async def test_suspects_are_told_without_their_keys(deployment: Deployment, worker: Worker, receiver: Receiver) -> None:
-    deployment.spec_data["hooks"]["on"] = ["suspects"]
-    await ready(deployment, worker, 150)
-    await cut_over(worker)
-    bring(deployment, (7, 8), V3, NEW)
-    assert await watched(worker) == ["2 written vectors looked at, 2 suspect"]
-    await tell(worker)
-    (told,) = receiver.bodies
-    assert told["event"] == "suspects"
-    assert told["reason"] == f"2 vectors in the column of {NEW} look like {V3}@64, written by {WHO}"
 
 
 async def test_a_hanging_receiver_costs_a_shutdown_nothing(
