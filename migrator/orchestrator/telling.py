@@ -53,7 +53,7 @@ async def notice(connection: AsyncConnection, seen: Progress) -> None:
         connection, migration.id, hooks, migration.status,
         committed_usd=account.committed_usd, max_usd=account.max_usd,
     )  # fmt: skip
-    if seen.binding is not None and seen.binding not in FULL_SPEED:
+    if seen.binding is not None and not seen.binding.startswith(FULL_SPEED):
         minutes = hooks.throttled_minutes
         reason = f"throttled for {minutes:g} minutes: {seen.binding}"
         await _lasting(connection, migration, Event.THROTTLED, reason, seconds=60 * minutes)
