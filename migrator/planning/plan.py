@@ -33,7 +33,7 @@ from migrator.planning.survey import Survey
 from migrator.provider import profiles
 from migrator.provider.profiles import Profile
 from migrator.spec import Spec
-from migrator.state import budget, dirty, migrations, pilots, queries, schema
+from migrator.state import budget, dirty, migrations, pilots, provenance, queries, schema
 from migrator.state.connection import transaction
 from migrator.target import dependents, facts
 from migrator.target.relation import suffixed
@@ -107,7 +107,9 @@ async def make(engine: AsyncEngine, spec: Spec, *, exact: bool = False, broker_u
     around = await surroundings.look(engine, found)
     async with transaction(engine, read_only=True) as connection:
         piloted = calibration.restore(await pilots.calibration(connection, spec))
+        looked = await provenance.told(connection, spec)
     document = calibration.apply(documents.make(found, scanned, growth, profile), piloted, spec)
+    document["provenance"] = looked
     findings += provider.check(spec)
     findings += server_findings.check(found, around, document)
     findings += data_findings.check(spec, scanned, document)

@@ -53,6 +53,7 @@ def lines(plan: Mapping[str, Any]) -> list[str]:
 def figures(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Give what was found and worked out, as (name, text)."""
     skipped = ", ".join(f"{count:,} {reason}" for reason, count in plan["skipped"].items() if count) or "none"
+    yield "old vectors", _origin(plan)
     yield "rows", f"{plan['rows']:,}, of which {plan['rows_to_embed']:,} are embedded (skipped: {skipped})"
     yield "", _counted(plan)
     if plan["sample"]:
@@ -73,6 +74,20 @@ def figures(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield from _index(plan)
     yield "batches", f"{plan['batches']:,} of {plan['pages_per_batch']:,} pages"
     yield "made", f"{plan['made_at']}, fingerprint {plan['fingerprint']}"
+
+
+def _origin(plan: Mapping[str, Any]) -> str:
+    """Tell whether the stored vectors are what the spec says, where somebody looked."""
+    found = plan.get("provenance")
+    if found is None:
+        return (
+            f"nobody has looked yet whether they are {plan['from']}: a plan asks no provider. `migrator doctor SPEC`"
+            " embeds a small sample with the old model and compares, and so do `pilot` and `start`"
+        )
+    if found["sentence"] is None:
+        return f"not looked at: somebody signed that it is to be passed over ({found['at']})"
+    mend = "" if found["outcome"] == "fits" else f" What to do: {found['do']}."
+    return f"{found['sentence']}{mend} (looked at {found['at']})"
 
 
 def _counted(plan: Mapping[str, Any]) -> str:

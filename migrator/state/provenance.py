@@ -17,6 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.generation import Side
 from migrator.spec import Spec
+from migrator.state import schema
+from migrator.state.tables import migrations
 from migrator.state.trust_tables import provenances
 
 #: Seconds for which a check that fitted is not paid for again: a day, as for verdicts.
@@ -33,9 +35,10 @@ class Finding:
 
 
 def subject_of(spec: Spec) -> str:
-    """Return a digest of what a check is about."""
+    """Return a digest of what a check is about: rows, texts and the old model; not what it costs, nor who pays."""
     target = spec.target.model_dump(mode="json")
-    words = json.dumps([target, spec.model_of(Side.FROM).model_dump(mode="json")], sort_keys=True)
+    model = spec.model_of(Side.FROM).model_dump(mode="json", exclude={"price_usd_per_mtok", "api_key_env"})
+    words = json.dumps([target, model], sort_keys=True)
     return hashlib.sha256(words.encode()).hexdigest()
 
 
@@ -70,6 +73,29 @@ async def newest(connection: AsyncConnection, migration_id: int, spec: Spec) -> 
     )
     row = (await connection.execute(query)).one_or_none()
     return None if row is None else Finding(row.outcome, row.seed, row.page)
+
+
+async def told(connection: AsyncConnection, spec: Spec) -> dict[str, Any] | None:
+    """Return the newest outcome about a spec's subject, however old it is: outcome, sentence, what to do, and when.
+
+    None where nobody looked, and for a role that may not read it: such a one makes plans, too.
+    """
+    if not await schema.may(connection, ("provenances", "migrations", "alembic_version")):
+        return None
+    if await schema.current(connection) != schema.head():
+        return None
+    query = (
+        select(provenances)
+        .join(migrations, migrations.c.id == provenances.c.migration_id)
+        .where(migrations.c.name == spec.name, provenances.c.subject == subject_of(spec))
+        .order_by(provenances.c.id.desc())
+        .limit(1)
+    )
+    row = (await connection.execute(query)).one_or_none()
+    if row is None:
+        return None
+    page = {name: row.page.get(name) for name in ("sentence", "do")}
+    return {"outcome": row.outcome, **page, "at": row.at.isoformat(timespec="seconds")}
 
 
 async def last(connection: AsyncConnection, migration_id: int) -> dict[str, Any] | None:

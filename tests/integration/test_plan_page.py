@@ -8,12 +8,13 @@ import sys
 import pytest
 
 from migrator import spec as specs
-from migrator.orchestrator import verbs
+from migrator.orchestrator import origin, verbs
 from migrator.planning import plan as plans
 from migrator.planning.plan import Plan, PlanStale
 from migrator.report import plan_page, ticket
 from migrator.spending.worker import Worker
 from tests.deployment import Deployment
+from tests.integration.steps import stored
 from tests.integration.test_report_page import HOSTILE, elements
 
 
@@ -207,3 +208,32 @@ async def test_a_plan_of_a_table_that_has_grown_since_does_not_hold(
     monkeypatch.setattr(plans, "_GROWN_PAGES", 1)
     with pytest.raises(PlanStale, match=r"it has grown from \d+ to \d+ pages"):
         await verbs.startable(worker.engine, deployment.spec, path="docs.toml")
+
+
+async def test_a_plan_says_whether_the_old_vectors_are_what_the_spec_says(
+    deployment: Deployment, worker: Worker
+) -> None:
+    """In words for somebody who is no expert, with when somebody looked; by itself a plan asks no provider."""
+
+    async def said() -> str:
+        made, _ = await verbs.make_plan(worker.engine, deployment.spec, actor="test")
+        return " ".join(" ".join(ticket.lines(made.document)).split())
+
+    deployment.make_table(150)
+    assert "old vectors nobody has looked yet whether they are text-embedding-v3@64" in await said()
+    migration = await stored(worker)
+    await origin.gate(worker, migration, waiver=None, actor="test")
+    assert "The stored vectors are text-embedding-v3@64's of the spec's text" in await said()
+    made, _ = await verbs.make_plan(worker.engine, deployment.spec, actor="test")
+    assert made.document["provenance"]["outcome"] == "fits"
+    assert "old vectors" in plan_page.render(made.document)
+    deployment.spec_data["to"]["price_usd_per_mtok"] = 0.7
+    assert "The stored vectors are text-embedding-v3@64's of the spec's text" in await said(), (
+        "another price is no other subject"
+    )
+    deployment.spec_data["target"]["text"] = "{body}"
+    assert "nobody has looked yet" in await said()
+    await origin.gate(worker, await stored(worker), waiver="OPS-1", actor="test")
+    assert "not looked at: somebody signed" in await said()
+    await origin.gate(worker, await stored(worker), waiver=None, actor="test")
+    assert "What to do:" in await said()
