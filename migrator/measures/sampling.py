@@ -74,7 +74,8 @@ def of_pages(sums: Sequence[float], pages: int) -> Total:
     if drawn == 1:
         return Total(mean * pages, _UNKNOWN)
     error = math.sqrt((1 - drawn / pages) * variance(sums, mean) / drawn)
-    return Total(mean * pages, error / mean, drawn)
+    # Pages that were drawn may all be alike; a heap's last one is not full, and was not drawn.
+    return Total(mean * pages, max(error / mean, error_of(1 / pages)), drawn)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,13 @@ def test_pages_by_hand() -> None:
     assert found.low == 0
 
 
+def test_pages_that_are_all_alike_leave_the_last_one_unknown() -> None:
+    """40 of 109 pages hold 185 rows each; 20,000 rows fill 108 of them, and the last one is not full."""
+    found = sampling.of_pages([185] * 40, 109)
+    assert found.low <= 20_000 <= found.high
+    assert found.spread < 0.015, "about a page"
+
+
 def test_every_page_read_is_no_estimate() -> None:
     found = sampling.of_pages([10, 20, 33], 3)
     assert (found.low, found.value, found.high) == (63, 63, 63)
