@@ -43,8 +43,8 @@ DOCUMENTED = {0, 2, 3, 4, 75}
 #: and `status --watch` are run too: they end by themselves when it is `ready`.
 LIFE = [
     "grants", "init", "doctor", "plan", "pilot", "start", "fence", "work", "status", "batches", "rows", "retry",
-    "limits", "pause", "resume", "validate", "report", "compare", "cutover", "rollback", "unblock", "resume", "cancel",
-    "cleanup",
+    "schedule", "limits", "pause", "resume", "validate", "report", "compare", "cutover", "rollback", "unblock",
+    "resume", "cancel", "cleanup",
 ]  # fmt: skip
 #: Who owns the table that the commands are run on.
 OWNER = "runbooks_owner"

@@ -68,6 +68,8 @@ async def test_names_that_hold_our_quotes_are_names_as_others_are(deployment: De
 def test_a_block_is_quoted_by_what_nothing_in_it_holds(value: psql.Composable) -> None:
     parts = {name: psql.Literal(1) for name in ("turn", "epoch", "status")}
     made = statements.compose("cutover/capture_off.sql", "turn", {**parts, "migration_id": value}).as_string()
-    assert made.count("$turn_$") == 2
-    assert made.startswith("DO $turn_$")
-    assert made.endswith("$turn_$")
+    quote = made.split()[1]
+    assert quote != "$turn$"
+    assert made.count(quote) == 2, "at the block's ends, and nowhere in between"
+    assert made.startswith(f"DO {quote}")
+    assert made.endswith(quote)

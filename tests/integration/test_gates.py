@@ -141,7 +141,7 @@ async def test_gate_ann_recall_alone_catches_a_weak_index(deployment: Deployment
     """Rows out of scope make the table large enough for an index to be worth something."""
     deployment.spec_data["target"]["where"] = "n = 0"
     # What the index does not find, nobody finds: `quality` and `churn` are told to let that pass here.
-    strict(deployment, ef_search=20, quality_tolerance=1.0, min_overlap=0.0)
+    strict(deployment, ef_search=200, quality_tolerance=1.0, min_overlap=0.0)
     await ready(deployment, worker, 100)
     behind_our_back(
         deployment,
@@ -155,7 +155,7 @@ async def test_gate_ann_recall_alone_catches_a_weak_index(deployment: Deployment
     assert await failing(worker) == {"ann_recall"}
     row = (await judged(worker))["ann_recall"]
     assert row.figure < row.threshold
-    assert "at hnsw.ef_search 20" in row.detail
+    assert "at hnsw.ef_search 200" in row.detail
 
 
 async def test_gate_ann_recall_tells_a_row_that_came_in_between_from_a_miss(
