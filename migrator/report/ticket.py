@@ -53,12 +53,12 @@ def lines(plan: Mapping[str, Any]) -> list[str]:
 def figures(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Give what was found and worked out, as (name, text)."""
     skipped = ", ".join(f"{count:,} {reason}" for reason, count in plan["skipped"].items() if count) or "none"
-    yield "old vectors", _origin(plan)
     yield "rows", f"{plan['rows']:,}, of which {plan['rows_to_embed']:,} are embedded (skipped: {skipped})"
     yield "", _counted(plan)
     if plan["sample"]:
         yield "texts", _texts(plan)
         yield "arrivals", _arrivals(plan["growth"])
+    yield "old vectors", _origin(plan)
     yield from _money(plan)
     yield "time", f"{plan['hours']:.2f} h ({plan['hours_bound_by']})"
     by_limit = (f"{_LIMITS[name]} {span(3600 * hours)}" for name, hours in plan["hours_by_limit"].items())
