@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from typing import Any
 
 import psycopg
 from psycopg import sql as psql
@@ -117,3 +118,13 @@ def copied(source: str, to: str) -> bool:
 async def stored(worker: Worker) -> Migration:
     async with transaction(worker.engine) as connection:
         return await migrations.get(connection, "docs")
+
+
+def held_open(connection: psycopg.Connection) -> list[tuple[Any, ...]]:
+    """Our transactions that have been open for longer than the milliseconds that a lease's renewal takes."""
+    return connection.execute(
+        """SELECT state, backend_xmin, backend_xid FROM pg_stat_activity
+            WHERE application_name LIKE 'migrator%%' AND datname = current_database()
+              AND (state LIKE 'idle in transaction%%' OR backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)
+              AND xact_start < clock_timestamp() - interval '0.2 seconds'"""
+    ).fetchall()

@@ -27,7 +27,7 @@ from migrator.state.budget import CapReached
 from tests.deployment import KEY, V3, V4, Deployment, embed, literal, until
 from tests.integration import catalog
 from tests.integration.piloting import body_of, prepare, run, spent, write
-from tests.integration.steps import start
+from tests.integration.steps import held_open, start
 
 #: No output and no table of ours may hold it.
 CANARY = "zebra-canary-4711"
@@ -262,12 +262,7 @@ async def test_p4_no_transaction_is_open_while_a_pilot_asks(
     await asyncio.sleep(0.3)  # what came before the requests has ended by then
     for _ in range(10):
         await asyncio.sleep(0.05)
-        found = sql.execute(
-            """SELECT state, backend_xmin, backend_xid FROM pg_stat_activity
-                WHERE application_name LIKE 'migrator%%' AND datname = current_database()
-                  AND (state LIKE 'idle in transaction%%' OR backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)"""
-        ).fetchall()
-        assert found == []
+        assert held_open(sql) == []
     assert deployment.simulator.ledger()["in_flight"] == 4, "it was still being asked"
     deployment.simulator.admin(latency_seconds=0)
     await running
