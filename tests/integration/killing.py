@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import psycopg
+import pytest
 from psycopg import sql
 
+from migrator.orchestrator import attended
+from migrator.spending.worker import Worker
 from migrator.target import message
-from tests.deployment import Deployment
+from tests.chaos.proxy import Proxy
+from tests.deployment import Deployment, until
 from tests.integration import catalog
+from tests.integration.swaps import cut_over
 
 DIE = sql.SQL("SELECT pg_terminate_backend(pg_backend_pid())")
 #: Sequences know no ROLLBACK, so commands of transactions that died are counted, too.
@@ -56,6 +64,28 @@ def sweep(deployment: Deployment, whole: Sequence[sql.Composable], changes: Coll
         after = catalog.versions(connection)
         changed = {name for name in after if after[name] != before[name]}
     assert set(changes) <= changed
+
+
+async def cut_over_by_a_way_that_breaks(
+    deployment: Deployment, url: str, monkeypatch: pytest.MonkeyPatch
+) -> attended.Swapped:
+    """Cut over through a proxy before that address, which goes while the server waits for the lock."""
+    proxy = Proxy(urlsplit(url).port or 0)
+    proxy.start()
+    monkeypatch.setenv("MIGRATOR_DATABASE_URL", re.sub(r":\d+/", f":{proxy.port}/", url))
+    behind = Worker.make("behind a proxy")
+    try:
+        with psycopg.connect(deployment.url) as reader:
+            reader.execute("SELECT count(*) FROM docs")
+            swapping_it = asyncio.create_task(cut_over(behind))
+            waits = "SELECT 1 FROM pg_locks WHERE relation = 'docs'::regclass AND NOT granted"
+            await until(lambda: asyncio.to_thread(lambda: deployment.query(waits)))
+            proxy.cut()
+            await asyncio.sleep(0.1)
+        return await swapping_it
+    finally:
+        await behind.close()
+        proxy.stop()
 
 
 @dataclass

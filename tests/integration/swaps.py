@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from migrator.cutover import swapping
 from migrator.cutover.swapping import CUTOVER
-from migrator.orchestrator import attended
+from migrator.orchestrator import attended, unblocking
 from migrator.spending.worker import Worker
 from migrator.target import message
 from migrator.target.swap import Bounds
@@ -25,6 +25,15 @@ async def cut_over(worker: Worker, rows: int = 100) -> attended.Swapped:
 
 async def roll_back(worker: Worker, rows: int = 100) -> attended.Swapped:
     return await attended.roll_back(worker, "docs", max_dirty_rows=rows, actor="test", tell=quiet)
+
+
+async def unblock(worker: Worker) -> None:
+    await unblocking.unblock(worker, "docs", actor="test", tell=quiet)
+
+
+async def resume(worker: Worker) -> str:
+    """Put the triggers on again; returns the status then."""
+    return str((await unblocking.resume(worker, "docs", actor="test", tell=quiet)).status)
 
 
 async def swap(worker: Worker, direction: swapping.Direction = CUTOVER, ladder: Sequence[float] = ()) -> message.Timing:

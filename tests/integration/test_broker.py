@@ -16,7 +16,7 @@ from migrator.settings import Settings
 from migrator.spending.worker import Worker
 from tests.deployment import KEY_VARIABLE, Deployment
 
-W, I = Severity.WARN, Severity.INFO  # noqa: E741 - the severities
+WARN, INFO = Severity.WARN, Severity.INFO
 
 
 async def found(url: str) -> dict[str, Severity]:
@@ -31,7 +31,7 @@ async def test_a_broker_as_it_should_be_is_nothing_to_say(valkey: Valkey) -> Non
 
 @pytest.mark.parametrize(
     ("setting", "value", "code", "severity"),
-    [("maxmemory-policy", "allkeys-lru", "broker_evicts", W), ("appendonly", "no", "broker_forgets", I)],
+    [("maxmemory-policy", "allkeys-lru", "broker_evicts", WARN), ("appendonly", "no", "broker_forgets", INFO)],
 )
 async def test_r28_a_broker_that_may_lose_hints_is_named(
     valkey: Valkey, setting: str, value: str, code: str, severity: Severity
@@ -49,7 +49,7 @@ async def test_another_celery_application_in_the_same_database_is_named(valkey: 
     with redis.Redis.from_url(valkey.url) as connection:
         connection.sadd("_kombu.binding.celery", "celery")
         try:
-            assert await found(valkey.url) == {"broker_shared": I}
+            assert await found(valkey.url) == {"broker_shared": INFO}
         finally:
             connection.delete("_kombu.binding.celery")
 
@@ -58,12 +58,12 @@ async def test_another_celery_application_in_the_same_database_is_named(valkey: 
 async def test_a_broker_that_is_away_is_a_warning_and_shows_no_password(scheme: str) -> None:
     seen = await broker.look(f"{scheme}://me:hunter2@127.0.0.1:{free_port()}//")
     (told,) = broker.check(seen)
-    assert (told.code, told.severity) == ("broker_unreachable", W)
+    assert (told.code, told.severity) == ("broker_unreachable", WARN)
     assert "hunter2" not in repr(told)
 
 
 async def test_what_celery_can_not_use_is_named_without_asking_it() -> None:
-    assert await found("redis+cluster://10.0.0.1/0") == {"broker_kind": W}
+    assert await found("redis+cluster://10.0.0.1/0") == {"broker_kind": WARN}
 
 
 async def test_the_broker_stands_in_the_plan_that_is_stored_and_in_doctor(

@@ -12,6 +12,7 @@ import pytest
 
 from migrator.demo.servers import Postgres
 from migrator.demo.simulator.control import Simulator
+from migrator.generation import Side
 from migrator.orchestrator import metrics
 from migrator.state.connection import make_engine
 from migrator.target import privileges
@@ -243,7 +244,7 @@ def used(rights: Rights) -> None:
         app.execute("UPDATE docs SET body = 'words', embedding = %s WHERE id = 3", [old])
         app.execute("DELETE FROM docs WHERE id = 4")
         live = "SELECT migrator.live_generation('public.docs', 'embedding')"
-        assert app.execute(live).fetchone() == (str(rights.deployment.spec.generation("from")),)  # type: ignore[arg-type]
+        assert app.execute(live).fetchone() == (str(rights.deployment.spec.generation(Side.FROM)),)
         vector = "migrator.query_vector('public.docs', 'embedding', %s::vector, %s::vector)"
         assert app.execute(f"SELECT id FROM docs ORDER BY embedding <=> {vector} LIMIT 1", [old, new]).fetchone() == (
             3,

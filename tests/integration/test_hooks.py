@@ -214,8 +214,8 @@ async def test_nothing_is_sent_unsigned(
 
 @pytest.mark.parametrize("allowed", [False, True])
 async def test_a_command_runs_only_where_the_workers_environment_allows_it(
-    deployment: Deployment, worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: bool,  # noqa: FBT001
-) -> None:  # fmt: skip
+    deployment: Deployment, worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, allowed: bool
+) -> None:
     body = tmp_path / "body.json"
     deployment.spec_data["hooks"] = {"command": ["/bin/sh", "-c", f"cat > {body}"], "on": ["started"]}
     if allowed:

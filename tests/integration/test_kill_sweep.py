@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, Iterator
 
 import psycopg
@@ -21,10 +20,9 @@ from migrator.state import migrations
 from migrator.state.connection import DatabaseGone, transaction
 from migrator.target import message, outcome
 from migrator.target.outcome import OutcomeUnknown, Undone
-from tests.chaos.proxy import Proxy
 from tests.deployment import V3, V4, Deployment, until
 from tests.integration import catalog
-from tests.integration.killing import DIE, Assassin, sweep
+from tests.integration.killing import DIE, Assassin, cut_over_by_a_way_that_breaks, sweep
 from tests.integration.steps import ready, start, stored, to
 from tests.integration.swaps import ANY, cut_over, quiet, roll_back, swap
 from tests.integration.test_dependents import EVERYTHING, whole
@@ -219,22 +217,7 @@ async def test_p9_a_server_that_goes_on_without_its_client_is_waited_for(
 ) -> None:
     """The way breaks while the server waits for the lock: looked up at once, the swap would not be there yet."""
     await ready(deployment, worker, ROWS)
-    proxy = Proxy(int(deployment.url.rsplit(":", 1)[1].split("/")[0]))
-    proxy.start()
-    monkeypatch.setenv("MIGRATOR_DATABASE_URL", re.sub(r":\d+/", f":{proxy.port}/", deployment.url))
-    behind = Worker.make("behind a proxy")
-    try:
-        with psycopg.connect(deployment.url) as reader:
-            reader.execute("SELECT count(*) FROM docs")
-            swapping_it = asyncio.create_task(cut_over(behind))
-            waits = "SELECT 1 FROM pg_locks WHERE relation = 'docs'::regclass AND NOT granted"
-            await until(lambda: asyncio.to_thread(lambda: deployment.query(waits)))
-            proxy.cut()
-            await asyncio.sleep(0.1)
-        swapped = await swapping_it
-    finally:
-        await behind.close()
-        proxy.stop()
+    swapped = await cut_over_by_a_way_that_breaks(deployment, deployment.url, monkeypatch)
     assert swapped.timing.lost
     assert deployment.status == "completed"
     assert deployment.mismatches("embedding", V4) == []

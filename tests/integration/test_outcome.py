@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import re
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
 
-import psycopg
 import pytest
 from psycopg import sql as psql
 
 from migrator.cutover import capture_off, not_null, recapture
 from migrator.lifecycle import MigrationStatus
-from migrator.orchestrator import attended, unblocking
+from migrator.orchestrator import attended
 from migrator.spending.worker import Worker
 from migrator.state.connection import DatabaseUnreachable, MovedMeanwhile
 from migrator.state.migrations import Migration
 from migrator.target import message
 from migrator.target.outcome import Undone
-from tests.chaos.proxy import Proxy
-from tests.deployment import V4, Deployment, until
-from tests.integration.killing import DIE, sweep
+from tests.deployment import V4, Deployment
+from tests.integration.killing import DIE, cut_over_by_a_way_that_breaks, sweep
 from tests.integration.steps import ready, start, stored, to
-from tests.integration.swaps import cut_over, quiet
+from tests.integration.swaps import cut_over, quiet, resume, unblock
 from tests.pgbouncer import pooler
 
 pytestmark = pytest.mark.timeout(240)
@@ -45,14 +41,6 @@ async def dropping(worker: Worker, migration: Migration) -> list[psql.Composable
     prepared = await capture_off.prepare(worker.engine, migration)
     assert prepared is not None
     return prepared[1]
-
-
-async def unblock(worker: Worker) -> None:
-    await unblocking.unblock(worker, "docs", actor="test", tell=quiet)
-
-
-async def resume(worker: Worker) -> None:
-    await unblocking.resume(worker, "docs", actor="test", tell=quiet)
 
 
 async def clean_up(worker: Worker) -> None:
@@ -177,8 +165,8 @@ async def test_p9_a_turn_that_was_anothers_is_not_taken_for_ones_own(
     await unblock(worker)
     prepare = recapture.prepare
 
-    async def and_again(*words: object) -> tuple[int, list[psql.Composable]]:
-        made = await prepare(*words)  # type: ignore[arg-type] # whatever it was called with
+    async def and_again(*words: Any) -> tuple[int, list[psql.Composable]]:
+        made = await prepare(*words)
         await silence(worker)
         return made
 
@@ -188,8 +176,8 @@ async def test_p9_a_turn_that_was_anothers_is_not_taken_for_ones_own(
     # Lost for good, so that only the database's word is left.
     monkeypatch.setattr(recapture, "prepare", prepare)
 
-    async def overtaken(*words: object) -> tuple[int, list[psql.Composable]]:
-        oid, framed = await prepare(*words)  # type: ignore[arg-type] # whatever it was called with
+    async def overtaken(*words: Any) -> tuple[int, list[psql.Composable]]:
+        oid, framed = await prepare(*words)
         await silence(worker)
         return oid, [DIE, *framed]
 
@@ -225,21 +213,7 @@ async def test_p9_behind_a_pooler_the_server_that_goes_on_is_waited_for(
     """The pid that a client is told there is the pooler's: no session has it, and ours is still at it."""
     await ready(deployment, worker, ROWS)
     with pooler(deployment.url, scratch) as pooled:
-        proxy = Proxy(urlsplit(pooled).port or 0)
-        proxy.start()
-        monkeypatch.setenv("MIGRATOR_DATABASE_URL", re.sub(r":\d+/", f":{proxy.port}/", pooled))
-        behind = Worker.make("behind a pooler")
-        try:
-            with psycopg.connect(deployment.url) as reader:
-                reader.execute("SELECT count(*) FROM docs")
-                swapping_it = asyncio.create_task(cut_over(behind))
-                waits = "SELECT 1 FROM pg_locks WHERE relation = 'docs'::regclass AND NOT granted"
-                await until(lambda: asyncio.to_thread(lambda: deployment.query(waits)))
-                proxy.cut()
-                await asyncio.sleep(0.1)
-            assert (await swapping_it).timing.lost
-        finally:
-            await behind.close()
-            proxy.stop()
+        swapped = await cut_over_by_a_way_that_breaks(deployment, pooled, monkeypatch)
+    assert swapped.timing.lost
     assert deployment.status == "completed"
     assert deployment.mismatches("embedding", V4) == []

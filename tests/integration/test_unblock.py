@@ -15,7 +15,7 @@ import pytest
 from migrator.cutover import capture_off, recapture
 from migrator.cutover.recapture import TriggersWouldFail
 from migrator.lifecycle import MigrationStatus
-from migrator.orchestrator import attended, unblocking
+from migrator.orchestrator import attended
 from migrator.orchestrator.perform import perform
 from migrator.spending.worker import Worker
 from migrator.state.connection import MovedMeanwhile
@@ -23,7 +23,7 @@ from migrator.state.migrations import CaptureOff
 from tests.deployment import V3, V4, Deployment, embed, literal, until
 from tests.integration.bystanders import bystander, holding
 from tests.integration.steps import begin, first_tickets, ready, start, to
-from tests.integration.swaps import cut_over, quiet, roll_back
+from tests.integration.swaps import cut_over, quiet, resume, roll_back, unblock
 
 S = MigrationStatus
 TRIGGERS = "SELECT tgname FROM pg_trigger WHERE tgrelid = 'docs'::regclass AND tgname LIKE '%%migrator'"
@@ -36,14 +36,6 @@ CREATE TRIGGER a_slow BEFORE UPDATE ON docs FOR EACH ROW
 ALTER TABLE docs ENABLE ALWAYS TRIGGER a_slow;
 """
 DIRTY = "SELECT count(*) FROM migrator.dirty"
-
-
-async def unblock(worker: Worker) -> None:
-    await unblocking.unblock(worker, "docs", actor="test", tell=quiet)
-
-
-async def resume(worker: Worker) -> str:
-    return str((await unblocking.resume(worker, "docs", actor="test", tell=quiet)).status)
 
 
 async def until_searchable(deployment: Deployment, worker: Worker) -> None:

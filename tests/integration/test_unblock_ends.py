@@ -24,16 +24,12 @@ from migrator.target.taking_back import RowsHeld
 from tests.deployment import V3, V4, Deployment, embed, literal
 from tests.integration.bystanders import ALLOWED_SECONDS, bystander, holding, worst
 from tests.integration.steps import ready, start, stored, to
-from tests.integration.swaps import cut_over, quiet, roll_back, swap
+from tests.integration.swaps import cut_over, quiet, roll_back, swap, unblock
 
 pytestmark = pytest.mark.timeout(120)
 S = MigrationStatus
 TRIGGERS = "SELECT tgname FROM pg_trigger WHERE tgrelid = 'docs'::regclass AND tgname LIKE '%%migrator'"
 OFF = "SELECT capture_off_at IS NOT NULL FROM migrator.migrations"
-
-
-async def unblock(worker: Worker) -> None:
-    await unblocking.unblock(worker, "docs", actor="test", tell=quiet)
 
 
 async def clean_up(worker: Worker, *, left: Left = cleaning.NOTHING_LEFT) -> None:

@@ -7,13 +7,12 @@ from typing import Any
 import pytest
 
 from migrator.cutover import recapture
-from migrator.orchestrator import unblocking
 from migrator.spending.worker import Worker
 from migrator.target import taking_back
 from tests.deployment import V3, V4, Deployment
 from tests.integration.bystanders import ALLOWED_SECONDS, bystander, worst
 from tests.integration.steps import ready, settled
-from tests.integration.swaps import cut_over, quiet, roll_back
+from tests.integration.swaps import cut_over, resume, roll_back, unblock
 
 pytestmark = pytest.mark.timeout(180)
 ROWS = 200
@@ -24,14 +23,6 @@ CREATE TRIGGER a_costly BEFORE UPDATE ON docs FOR EACH ROW
   WHEN (OLD.embedding__migrator IS NOT NULL AND NEW.embedding__migrator IS NULL) EXECUTE FUNCTION costly();
 ALTER TABLE docs ENABLE ALWAYS TRIGGER a_costly;
 """
-
-
-async def unblock(worker: Worker) -> None:
-    await unblocking.unblock(worker, "docs", actor="test", tell=quiet)
-
-
-async def resume(worker: Worker) -> str:
-    return str((await unblocking.resume(worker, "docs", actor="test", tell=quiet)).status)
 
 
 async def test_h20_h30_a_row_that_gets_another_key_while_it_waits_is_taken_back_under_that(
