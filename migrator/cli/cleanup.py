@@ -95,9 +95,9 @@ def _clean_up(
     dropped = session.run(
         lambda worker: attended.clean_up(worker, name, **said, left=left, actor=session.actor(), tell=console.aside)
     )
-    session.tell_waiting(name)
     forgotten = session.run(lambda worker: attended.forget_state(worker, name)) if forget_state else None
     _told(name, dropped, forgotten, json=json)
+    session.tell_waiting(name)
 
 
 def _told(name: str, dropped: list[Leftover], forgotten: int | None, *, json: bool) -> None:

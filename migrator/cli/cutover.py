@@ -100,11 +100,10 @@ def _cut_over(name: str, rows: int, *, keep_fresh: bool | None, cancel_blockers:
             cancel_blockers=cancel_blockers,
         )
 
-    swapped = session.run(step)
-    session.tell_waiting(name)
-    told(name, "completed", swapped, json=json)
+    told(name, "completed", session.run(step), json=json)
     if not json:
         console.say(f"Next: watch it; then `migrator cleanup {name} --close-window`, or `migrator rollback {name}`.")
+    session.tell_waiting(name)
 
 
 def _rehearse(name: str, rows: int, sql_file: Path | None, *, cancel_blockers: bool, json: bool) -> None:

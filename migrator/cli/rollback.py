@@ -45,7 +45,7 @@ def command(
 
         migrator rollback docs --leave-debt
     """
-    from migrator.cli import cutover
+    from migrator.cli import cutover, session
     from migrator.cutover import swapping
     from migrator.orchestrator import attended
 
@@ -63,6 +63,7 @@ def command(
     cutover.told(name, "rolled_back", swapped, json=json)
     if not json:
         console.say(f"Next: `migrator resume {name}` to try again, or `migrator cleanup {name}`.")
+    session.tell_waiting(name)
 
 
 def _warn(name: str, *, alone: bool) -> None:
@@ -92,6 +93,4 @@ def _go_back(name: str, rows: int, *, leave_debt: bool, cancel_blockers: bool) -
             cancel_blockers=cancel_blockers,
         )
 
-    swapped = session.run(step)
-    session.tell_waiting(name)
-    return swapped
+    return session.run(step)

@@ -6,6 +6,7 @@ Floor 4.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import getpass
 import os
 import socket
@@ -13,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from migrator.cli import console
+from migrator.errors import MigratorError
 from migrator.spending.worker import Worker
 from migrator.state import schema
 from migrator.state.connection import transaction
@@ -30,12 +32,16 @@ def actor() -> str:
 
 
 def tell_waiting(name: str) -> None:
-    """Say that hooks are not told yet of what was just done, where nobody is there to do it."""
+    """Say that hooks are not told yet of what was just done, where nobody is there to do it.
+
+    That was told before: a database that does not answer any more must not make it look undone.
+    """
     from migrator.orchestrator import telling
 
-    line = run(lambda worker: telling.waiting(worker.engine, name))
-    if line is not None:
-        console.aside(line)
+    with contextlib.suppress(MigratorError):
+        line = run(lambda worker: telling.waiting(worker.engine, name))
+        if line is not None:
+            console.aside(line)
 
 
 def run(step: Callable[[Worker], Awaitable[T]], *, with_schema: bool = True) -> T:
