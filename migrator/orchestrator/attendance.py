@@ -7,6 +7,7 @@ the right has ended. Rows that lack a vector are waited for while a worker embed
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from migrator.target.swap import Bounds
 
 S = MigrationStatus
 Tell = Callable[[str], None]
-#: Seconds for which catch-up may take to get within the bound.
+#: Seconds without fewer rows than ever before, after which catch-up is said not to converge.
 PATIENCE_SECONDS = 120.0
 
 
@@ -72,8 +73,10 @@ class NotConverging(TransientError):
     next = "Raise the limits (`migrator limits {name} --rpm N --tpm N`), then run `migrator {verb} {name}` again."
 
     def sentences(self) -> tuple[str, str, str]:
-        """Return the three sentences; cleanup knows no bound, since nobody catches up after it."""
+        """Return the three sentences; cleanup knows no bound: nobody catches up after it, and maybe not before."""
         happened, state, following = MigratorError.sentences(self)
+        if self.verb == "cleanup":
+            state = "The live column is as it was, and what was embedded stays: cleanup goes on from there."
         if self.verb != "cleanup":
             following += f" Or `migrator {self.verb} {self.name} --max-dirty-rows N` with a larger number."
         return happened, state, following
@@ -104,7 +107,7 @@ async def fresh(worker: Worker, migration: Migration, side: Side, bounds: Bounds
     Raises: NotConverging, CapReached and other failures of the work.
     """
     loop = asyncio.get_running_loop()
-    until, told = loop.time() + PATIENCE_SECONDS, False
+    until, told, fewest = loop.time() + PATIENCE_SECONDS, False, math.inf
     async with transaction(worker.engine) as connection:
         first = await dirty.newest_id(connection, migration.id, side)
     while True:
@@ -114,6 +117,8 @@ async def fresh(worker: Worker, migration: Migration, side: Side, bounds: Bounds
         few = count <= bounds.max_dirty_rows and oldest <= bounds.max_dirty_seconds
         if count == 0 or (few and not old):
             return
+        if count < fewest:
+            until, fewest = loop.time() + PATIENCE_SECONDS, count
         if loop.time() > until:
             raise NotConverging(migration.name, verb, count)
         if not told:
@@ -135,7 +140,8 @@ async def help_catch_up(worker: Worker, migration: Migration, side: Side) -> boo
         return False
     try:
         async with renewed(worker, lease):
-            await settle(worker, migration, lease, side, UNATTENDED | {S.PAUSED, S.CANCELLED})
+            # What was at rest when the step began may be worked on; a pause or a cancel meanwhile stops it.
+            await settle(worker, migration, lease, side, UNATTENDED | {migration.status})
     except LeaseLost:
         # The round was too slow for its lease (a loaded machine): what landed stays, the rest is looked at again.
         await asyncio.sleep(0.2)

@@ -12,10 +12,12 @@ from migrator.orchestrator import progress, verbs
 from migrator.orchestrator.perform import perform
 from migrator.orchestrator.progress import Progress
 from migrator.orchestrator.tick import tick
+from migrator.spending.purse import WorkStopped
 from migrator.spending.worker import Worker
 from migrator.state.connection import transaction
 from tests.deployment import V4, Deployment, until
-from tests.integration.steps import begin, first_tickets, start, stored, to
+from tests.integration.steps import begin, first_tickets, ready, start, stored, to
+from tests.integration.swaps import cut_over
 
 S = MigrationStatus
 
@@ -201,3 +203,22 @@ async def test_status_answers_behind_a_waiting_alter_table(deployment: Deploymen
     with deployment.connect() as holder, holder.transaction():
         holder.execute("LOCK TABLE docs IN ACCESS EXCLUSIVE MODE")
         assert (await asyncio.wait_for(read(worker), 3)).rows_in_scope == 10
+
+
+@pytest.mark.parametrize(("verb", "status"), [(verbs.cancel, "cancelled"), (verbs.pause, "paused")])
+async def test_a_cutover_that_still_catches_up_is_stopped_with_the_next_request(
+    deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch, verb: Any, status: str
+) -> None:
+    await ready(deployment, worker, 40)
+    with deployment.connect() as connection:
+        connection.execute("UPDATE docs SET body = 'edited ' || id")
+    monkeypatch.setattr("migrator.backfill.catch_up.HINTS", 2)
+    deployment.simulator.admin(latency_seconds=0.3)
+    before = len(deployment.entries())
+    running = asyncio.create_task(cut_over(worker, 0))
+    await until(seen_answers(deployment, before + 1))
+    await verb(worker.engine, "docs", actor="test")
+    with pytest.raises(WorkStopped, match=f"docs is {status}, so no further request"):
+        await running
+    assert len(deployment.entries()) <= before + 4
+    assert deployment.value("SELECT live_side FROM migrator.migrations") == "from"

@@ -12,7 +12,7 @@ from migrator.cutover import cleaning, not_null, recapture, swapping
 from migrator.cutover.cleaning import Left
 from migrator.cutover.not_null import NotNullUnproved, RowsWithoutVector
 from migrator.lifecycle import MigrationStatus
-from migrator.orchestrator import attended, unblocking, verbs
+from migrator.orchestrator import attendance, attended, unblocking, verbs
 from migrator.spending.worker import Worker
 from migrator.state import migrations
 from migrator.state.connection import LockBusy, MovedMeanwhile, run, transaction
@@ -76,7 +76,10 @@ async def test_h30_rows_taken_back_of_what_was_cancelled_are_embedded_however_ma
     with deployment.connect() as connection:
         connection.execute("UPDATE docs SET n = n + 1")
     await unblocking.resume(worker, "docs", actor="test", tell=quiet)
+    # Ten handfuls of more than a tenth of a second each: as long as it gets on, it is not given up.
     monkeypatch.setattr("migrator.backfill.catch_up.HINTS", 2)
+    monkeypatch.setattr(attendance, "PATIENCE_SECONDS", 1.0)
+    deployment.simulator.admin(latency_seconds=0.2)
     await clean_up(worker)
     assert deployment.mismatches("embedding", V3) == []
 
