@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from migrator.state.migrations import Migration
 
 #: Of both sides of the cutover: what holds from that moment on.
-_BEFORE = "An edit leaves a stale vector in the new column, which nobody searches; writers are not fenced."
+_BEFORE = (
+    "An edit leaves a stale vector in the new column, which nobody searches; writers are not fenced: one of {old} that "
+    "is deployed already puts its vectors among those of {new}, which are searched."
+)
 _AFTER = (
     "Readers search what writers write: a writer of {old} that is still there puts its vectors among those of {new}, "
     "and an edit without a vector leaves a stale one."

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from psycopg import sql
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from migrator.cutover import not_null
 from migrator.errors import OperatorError
@@ -82,14 +82,16 @@ async def objects(engine: AsyncEngine, migration: Migration) -> list[Leftover]:
         return [Leftover(**row) for row in await fetch(connection, compose(_FILE, "objects"), {"oid": relation.oid})]
 
 
-def refuse_unseen(migration: Migration) -> None:
+async def refuse_unseen(connection: AsyncConnection, migration: Migration) -> None:
     """Make sure that no writer of the other generation wrote where readers search, and nobody saw it.
 
-    Not before the first cutover: nobody is about who writes the other one. Nor in the middle of cleaning up: the fence
-    is on its way out, and whoever took it off has been told.
+    Before the first cutover only where one is known: declared, or seen in the last day. Nor in the middle of cleaning
+    up: the fence is on its way out, and whoever took it off has been told.
     Raises: CaptureOff.
     """
-    if migration.epoch and migration.status is not S.CLEANING:
+    if migration.status is S.CLEANING or migration.capture_off_at is None:
+        return
+    if migration.epoch or migration.writers or await strays.seen(connection, migration):
         migration.refuse_unseen()
 
 

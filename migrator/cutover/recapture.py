@@ -104,7 +104,7 @@ async def take_back(engine: AsyncEngine, migration: Migration) -> int:
     parts = _parts(migration)
     async with message.unhurried(engine) as raw:
         await raw.execute(compose(_FILE, "list", parts), values)
-    if not _swapped_ever(migration) and migration.from_generation.dims == migration.to_generation.dims:
+    if not _swapped_ever(migration) and _watched(migration):
         async with transaction(engine) as connection:
             await run(connection, compose(_FILE, "note", parts))
     return await taking_back.rounds(
@@ -145,6 +145,11 @@ async def finished(connection: AsyncConnection, migration: Migration) -> None:
         (await migrations.get_by_id(connection, migration.id)).refuse_unseen()
 
 
+def _watched(migration: Migration) -> bool:
+    """Say whether vectors that writers bring are looked at: those of other dimensions tell themselves what they are."""
+    return migration.from_generation.dims == migration.to_generation.dims
+
+
 def _swapped_ever(migration: Migration) -> bool:
     """Say whether applications may be about that write the other generation: after a rollback, too."""
     return migration.epoch > 0
@@ -167,13 +172,17 @@ def _parts(migration: Migration) -> Mapping[str, sql.Composable]:
         "is_the_row": target.key_equals("t", "w"),
         "in_scope": target.in_scope("t", target.column, target.shadow),
         "emptied": _emptied(migration),
+        "noted": sql.Literal(_swapped_ever(migration) and _watched(migration)),
     }
 
 
 def _emptied(migration: Migration) -> sql.Composable:
-    """Return what is taken back of a row. A searched old vector stays where nobody would embed its row again."""
-    emptied = [sql.SQL("{} = NULL").format(sql.Identifier(migration.column_of(Side.TO)))]
-    if _swapped_ever(migration):
-        kept = "{0} = CASE WHEN h.scoped THEN NULL ELSE t.{0} END" if migration.live_side is Side.FROM else "{0} = NULL"
-        emptied.append(sql.SQL(kept).format(sql.Identifier(migration.column_of(Side.FROM))))
-    return sql.SQL(", ").join(emptied)
+    """Return what is taken back of a row; of one that nobody embeds again, only a new vector that is not searched."""
+    shadow = sql.SQL("{} = NULL").format(sql.Identifier(migration.shadow_column))
+    if not _swapped_ever(migration):
+        return shadow
+    of_scope = sql.SQL("{0} = CASE WHEN h.scoped THEN NULL ELSE t.{0} END")
+    live = of_scope.format(sql.Identifier(migration.target_column))
+    if migration.live_side is Side.TO:
+        shadow = of_scope.format(sql.Identifier(migration.shadow_column))
+    return sql.SQL(", ").join([live, shadow])

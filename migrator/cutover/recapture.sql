@@ -19,9 +19,11 @@ SELECT {migration_id}, {live_side}, u.key, 'anybody, while capture was off', ''
 
 -- name: take_back
 -- The vectors of a handful of those rows, and in their place hints. Before the first cutover the shadow's, later both
--- columns': a writer of the other generation may have written among those that readers search. Rows that are gone are
--- done; those that somebody else holds wait (H17), and so do those that were updated since the statement began: they are
--- locked as they are now, and looked for as they were. Every row is updated, since it may have got a vector since.
+-- columns': a writer of the other generation may have written among those that readers search. Of a row that nobody would
+-- embed again (out of scope) the searched vector and the old one stay, and the watch looks at the searched one.
+-- Rows that are gone are done; those that somebody else holds wait (H17), and so do those that were updated since the
+-- statement began: they are locked as they are now, and looked for as they were. Every row is updated, since it may have
+-- got a vector since.
 -- locks: the rows, until commit.   idempotent: yes.
 WITH listed AS (
   SELECT u.id, u.key FROM migrator.unseen AS u WHERE u.migration_id = {migration_id} ORDER BY u.id LIMIT %(rows)s),
@@ -37,6 +39,10 @@ emptied AS (
 marked AS (
   INSERT INTO migrator.dirty (migration_id, side, key)
   SELECT {migration_id}, s.side, e.key FROM emptied AS e CROSS JOIN unnest({sides}::text[]) AS s (side) WHERE e.scoped),
+noted AS (
+  INSERT INTO migrator.written (migration_id, side, key, application, role)
+  SELECT {migration_id}, {live_side}, e.key, 'anybody, while capture was off', '' FROM emptied AS e
+   WHERE {noted} AND NOT e.scoped),
 done AS (
   DELETE FROM migrator.unseen AS u USING listed AS l
    WHERE u.id = l.id AND (l.key IN (SELECT e.key FROM emptied AS e) OR l.key NOT IN (SELECT e.key FROM there AS e))

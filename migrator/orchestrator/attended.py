@@ -238,7 +238,8 @@ async def clean_up(
     allowed = {S.COMPLETED, S.ROLLED_BACK, S.CANCELLED, S.CLEANING}
     if migration.status not in allowed:
         raise StatusConflict(name, "cleanup", "cancelled, rolled back or completed", migration.status)
-    cleaning.refuse_unseen(migration)
+    async with transaction(worker.engine, read_only=True) as connection:
+        await cleaning.refuse_unseen(connection, migration)
     await cleaning.refuse_early(worker.engine, migration, close_window=close_window, strays_gone=strays_gone)
     async with attending(worker, migration, "cleanup") as lease:
         if migration.status is not S.CLEANING and not left.debt:
@@ -249,7 +250,7 @@ async def clean_up(
         if migration.status is not S.CLEANING:
             async with transaction(worker.engine) as connection:
                 # Looked at once more where `unblock` can't come between: catching up took its time.
-                cleaning.refuse_unseen(await migrations.hold(connection, name))
+                await cleaning.refuse_unseen(connection, await migrations.hold(connection, name))
                 await migrations.move(connection, migration, S.CLEANING, actor=actor)
         dropped = await cleaning.objects(worker.engine, migration)
         await cleaning.drop_indexes(worker.engine, migration)

@@ -71,12 +71,12 @@ async def _capture_again(worker: Worker, migration: Migration, actor: str, tell:
     migration = replace(migration, capture_turn=migration.capture_turn + 1)  # what `install` left
     tell("the triggers are there again; taking back what was written without them")
     rows = await recapture.take_back(worker.engine, migration)
-    tell(f"{rows:,} rows were written without them; they are embedded again")
+    tell(f"{rows:,} rows were written without them; those in scope are embedded again")
     async with transaction(worker.engine) as connection:
         await recapture.finished(connection, migration)
         await verdicts.retire(connection, migration.id)
         await looks.forget(connection, migration.id)
         if migration.live_side is Side.FROM:
             await capture_turns.begin_again(connection, migration)
-        reason = f"capture is on again: {rows} rows written without it are embedded again"
+        reason = f"capture is on again: of {rows} rows written without it, those in scope are embedded again"
         await migrations.note(connection, migration.id, migration.status, reason, actor)

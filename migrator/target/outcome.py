@@ -18,7 +18,7 @@ import psycopg
 from psycopg import sql
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from migrator.errors import TransientError
+from migrator.errors import MigratorError, TransientError
 from migrator.state import migrations
 from migrator.state.connection import DatabaseGone, DatabaseRefused, DatabaseUnreachable, fetch, transaction
 from migrator.state.migrations import Migration
@@ -69,6 +69,15 @@ class OutcomeUnknown(TransientError):
     )
     state = "It is done as a whole, or nothing of it is."
     next = "Run `migrator status {name}` as soon as the database answers, which says where it stands."
+
+    def sentences(self) -> tuple[str, str, str]:
+        """Return the three sentences; of steps behind others of their verb, `status` says too little."""
+        happened, state, following = MigratorError.sentences(self)
+        if self.verb in message.STANDS:
+            state = "What the verb did before stands; the transaction that was lost is done as a whole, or not at all."
+            again = f"`migrator {self.verb} {self.name}`"
+            following = f"Run {again} again as soon as the database answers: what is done already does it no harm."
+        return happened, state, following
 
 
 #: Says of a migration, read afterwards, whether the message was committed.

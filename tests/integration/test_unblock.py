@@ -255,14 +255,19 @@ async def test_p1_h30_after_a_rollback_writers_of_the_new_generation_are_taken_b
     assert deployment.mismatches("embedding__migrator", V4) == []
 
 
+async def out_of_scope(deployment: Deployment, worker: Worker) -> None:
+    """Cut over; rows 1 and 2 are none of ours."""
+    deployment.spec_data["target"]["where"] = "id > 2"
+    await begin(deployment, worker, 100)
+    await to(worker, S.READY)
+    await cut_over(worker)
+
+
 async def test_h30_p10_an_old_vector_that_nobody_would_embed_again_is_kept(
     deployment: Deployment, worker: Worker
 ) -> None:
     """After a rollback it is searched, and its row is none of ours: no hint would ever bring it back."""
-    deployment.spec_data["target"]["where"] = "id > 2"
-    await begin(deployment, worker, 10)
-    await to(worker, S.READY)
-    await cut_over(worker)
+    await out_of_scope(deployment, worker)
     await roll_back(worker)
     await unblock(worker)
     with deployment.connect() as connection:
@@ -270,6 +275,27 @@ async def test_h30_p10_an_old_vector_that_nobody_would_embed_again_is_kept(
     await resume(worker)
     assert deployment.query("SELECT id FROM docs WHERE embedding IS NULL ORDER BY id") == [(3,), (4,)]
     assert deployment.query("SELECT DISTINCT key[1] FROM migrator.dirty ORDER BY 1") == [("3",), ("4",)]
+
+
+async def test_h30_p10_before_a_rollback_it_is_kept_for_it(deployment: Deployment, worker: Worker) -> None:
+    await out_of_scope(deployment, worker)
+    await unblock(worker)
+    with deployment.connect() as connection:
+        connection.execute("UPDATE docs SET n = n + 1 WHERE id < 5")
+    await resume(worker)
+    await until_searchable(deployment, worker)
+    await roll_back(worker)
+    assert deployment.mismatches("embedding", V3) == []
+
+
+async def test_p1_h30_what_is_kept_of_a_row_out_of_scope_is_looked_at(deployment: Deployment, worker: Worker) -> None:
+    """A writer of the new generation, unseen, among the old vectors that are searched again: it is told."""
+    await out_of_scope(deployment, worker)
+    await roll_back(worker)
+    await unblock(worker)
+    deployment.half_moved([1, 2])
+    await resume(worker)
+    assert deployment.query("SELECT side, key FROM migrator.written ORDER BY key") == [("from", ["1"]), ("from", ["2"])]
 
 
 async def test_h30_triggers_that_would_break_the_writes_again_stay_off(deployment: Deployment, worker: Worker) -> None:

@@ -20,6 +20,7 @@ from migrator.state.migrations import CaptureOff
 from migrator.target import capture, message, readers
 from migrator.target.capture import Capture
 from migrator.target.message import LockNotObtained
+from migrator.target.outcome import OutcomeUnknown
 from migrator.target.taking_back import RowsHeld
 from tests.deployment import V3, V4, Deployment, embed, literal
 from tests.integration.bystanders import ALLOWED_SECONDS, bystander, holding, worst
@@ -95,6 +96,28 @@ async def test_h30_what_was_cancelled_before_a_cutover_is_cleaned_up_without_its
     deployment.must("cleanup", "docs", "--yes")
     assert deployment.status == "cleaned"
     assert "capture" not in deployment.must("status", "docs")
+
+
+async def test_p1_h30_before_a_cutover_a_known_writer_of_the_new_generation_bars_cleaning_up(
+    deployment: Deployment, worker: Worker
+) -> None:
+    """Nobody kept it out of the searched column: `resume` has it looked at."""
+    await ready(deployment, worker, 10)
+    deployment.must("fence", "docs", "--role", "postgres", "--generation", f"qwen/{V4}@64", "--yes")
+    deployment.must("cancel", "docs", "--yes")
+    deployment.must("unblock", "docs", "--yes")
+    refused = deployment.run("cleanup", "docs", "--yes", "--strays-gone")
+    assert refused.returncode == 2
+    assert "seen by nobody" in refused.stderr
+    deployment.must("resume", "docs")
+    deployment.must("cleanup", "docs", "--yes", "--strays-gone")
+    assert deployment.status == "cleaned"
+
+
+def test_p9_what_is_unknown_of_a_step_behind_others_is_found_out_by_the_verb_again() -> None:
+    for verb in ("unblock", "resume", "cleanup"):
+        assert f"Run `migrator {verb} docs` again" in str(OutcomeUnknown("docs", verb, "it does not answer"))
+    assert "Run `migrator status docs`" in str(OutcomeUnknown("docs", "cutover", "it does not answer"))
 
 
 async def test_h30_triggers_that_hurt_while_it_is_cleaned_up_are_taken_off(
