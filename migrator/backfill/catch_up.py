@@ -120,7 +120,7 @@ async def _to_fill(
 ) -> tuple[list[Row], bool]:
     """Return the rows to be embedded now, and whether hints of others were settled: read and deleted together."""
     keys, lanes = list(hints.by_key), lanes_of(migration, side)
-    known = {each.row.key: each for each in await lanes.read_keys(connection, keys)}
+    known = {each.row.key: each for each in await lanes.read_keys(connection, migration.id, keys)}
     # Nothing to fill: the row is gone, has its vector, or is out of scope.
     untrue = [key for key in keys if key not in known or not (known[key].missing and known[key].in_scope)]
     await dirty.settle(connection, hints.ids(untrue))

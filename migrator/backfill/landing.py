@@ -132,7 +132,7 @@ class Landing:
     async def _write(
         self, connection: AsyncConnection, lanes: Lanes, work: Sequence[Work], vectors: NDArray[np.float32]
     ) -> Landed:
-        written = set(await lanes.write(connection, [each.row for each in work], vectors))
+        written = set(await lanes.write(connection, self.migration.id, [each.row for each in work], vectors))
         await dirty.settle(connection, self.hints.ids(sorted(written)))
         if self.hints:
             await dispositions.withdraw(connection, self.migration.id, sorted(written))
@@ -148,7 +148,7 @@ class Landing:
         if not left:
             return Landed(len(written), [])
         # Not written: edited meanwhile (the next look at it embeds the new text), filled by somebody, or just held.
-        known = await lanes.read_keys(connection, list(left))
+        known = await lanes.read_keys(connection, self.migration.id, list(left))
         same = {
             each.row.key
             for each in known

@@ -239,6 +239,7 @@ dirty = Table(
     Column("at", _Time, nullable=False, server_default=text("clock_timestamp()")),
     #: Tries of this hint alone that ended in silence, on the side of the old generation, which has no dispositions.
     Column("tries", Integer, nullable=False, server_default=text("0")),
+    Index("dirty_key", "migration_id", "key"),
     postgresql_with={"autovacuum_vacuum_scale_factor": 0.01, "autovacuum_vacuum_threshold": 1000},
 )
 

@@ -79,6 +79,9 @@ class Capture:
             mark = sql.SQL("{};\n").format(compose(_FILE, "mark_move", parts))
         kept = compose(_FILE, "keep_not_null", parts)
         told: sql.Composable = sql.SQL("")
+        let_go: sql.Composable = sql.SQL("")
+        if self.target.only_embedded:
+            let_go = sql.SQL("{};\n").format(compose(_FILE, "let_go", parts))
         if self.from_generation.dims != self.to_generation.dims:
             told = sql.SQL("{};\n").format(compose(_FILE, "told_by_dims", parts))
         made = []
@@ -89,6 +92,7 @@ class Capture:
                 "mark_move": mark,
                 "keep_not_null": kept,
                 "told_by_dims": told,
+                "let_go": let_go,
             }
             made.append(compose(_FILE, f"on_{name}", own))
         return made

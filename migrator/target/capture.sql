@@ -75,9 +75,13 @@ BEGIN
     INSERT INTO migrator.unseen (migration_id, key)
     SELECT {migration_id}, {new_key}
      WHERE EXISTS (SELECT FROM migrator.unseen AS u WHERE u.migration_id = {migration_id} AND u.key = {old_key});
+    -- And what it waits for: the old key's hints name nobody any more.
+    INSERT INTO migrator.dirty (migration_id, side, key)
+    SELECT DISTINCT {migration_id}, d.side, {new_key}
+      FROM migrator.dirty AS d WHERE d.migration_id = {migration_id} AND d.key = {old_key};
   END IF;
   is_in_scope := {still_in_scope};
-  -- A row that leaves the scope keeps no new vector as long as nobody searches it; one that enters gets one.
+{let_go}  -- A row that leaves the scope keeps no new vector as long as nobody searches it; one that enters gets one.
   IF was_in_scope AND NOT is_in_scope AND live_generation = {from_generation} THEN
     NEW.{shadow} := NULL;
   END IF;
@@ -93,6 +97,12 @@ BEGIN
 {mark_move}  RETURN NEW;
 END
 $capture$
+
+-- name: let_go
+-- Part of on_update under `only_embedded`: of a row whose vector a native session takes away, nothing is owed any more.
+  IF native AND wrote AND NEW.{live} IS NULL AND NOT is_in_scope THEN
+    DELETE FROM migrator.dirty AS d WHERE d.migration_id = {migration_id} AND d.key IN ({old_key}, {new_key});
+  END IF
 
 -- name: keep_not_null
 -- A piece of both: where the live vector is about to go, says why it can't (H23).

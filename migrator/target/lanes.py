@@ -111,13 +111,27 @@ class Lanes:
             "key": target.key_of("t"),
             "text": target.text_of("t"),
             "all_null": target.all_null("t"),
-            "in_where": target.in_where("t"),
             "in_scope": target.in_scope("t", target.column, target.shadow),
+            "owed": self._owed(),
             "key_arrays": arrays,
             "key_names": names,
             "key_equals": target.key_equals("t", "v"),
             "type": sql.Identifier(self.vector_schema, self.type_name),
         }
+
+    def _owed(self) -> sql.Composable:
+        """Return whether a row is still to have a vector: under `only_embedded` it has one, or a hint says so."""
+        target = self.target
+        if not target.only_embedded:
+            return target.in_where("t")
+        return sql.SQL(
+            "({where} AND ({embedded} OR EXISTS (SELECT FROM migrator.dirty AS d"
+            " WHERE d.migration_id = %(migration_id)s AND d.key = {key})))"
+        ).format(
+            where=target.in_where("t"),
+            embedded=target.embedded("t", target.column, target.shadow),
+            key=target.key_of("t"),
+        )
 
     def _statement(self, name: str) -> sql.SQL:
         return _statement(self, name)
@@ -158,9 +172,12 @@ class Lanes:
         values = {"first": str(first), "beyond": str(beyond), "migration_id": migration_id}
         return await fetch(connection, self._statement("read_window"), values)
 
-    async def read_keys(self, connection: AsyncConnection, keys: Sequence[tuple[str, ...]]) -> list[KnownRow]:
+    async def read_keys(
+        self, connection: AsyncConnection, migration_id: int, keys: Sequence[tuple[str, ...]]
+    ) -> list[KnownRow]:
         """Return the rows of these keys that still exist, as they stand now."""
-        rows = await fetch(connection, self._statement("read_keys"), self.target.key_values(list(keys)))
+        values = self.target.key_values(list(keys)) | {"migration_id": migration_id}
+        rows = await fetch(connection, self._statement("read_keys"), values)
         return [KnownRow(_row(row), row["missing"], row["in_scope"]) for row in rows]
 
     async def free_keys(
@@ -188,7 +205,7 @@ class Lanes:
         }
 
     async def write(
-        self, connection: AsyncConnection, rows: Sequence[Row], embedded: NDArray[np.float32]
+        self, connection: AsyncConnection, migration_id: int, rows: Sequence[Row], embedded: NDArray[np.float32]
     ) -> list[tuple[str, ...]]:
         """Write vectors by compare-and-set; returns the keys of the rows that took theirs.
 
@@ -197,6 +214,7 @@ class Lanes:
         await vectors.register(await driver(connection), self.vector_schema)
         values: dict[str, Any] = {
             **self.target.key_values([row.key for row in rows]),
+            "migration_id": migration_id,
             "hashes": [row.text_hash for row in rows],
             "vectors": vectors.encode(embedded, self.type_name),
         }

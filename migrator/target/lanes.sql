@@ -22,10 +22,10 @@ SELECT s.key, s.body, s.all_null, s.heap, s.place[0]::bigint AS page, s.place[1]
  ORDER BY s.place[1], s.place[0]
 
 -- name: read_keys
--- The same for rows named by `dirty`, whatever page they lie on. `only_embedded` says nothing of them: what they lack, we
--- took away.
+-- The same for rows named by `dirty`, whatever page they lie on. Under `only_embedded` a row without any vector is owed
+-- one as long as a hint names it: what it lacks, we took away.
 -- locks: none.   idempotent: yes.
-SELECT {key} AS key, {text} AS body, {all_null} AS all_null, t.{column} IS NULL AS missing, {in_where} AS in_scope,
+SELECT {key} AS key, {text} AS body, {all_null} AS all_null, t.{column} IS NULL AS missing, {owed} AS in_scope,
        t.tableoid::bigint AS heap, (t.ctid::text::point)[0]::bigint AS page
   FROM {heap} AS t JOIN unnest({key_arrays}) AS v ({key_names}) ON {key_equals}
 
@@ -51,7 +51,7 @@ WITH taken AS (
     FROM {heap} AS t
     JOIN unnest({key_arrays}, %(hashes)s::bytea[], %(vectors)b::{type}[]) AS v ({key_names}, text_hash, vector)
       ON {key_equals}
-   WHERE t.{column} IS NULL AND sha256(convert_to({text}, 'UTF8')) = v.text_hash AND {in_where}
+   WHERE t.{column} IS NULL AND sha256(convert_to({text}, 'UTF8')) = v.text_hash AND {owed}
      FOR NO KEY UPDATE OF t SKIP LOCKED)
 UPDATE {heap} AS t SET {column} = taken.vector FROM taken WHERE t.ctid = taken.place AND t.tableoid = taken.heap
 RETURNING {key} AS key

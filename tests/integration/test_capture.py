@@ -314,6 +314,47 @@ async def test_only_embedded_lets_a_row_go_whose_vector_the_application_takes_aw
     assert hints(sql) == []
 
 
+async def test_p6_only_embedded_owes_nothing_to_a_row_that_was_let_go_while_it_waited(
+    engine: AsyncEngine, sql: psycopg.Connection
+) -> None:
+    await expanded(engine, sql, only_embedded=True)
+    sql.execute("UPDATE docs SET body = 'c'")
+    sql.execute("UPDATE docs SET embedding = NULL")
+    assert row(sql) == (None, None)
+    assert hints(sql) == []
+
+
+async def test_only_embedded_lets_a_row_go_whose_text_is_the_old_one(
+    engine: AsyncEngine, sql: psycopg.Connection
+) -> None:
+    await expanded(engine, sql, only_embedded=True)
+    sql.execute("UPDATE docs SET embedding = NULL")
+    assert row(sql) == (None, None)
+    assert hints(sql) == []
+
+
+async def test_only_embedded_owes_nothing_for_a_text_that_never_had_a_vector(
+    engine: AsyncEngine, sql: psycopg.Connection
+) -> None:
+    await made(engine, sql, only_embedded=True)
+    sql.execute("INSERT INTO docs (id, title) VALUES (1, 't')")
+    declare(sql, V4)
+    sql.execute("UPDATE docs SET title = 'u'")
+    assert hints(sql) == []
+
+
+async def test_p6_a_row_takes_what_it_waits_for_along_when_its_key_changes(
+    engine: AsyncEngine, sql: psycopg.Connection
+) -> None:
+    """After a cutover nobody but the hint knows that the live vector is owed."""
+    await cut_over(engine, sql)
+    declare(sql, V3)
+    sql.execute("UPDATE docs SET body = 'c'")
+    declare(sql, V4)
+    sql.execute("UPDATE docs SET id = 2")
+    assert {side for side, key in hints(sql) if key == ["2"]} == {"from", "to"}
+
+
 async def test_h25_the_application_needs_no_grant_of_ours(engine: AsyncEngine, sql: psycopg.Connection) -> None:
     await made(engine, sql)
     sql.execute("CREATE ROLE app_capture; GRANT SELECT, INSERT, UPDATE ON docs TO app_capture; SET ROLE app_capture")
