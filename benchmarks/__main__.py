@@ -19,7 +19,7 @@ from migrator.cli import console
 from migrator.errors import MigratorError
 
 #: Name -> module with a `run()` that returns its figures.
-NAMES = ("tokens", "plan", "backfill", "application", "provider", "state", "index", "validate", "cutover")
+NAMES = ("tokens", "plan", "backfill", "application", "provider", "state", "rest", "index", "validate", "cutover")
 BENCHES = {name: f"benchmarks.{name}" for name in NAMES}
 #: Long forms, behind `--long`.
 LONG_FORMS = {"backfill": "benchmarks.backfill_long"}

@@ -36,6 +36,9 @@ from workers.runtime import spare_the_collector
 
 _BENCH = "state"
 BATCHES, FEW = 1_000_000, 1_000
+#: Migrations of one deployment whose tick is measured: the big one and others with FEW batches each.
+MIGRATIONS = 10
+_OTHERS = tuple(f"docs_{number}" for number in range(1, MIGRATIONS))
 _WIDTH_PAGES = 32
 #: Statements that plan them, 100,000 windows each.
 _STATEMENTS = 10
@@ -50,12 +53,14 @@ _SETTINGS = {
     "shared_preload_libraries": "pg_stat_statements",
     "pg_stat_statements.track_planning": "on",
 }
-_TABLE = """
+_EXTENSIONS = """
 CREATE EXTENSION IF NOT EXISTS vector;
 CREATE EXTENSION pg_stat_statements;
-CREATE TABLE docs (id bigint PRIMARY KEY, body text, embedding vector(64));
-INSERT INTO docs SELECT i, 'text ' || i, array_fill(0.1, ARRAY[64])::vector FROM generate_series(1, 100) i;
-ANALYZE docs
+"""
+_TABLE = """
+CREATE TABLE {name} (id bigint PRIMARY KEY, body text, embedding vector(64));
+INSERT INTO {name} SELECT i, 'text ' || i, array_fill(0.1, ARRAY[64])::vector FROM generate_series(1, 100) i;
+ANALYZE {name}
 """
 
 
@@ -70,7 +75,9 @@ def run() -> list[Figure]:
         server.start()
         simulator.start()
         with psycopg.connect(server.url, autocommit=True) as connection:
-            connection.execute(_TABLE)
+            connection.execute(_EXTENSIONS)
+            for name in ("docs", *_OTHERS):
+                connection.execute(_TABLE.format(name=name).encode())
         return asyncio.run(_measure(server.url, simulator.base_url))
     finally:
         if before is None:
@@ -87,7 +94,7 @@ async def _measure(url: str, base_url: str) -> list[Figure]:
         async with transaction(engine) as connection:
             await schema.upgrade(connection)
             await readers.install(connection)
-        await _start(engine, base_url)
+        await _start(engine, base_url, "docs")
         await _plan(engine, FEW)
         few = await _claims(engine)
         few_ticks, few_looks = await _ticks_and_looks(engine)
@@ -98,15 +105,18 @@ async def _measure(url: str, base_url: str) -> list[Figure]:
         claims = await _claims(engine)
         ticks, looks = await _ticks_and_looks(engine)
         database = 1000 * _STATUS_DATABASE_SECONDS
+        in_database = [
+            _below(f"{name}, in the database", 1000 * await _database_seconds(engine, step), "ms", database)
+            for name, step in (("status", _look), ("exporter's scrape", _scrape))
+        ]
+        shared = await _shared_ticks(engine, base_url)
         return [
             _below("plan 1,000,000 batches, per statement", planned / _STATEMENTS, "s", _STATEMENT_SECONDS),
             _below("claim, p99", 1000 * _p99(claims), "ms", 1000 * _CLAIM_SECONDS, _of_few(_p99(few))),
             _below("tick, median", 1000 * ticks, "ms", 1000 * _TICK_SECONDS, _of_few(few_ticks)),
+            _below(f"tick of {MIGRATIONS} migrations, median", 1000 * shared, "ms", 1000 * _TICK_SECONDS),
             _below("status, median", 1000 * looks, "ms", 1000 * _STATUS_SECONDS, _of_few(few_looks)),
-            *[
-                _below(f"{name}, in the database", 1000 * await _database_seconds(engine, step), "ms", database)
-                for name, step in (("status", _look), ("exporter's scrape", _scrape))
-            ],
+            *in_database,
         ]
     finally:
         await engine.dispose()
@@ -142,30 +152,39 @@ def _p99(seconds: list[float]) -> float:
     return sorted(seconds)[int(0.99 * len(seconds))]
 
 
-async def _start(engine: AsyncEngine, base_url: str) -> None:
+async def _shared_ticks(engine: AsyncEngine, base_url: str) -> float:
+    """Return the median of a tick of the whole deployment, in seconds, once nine others are under way beside it."""
+    for name in _OTHERS:
+        await _start(engine, base_url, name)
+        await _plan(engine, FEW, name)
+    await _tick(engine, None)
+    return statistics.median([await _timed(lambda: _tick(engine, None)) for _ in range(_LOOKS)])
+
+
+async def _start(engine: AsyncEngine, base_url: str, name: str) -> None:
     to = {"model": "text-embedding-v4", "dimensions": 64, "base_url": base_url, "api_key_env": "MIGRATOR_BENCH_KEY"}
     data: dict[str, Any] = {
-        "name": "docs",
-        "target": {"table": "public.docs", "column": "embedding", "text": "{body}"},
+        "name": name,
+        "target": {"table": f"public.{name}", "column": "embedding", "text": "{body}"},
         "from": {"model": "text-embedding-v3", "dimensions": 64},
         "to": {**to, "price_usd_per_mtok": 1.0},
         "limits": {"max_cost_usd": 1.0},
     }
     spec = specs.parse(data, "bench")
     await verbs.make_plan(engine, spec, actor="bench")
-    await verbs.start(engine, spec, path="docs.toml", actor="bench", on_wait=lambda *_: None)
+    await verbs.start(engine, spec, path=f"{name}.toml", actor="bench", on_wait=lambda *_: None)
 
 
-async def _plan(engine: AsyncEngine, count: int) -> float:
+async def _plan(engine: AsyncEngine, count: int, name: str = "docs") -> float:
     """Plan so many batches as the next pass; returns the seconds."""
 
     async def plan() -> None:
         async with transaction(engine) as connection:
-            found = await migrations.get(connection, "docs")
+            found = await migrations.get(connection, name)
             await batches.plan_pass(connection, found, Heap(1, 1, count * _WIDTH_PAGES), _WIDTH_PAGES)
             await migrations.change(connection, found.id, pass_number=found.pass_number + 1)
 
-    console.aside(f"planning {count:,} batches")
+    console.aside(f"planning {count:,} batches of {name}")
     return await _timed(plan)
 
 
@@ -186,8 +205,8 @@ async def _claims(engine: AsyncEngine) -> list[float]:
     return took
 
 
-async def _tick(engine: AsyncEngine) -> None:
-    await tick(engine, actor="bench", only="docs", ticket_seconds=0.001)
+async def _tick(engine: AsyncEngine, only: str | None = "docs") -> None:
+    await tick(engine, actor="bench", only=only, ticket_seconds=0.001)
 
 
 async def _look(engine: AsyncEngine) -> None:

@@ -39,6 +39,8 @@ gc.set_threshold(50_000, 20, 50)
 _PROGRAMS = os.environ.get("TEST_POSTGRES_PROGRAMS")
 _OTHER: dict[str, Any] = {"programs": Path(_PROGRAMS)} if _PROGRAMS else {}
 _PLAIN = {"shared_preload_libraries": ""} if _PROGRAMS else {}
+#: Marks of tests that run only where an option of that name is given.
+_ASKED_FOR = ("long", "soak", "system")
 _TIERS = {"unit": 10, "integration": 60, "acceptance": 180, "chaos": 240, "revisions": 60, "docs": 120}
 
 
@@ -50,6 +52,7 @@ def find_program(name: str) -> str | None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="also run the long forms")
     parser.addoption("--runs", type=int, help="how many kills, or runs of the state machine, in tests/chaos")
+    parser.addoption("--soak", type=float, help="run the soak for so many minutes (tests/chaos/test_soak.py)")
     parser.addoption("--system", action="store_true", help="also run tests that need Debian packages")
 
 
@@ -66,7 +69,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for tier, seconds in _TIERS.items():
             if f"/tests/{tier}/" in item.path.as_posix() and item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(seconds))
-        asked = all(item.get_closest_marker(name) is None or config.getoption(name) for name in ("long", "system"))
+        asked = all(item.get_closest_marker(name) is None or config.getoption(name) for name in _ASKED_FOR)
         (kept if asked else dropped).append(item)
     config.hook.pytest_deselected(items=dropped)
     items[:] = kept

@@ -69,12 +69,14 @@ class Deployment:
     broker_url: str = "redis://127.0.0.1:1/0"
     spec_data: dict[str, Any] = field(default_factory=dict)
     lease_seconds: float = 2
+    #: Where its table lies; migrations of one database have a schema and a name each.
+    schema: str = "public"
     _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.spec_data = {
-            "name": "docs",
-            "target": {"table": "public.docs", "column": "embedding", "text": "{title}\n{body}"},
+            "name": "docs" if self.schema == "public" else self.schema,
+            "target": {"table": f"{self.schema}.docs", "column": "embedding", "text": "{title}\n{body}"},
             "from": {"model": V3, "dimensions": DIMS},
             "to": {
                 "model": f"qwen/{V4}",
@@ -117,8 +119,10 @@ class Deployment:
         return f"title {number}", f"alpha{number % 13} beta{number % 7} gamma{number} and the rest of it"
 
     @contextmanager
-    def connect(self) -> Iterator[psycopg.Connection]:
-        with psycopg.connect(self.url, autocommit=True, application_name="the application") as connection:
+    def connect(self, **options: Any) -> Iterator[psycopg.Connection]:
+        if self.schema != "public":
+            options["options"] = f"-c search_path={self.schema},public"
+        with psycopg.connect(self.url, autocommit=True, application_name="the application", **options) as connection:
             yield connection
 
     def query(self, sql: str, *values: Any) -> list[Any]:
@@ -130,7 +134,7 @@ class Deployment:
 
     @property
     def status(self) -> str:
-        return str(self.value("SELECT status FROM migrator.migrations WHERE name = 'docs'"))
+        return str(self.value("SELECT status FROM migrator.migrations WHERE name = %s", self.spec_data["name"]))
 
     def mismatches(self, column: str, model: str) -> list[int]:
         """Keys whose vector in that column is not that model's vector of the row's text."""
@@ -197,7 +201,7 @@ class Deployment:
     @property
     def spec_file(self) -> Path:
         """The spec as a file, written anew from `spec_data`."""
-        path = self.home / "docs.toml"
+        path = self.home / f"{self.spec_data['name']}.toml"
         lines = [f'name = "{self.spec_data["name"]}"']
         for part, values in self.spec_data.items():
             if isinstance(values, dict):

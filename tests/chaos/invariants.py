@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,24 @@ from migrator.demo.simulator.account import digest
 from tests.deployment import V3, V4, Deployment, embed
 
 
-def check(deployment: Deployment, *, unwritten_tokens: int = 0, quarantined: frozenset[int] = frozenset()) -> None:
-    """Check all of them; at most `unwritten_tokens` were answered to processes whose lease or database was gone."""
+def check(
+    deployment: Deployment,
+    *,
+    unwritten_tokens: int = 0,
+    quarantined: frozenset[int] = frozenset(),
+    others: Sequence[Deployment] = (),
+) -> None:
+    """Check all of them; at most `unwritten_tokens` were answered to processes whose lease or database was gone.
+
+    `others` are migrations of the same database and the same provider's account: the bill is theirs, too.
+    """
+    for each in (deployment, *others):
+        _table(each, quarantined)
+    _bill(deployment, unwritten_tokens, others)
+    _cap(deployment)
+
+
+def _table(deployment: Deployment, quarantined: frozenset[int]) -> None:
     rows = deployment.query(
         "SELECT d.id, t.id, coalesce(d.title, '') || E'\\n' || coalesce(d.body, ''), t.text, d.embedding::real[],"
         " d.embedding__migrator::real[] FROM docs d FULL JOIN twin t ON t.id = d.id ORDER BY 1"
@@ -21,8 +38,6 @@ def check(deployment: Deployment, *, unwritten_tokens: int = 0, quarantined: fro
     assert twins == [], "table and twin differ: the test itself is wrong"
     _one_generation_each(rows, quarantined)
     _accounted(deployment, len(rows))
-    _bill(deployment, unwritten_tokens)
-    _cap(deployment)
 
 
 def _one_generation_each(rows: list[Any], quarantined: frozenset[int]) -> None:
@@ -44,12 +59,14 @@ def _accounted(deployment: Deployment, rows: int) -> None:
     counted = deployment.value(
         """SELECT (SELECT count(embedding__migrator) FROM docs)
                 + (SELECT count(*) FROM migrator.dispositions p
-                    WHERE kind <> 'truncated' AND EXISTS (SELECT FROM docs d WHERE d.id::text = p.key[1]))"""
+                    WHERE p.migration_id = (SELECT id FROM migrator.migrations WHERE name = %s)
+                      AND kind <> 'truncated' AND EXISTS (SELECT FROM docs d WHERE d.id::text = p.key[1]))""",
+        deployment.spec_data["name"],
     )
     assert counted == rows
 
 
-def _bill(deployment: Deployment, most_unwritten: int) -> None:
+def _bill(deployment: Deployment, most_unwritten: int, others: Sequence[Deployment]) -> None:
     """P2 and P3: a text is billed again only where its first answer was in flight at a kill."""
     validation = deployment.value(
         "SELECT coalesce(sum(spent_tokens), 0) FROM migrator.ledger WHERE purpose = 'validation'"
@@ -70,7 +87,11 @@ def _bill(deployment: Deployment, most_unwritten: int) -> None:
             again += tokens if times[each] > 1 else 0
     known_of = {"again": again, "in flight": in_flight, "validation": int(validation), "unwritten": int(unwritten)}
     assert again <= in_flight + int(validation) + int(unwritten), f"{known_of}\n{_how_it_went(deployment)}"
-    known = {digest(text) for (text,) in deployment.query("SELECT text FROM twin WHERE text ~ '\\S'")}
+    known = {
+        digest(text)
+        for each in (deployment, *others)
+        for (text,) in each.query("SELECT text FROM twin WHERE text ~ '\\S'")
+    }
     quarantined = deployment.value("SELECT count(*) FROM migrator.dispositions WHERE kind = 'quarantined'")
     assert len(known - set(times)) <= quarantined, "every text that is there was paid for"
 
@@ -90,7 +111,7 @@ def _how_it_went(deployment: Deployment) -> str:
 def _cap(deployment: Deployment) -> None:
     """P7: what the ledger admits to is at least the bill, and never above the cap."""
     billed = deployment.simulator.ledger()["tokens"]  # first: it is reserved before it is sent
-    committed, cap = deployment.query("SELECT committed_usd, max_usd FROM migrator.budgets")[0]
+    budgets = deployment.query("SELECT committed_usd, max_usd FROM migrator.budgets")
     price = deployment.spec_data["to"]["price_usd_per_mtok"][1]
-    assert billed * price / 1_000_000 <= float(committed) + 1e-9, _how_it_went(deployment)
-    assert committed <= cap
+    assert billed * price / 1_000_000 <= float(sum(each[0] for each in budgets)) + 1e-9, _how_it_went(deployment)
+    assert all(committed <= cap for committed, cap in budgets)

@@ -11,7 +11,8 @@ from tests.chaos import invariants
 from tests.chaos.world import World
 from tests.chaos.writer import Writer
 
-_DISASTERS = (
+#: What can happen to a deployment, one at a time.
+DISASTERS = (
     World.worker_is_killed,
     World.child_is_killed,
     World.child_stalls,
@@ -33,7 +34,7 @@ def test_p2_random_kills_lose_nothing_and_bill_only_what_was_in_flight(world: Wo
     writer = Writer(deployment, seed)
     world.begin(800, writer, latency=0.2)
     # Each kind once before any comes again.
-    menu = [each for _ in range(kills // len(_DISASTERS) + 1) for each in dice.sample(_DISASTERS, len(_DISASTERS))]
+    menu = [each for _ in range(kills // len(DISASTERS) + 1) for each in dice.sample(DISASTERS, len(DISASTERS))]
     with writer:
         for disaster in menu[:kills]:
             seen = deployment.simulator.ledger()["requests"]

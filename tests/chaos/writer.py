@@ -29,6 +29,8 @@ class Writer:
     seed: int
     pause_seconds: float = 0.05
     transactions: int = 0
+    #: Every text it ever wrote.
+    texts: list[str] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -51,7 +53,7 @@ class Writer:
         dice = random.Random(self.seed)  # noqa: S311 - dice
         while not self._stop.is_set():
             try:
-                with psycopg.connect(self.deployment.url, autocommit=True, connect_timeout=2) as connection:
+                with self.deployment.connect(connect_timeout=2) as connection:
                     while not self._stop.wait(self.pause_seconds):
                         self.step(connection, dice)
             except psycopg.OperationalError:  # the server is away or was killed: so is the application
@@ -63,6 +65,7 @@ class Writer:
         title, body = "live", f"delta{dice.randint(0, 20)} text {self.transactions} of {self.seed}"
         text = f"{title}\n{body}"
         vector = literal(embed(V3, text))
+        self.texts.append(text)
         with connection.transaction():
             key = self._some_key(connection, dice)
             kind = dice.choices(["insert", "edit", "touch", "delete", "empty"], weights=[3, 6, 2, 1, 1])[0]
