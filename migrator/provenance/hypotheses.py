@@ -48,7 +48,14 @@ class Hypothesis:
 
 
 def tiers(spec_template: str, names: Sequence[str], new: Generation) -> Iterator[list[Hypothesis]]:
-    """Return the tiers: the new model, the spec's columns in their order, every order, white space, truncation."""
+    """Return the tiers: the new model, the spec's columns in their order, white space, truncation, every order.
+
+    None is empty: a table with one text column has no other order, and may have no other template.
+    """
+    yield from filter(None, _every_tier(spec_template, names, new))
+
+
+def _every_tier(spec_template: str, names: Sequence[str], new: Generation) -> Iterator[list[Hypothesis]]:
     yield [_new_model(new)]
     seen = {spec_template}
     yield list(_templates(seen, _plain_templates(names)))

@@ -93,6 +93,20 @@ async def test_r5_a_right_table_fits_and_costs_its_sample(deployment: Deployment
     assert deployment.simulator.ledger()["tokens"] == page.tokens
 
 
+async def test_r5_vectors_of_nothing_that_we_know_are_said_to_be_so_where_there_is_one_text_column(
+    deployment: Deployment, worker: Worker
+) -> None:
+    """No other template can be tried there."""
+    with deployment.connect() as connection:
+        connection.execute("CREATE TABLE docs (id bigint PRIMARY KEY, body text, embedding vector(64))")
+        connection.execute(
+            "INSERT INTO docs SELECT i, 'text ' || i, array_fill(0.1, ARRAY[64])::vector FROM generate_series(1, 30) i"
+        )
+    deployment.spec_data["target"]["text"] = "{body}"
+    page = await look(deployment, worker)
+    assert (page.outcome, page.findings[0].kind, page.findings[0].rows) == ("misfits", "stranger", 30)
+
+
 @pytest.mark.parametrize("name", MADE)
 async def test_r5_each_hypothesis_alone_explains_its_table(deployment: Deployment, worker: Worker, name: str) -> None:
     made, kind, words = MADE[name]

@@ -34,6 +34,12 @@ def test_the_cheapest_and_worst_comes_first_and_nothing_twice() -> None:
     assert len(labels) < 150, "each is one or two texts"
 
 
+def test_a_table_with_one_text_column_has_no_empty_tier() -> None:
+    made = list(hypotheses.tiers("{body}", ["body"], NEW))
+    assert made
+    assert all(made)
+
+
 def test_what_is_composed_differs_from_the_specs_text_or_says_nothing() -> None:
     composed = {each.label: each.compose(ROW) for tier in tiers("title", "body")[1:] for each in tier}
     assert composed['the text is "{title}: {body}"'] == "Title: Some  body "
