@@ -27,7 +27,7 @@ _BENCH = "rest"
 #: Statements a second that a deployment at rest may make.
 _MOST = 1.0
 #: Seconds that are watched, after as many as everything takes to have come up.
-_WATCHED_SECONDS, _UP_SECONDS = 6.0, 2.0
+_WATCHED_SECONDS, _UP_SECONDS = 60.0, 20.0
 _SETTINGS = {"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track_utility": "on"}
 _ROOT = Path(__file__).resolve().parents[1]
 _TABLE = """
@@ -83,7 +83,9 @@ def run() -> list[Figure]:
         _migrator(env, home, "init")
         with _deployment(env, home):
             idle = _statements_a_second(server.url)
-            _migrator(env, home, "start", str(spec), "--yes")
+            _migrator(
+                env, home, "start", str(spec), "--yes", "--skip-provenance", "the vectors of a benchmark are made up"
+            )
             _migrator(env, home, "pause", "docs")
             paused = _statements_a_second(server.url)
         return [_figure("nothing to move", idle), _figure("one paused migration", paused)]

@@ -7,13 +7,17 @@ nothing may be open when a child is forked. A database that is away costs a log 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from celery import bootsteps
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 import migrator
 from migrator import settings
@@ -36,6 +40,7 @@ class SignOfLife(bootsteps.StartStopStep):
     def start(self, consumer: Any) -> None:
         """Sign at each connection, and from then on by the timer."""
         worker = consumer.controller
+        _quietly(_forget_old())
         _sign_quietly(worker)
         self._timer_entry = consumer.timer.call_repeatedly(SIGN_OF_LIFE_SECONDS, _sign_quietly, (worker,))
 
@@ -77,37 +82,48 @@ def _quietly(step: Any) -> None:
         logger.warning("no sign of life could be written: %s", error.sentences()[0])
 
 
+@functools.cache
+def _engine(url: str) -> AsyncEngine:
+    """Return the one engine of this process: a new one would ask the server what it is each time."""
+    return make_engine(url, "migrator presence", pool_size=0)
+
+
+@asynccontextmanager
+async def _signing() -> AsyncIterator[AsyncConnection]:
+    engine = _engine(settings.load().required_database_url())
+    async with transaction(engine, lock_timeout_seconds=1, statement_timeout_seconds=2) as connection:
+        yield connection
+
+
 async def _sign(name: str, slots: int, queues: list[str]) -> None:
-    engine = make_engine(settings.load().required_database_url(), "migrator presence", pool_size=1)
-    try:
-        async with transaction(engine, lock_timeout_seconds=1, statement_timeout_seconds=2) as connection:
-            if await schema.current(connection) != schema.head():
-                return
-            wanted = await connection.execute(
-                text(
-                    "SELECT DISTINCT spec -> part ->> 'api_key_env' FROM migrator.migrations,"
-                    " unnest(ARRAY['from', 'to']) AS part WHERE spec -> part ->> 'api_key_env' IS NOT NULL"
-                )
+    async with _signing() as connection:
+        if await schema.current(connection) != schema.head():
+            return
+        wanted = await connection.execute(
+            text(
+                "SELECT DISTINCT spec -> part ->> 'api_key_env' FROM migrator.migrations,"
+                " unnest(ARRAY['from', 'to']) AS part WHERE spec -> part ->> 'api_key_env' IS NOT NULL"
             )
-            present = [variable for variable in wanted.scalars() if settings.api_key(variable) is not None]
-            await workers.sign(
-                connection,
-                name=name,
-                host=socket.gethostname(),
-                pid=os.getpid(),
-                slots=slots,
-                queues=queues,
-                version=migrator.__version__,
-                keys_present=sorted(present),
-            )
-    finally:
-        await engine.dispose()
+        )
+        present = [variable for variable in wanted.scalars() if settings.api_key(variable) is not None]
+        await workers.sign(
+            connection,
+            name=name,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            slots=slots,
+            queues=queues,
+            version=migrator.__version__,
+            keys_present=sorted(present),
+        )
+
+
+async def _forget_old() -> None:
+    async with _signing() as connection:
+        if await schema.current(connection) == schema.head():
+            await workers.forget_old(connection)
 
 
 async def _leave(name: str) -> None:
-    engine = make_engine(settings.load().required_database_url(), "migrator presence", pool_size=1)
-    try:
-        async with transaction(engine, lock_timeout_seconds=1, statement_timeout_seconds=2) as connection:
-            await workers.leave(connection, name)
-    finally:
-        await engine.dispose()
+    async with _signing() as connection:
+        await workers.leave(connection, name)

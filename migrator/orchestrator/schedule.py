@@ -114,6 +114,8 @@ async def waits_until(connection: AsyncConnection, migration: Migration) -> str 
 async def wake(engine: AsyncEngine, resting: Sequence[Migration]) -> None:
     """Resume what came to rest by a limit and has its time of the day behind it; a refusal is noted, and is the try."""
     paused = [each for each in resting if _may_heal(each)]
+    if not paused:
+        return
     async with transaction(engine) as connection:
         found = await schedules.find_all(connection, [each.id for each in paused])
         now = await migrations.database_now(connection)

@@ -28,6 +28,7 @@ from migrator.state import (
     migrations,
     outbox,
     readers,
+    restless,
     strays,
     tallies,
     timeline,
@@ -98,15 +99,19 @@ async def tick(
     """
     made = Tick()
     async with transaction(engine) as connection:
-        found = await migrations.list_all(connection, UNATTENDED)
+        under_way = await migrations.list_all(connection, UNATTENDED | RESTING)
         slots = sum(row.slots for row in await workers.alive(connection))
         await readers.forget_old(connection)
-        rests = await migrations.list_all(connection, RESTING)
+        found = [each for each in under_way if each.status in UNATTENDED]
+        rests = [each for each in under_way if each.status in RESTING]
+        to_tidy = await restless.among(connection, [each.id for each in rests])
         for resting in rests:
-            await _rescue(connection, resting)
-            # The fence stands through a pause, and what it diverts must not pile up.
-            await strays.fold(connection, resting.id)
-    await schedule.wake(engine, [each for each in rests if only in {None, each.name}])
+            if resting.id in to_tidy:
+                await _rescue(connection, resting)
+                # The fence stands through a pause, and what it diverts must not pile up.
+                await strays.fold(connection, resting.id)
+    if rests:
+        await schedule.wake(engine, [each for each in rests if only in {None, each.name}])
     # `only` is asked for by somebody who works on it without a broker.
     shift = _Shift(actor, max(FEWEST_TICKETS, PER_SLOT * slots), Trust(ticket_seconds, bool(slots) or only is not None))
     for migration in found:

@@ -20,6 +20,7 @@ from psycopg.rows import dict_row
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 
 from migrator.errors import Defect, OperatorError, TransientError
 
@@ -97,14 +98,17 @@ class PrivilegeMissing(OperatorError):
 
 
 def make_engine(url: str, application_name: str, *, pool_size: int = 4) -> AsyncEngine:
-    """Make an engine. Nothing connects before it is used, so that a worker may make it after its fork."""
+    """Make an engine. Nothing connects before it is used, so that a worker may make it after its fork.
+
+    A pool of no size closes each connection after its use: the engine may be used before a fork, and in many loops.
+    """
     scheme, rest = url.split("://", 1)
     del scheme
+    pool: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 4, "pool_pre_ping": True}
     return create_async_engine(
         f"postgresql+psycopg://{rest}",
-        pool_size=pool_size,
-        max_overflow=4,
-        pool_pre_ping=True,
+        **(pool if pool_size else {"poolclass": NullPool}),
+        use_native_hstore=False,  # we have none, and looking for it costs each engine a round trip
         hide_parameters=True,  # parameters are row texts and keys (P11)
         connect_args={
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,

@@ -45,6 +45,10 @@ async def sign(
     }
     statement = insert(workers).values(name=name, **values)
     await connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values))
+
+
+async def forget_old(connection: AsyncConnection) -> None:
+    """Forget workers that were not seen for a day; whoever starts one does it."""
     old = func.clock_timestamp() - timedelta(seconds=FORGET_SECONDS)
     await connection.execute(delete(workers).where(workers.c.last_seen < old))
 
