@@ -92,14 +92,15 @@ async def look(engine: AsyncEngine, spec: Spec, named: Mapping[Kind, str]) -> li
         raise NothingToGrantOn(spec.target.table)
     async with transaction(engine, read_only=True) as connection:
         owners = await privileges.owners(connection, found.relation.oid, found.dependents)
-    names = {**DEFAULTS, **named}
+    names = {**DEFAULTS, **_deployed(owners, named), **named}
     made = {
         Kind.MIGRATE: _migrate(found, owners, names[Kind.MIGRATE]),
         Kind.PLAN: _plan(found, names[Kind.PLAN], names[Kind.MIGRATE]),
         Kind.WATCH: _watch(found, names[Kind.WATCH], names[Kind.MIGRATE]),
         Kind.APPLICATION: _application(found, names.get(Kind.APPLICATION)),
     }
-    lacks = {Kind.MIGRATE: list(_superusers(spec, owners)) + list(_old_server(found))}
+    migrates = [*_superusers(spec, owners), *_others_state(owners, names[Kind.MIGRATE]), *_old_server(found)]
+    lacks = {Kind.MIGRATE: migrates}
     return [Block(kind, names.get(kind), list(lines), lacks.get(kind, [])) for kind, lines in made.items()]
 
 
@@ -107,9 +108,6 @@ def _migrate(found: Survey, owners: Owners, role: str) -> Iterator[Line]:
     yield from _login(found, role)
     if not owners.state:
         yield Line(privileges.own_state(role), "its own schema: `migrator init` makes tables and functions in it")
-    elif set(owners.state) != {role}:
-        told = "schema migrator was made by another role; our trigger functions run with their owner's rights"
-        yield Line(privileges.take_over_state(role), told)
     for schema in owners.schemas:
         told = "indexes are built beside the live ones, and views and functions replaced where they are"
         yield Line(privileges.make_in_schema(schema, role), told)
@@ -128,6 +126,10 @@ def _migrate(found: Survey, owners: Owners, role: str) -> Iterator[Line]:
         yield Line(privileges.silence_triggers(role), told)
     if found.relation is not None and found.relation.row_security and found.relation.force_row_security:
         yield Line(privileges.see_every_row(role), "row security holds for the owner, too, and would hide rows (H22)")
+    # The last one: it is the only one that waits for a lock.
+    if owners.state and set(owners.state) != {role} and not set(owners.deployed) - {role}:
+        told = "schema migrator was made by a superuser; our trigger functions run with their owner's rights"
+        yield Line(privileges.take_over_state(role), told)
 
 
 def _plan(found: Survey, role: str, owner: str) -> Iterator[Line]:
@@ -167,6 +169,22 @@ def _reads_state(role: str, owner: str, why: str) -> Iterator[Line]:
 
 def _fires(found: Survey) -> bool:
     return preflight.would_fire(found) and not found.spec.target.fire_triggers
+
+
+def _deployed(owners: Owners, named: Mapping[Kind, str]) -> dict[Kind, str]:
+    """Return the role that a deployment works as already, where one does: nobody else is given its schema unasked."""
+    if len(owners.deployed) != 1 or owners.deployed[0] in named.values():
+        return {}
+    return {Kind.MIGRATE: owners.deployed[0]}
+
+
+def _others_state(owners: Owners, role: str) -> Iterator[str]:
+    for each in owners.deployed:
+        if each != role:
+            yield (
+                f"schema migrator is {each}'s, whose workers would lose it: name that role with --role migrate={each};"
+                " or stop the deployment and have ALTER ... OWNER TO run by hand"
+            )
 
 
 def _superusers(spec: Spec, owners: Owners) -> Iterator[str]:

@@ -133,6 +133,8 @@ class Owners:
     superusers: tuple[str, ...]
     schemas: tuple[str, ...]
     state: tuple[str, ...]
+    #: Those of `state` that are no superusers: a deployment works as one of them.
+    deployed: tuple[str, ...]
 
 
 async def owners(connection: AsyncConnection, oid: int, hanging: Sequence[Dependent]) -> Owners:
@@ -151,4 +153,5 @@ async def owners(connection: AsyncConnection, oid: int, hanging: Sequence[Depend
         superusers=tuple(dict.fromkeys(row["owner"] for row in rows if row["superuser"])),
         schemas=tuple(dict.fromkeys(row["schema"] for row in rows if row["schema"] is not None)),
         state=tuple(row["owner"] for row in state),
+        deployed=tuple(row["owner"] for row in state if not row["superuser"]),
     )

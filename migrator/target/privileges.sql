@@ -39,7 +39,8 @@ GRANT {owner} TO {role}
 CREATE SCHEMA IF NOT EXISTS migrator AUTHORIZATION {role}
 
 -- name: take_over_state
--- locks: ACCESS EXCLUSIVE on our tables, until commit.   idempotent: yes.
+-- locks: ACCESS EXCLUSIVE on our tables, until commit; each is waited for no longer than two seconds, then nothing is done.
+-- idempotent: yes.
 DO {body}
 
 -- name: taken_over_state
@@ -47,14 +48,16 @@ DO {body}
 DECLARE
   each text;
 BEGIN
+  PERFORM set_config('lock_timeout', '2s', true);
   FOR each IN
-    SELECT format('ALTER SCHEMA %I OWNER TO %I', n.nspname, {name}) FROM pg_namespace n WHERE n.nspname = 'migrator'
+    SELECT format('ALTER SCHEMA %I OWNER TO %I', n.nspname, {name})
+      FROM pg_namespace n WHERE n.nspname = 'migrator' AND n.nspowner <> {name}::regrole
     UNION ALL
     SELECT format('ALTER TABLE %s OWNER TO %I', c.oid::regclass, {name})
-      FROM pg_class c WHERE c.relnamespace = 'migrator'::regnamespace AND c.relkind = 'r'
+      FROM pg_class c WHERE c.relnamespace = 'migrator'::regnamespace AND c.relkind = 'r' AND c.relowner <> {name}::regrole
     UNION ALL
     SELECT format('ALTER FUNCTION %s OWNER TO %I', p.oid::regprocedure, {name})
-      FROM pg_proc p WHERE p.pronamespace = 'migrator'::regnamespace
+      FROM pg_proc p WHERE p.pronamespace = 'migrator'::regnamespace AND p.proowner <> {name}::regrole
   LOOP
     EXECUTE each;
   END LOOP;
@@ -105,10 +108,11 @@ SELECT DISTINCT r.rolname::text AS owner, r.rolsuper AS superuser, n.nspname::te
 -- name: state_owners
 -- Whose schema `migrator` is, and all that is in it; nobody's where it is missing.
 -- locks: none.
-SELECT pg_get_userbyid(o.owner)::text AS owner
+SELECT r.rolname::text AS owner, r.rolsuper AS superuser
   FROM pg_namespace n
  CROSS JOIN LATERAL (SELECT n.nspowner AS owner
                      UNION SELECT c.relowner FROM pg_class c WHERE c.relnamespace = n.oid AND c.relkind = 'r'
                      UNION SELECT p.proowner FROM pg_proc p WHERE p.pronamespace = n.oid) AS o
+  JOIN pg_roles r ON r.oid = o.owner
  WHERE n.nspname = 'migrator'
  ORDER BY 1

@@ -101,6 +101,19 @@ def test_a_schema_that_a_superuser_made_is_handed_over(rights: Rights) -> None:
     assert rights.lines("migrate") == without(lines, "ALTER TABLE")
 
 
+def test_a_schema_that_a_deployment_works_with_is_taken_from_nobody(rights: Rights) -> None:
+    rights.give(rights.lines("migrate"))
+    rights.must(MIGRATE, "init")
+    others = ("--role", f"plan={PLAN}", "--role", f"watch={WATCH}")
+    unasked = rights.must("postgres", "grants", "docs.toml", *others)
+    assert f"GRANT pg_monitor TO {MIGRATE};" in unasked
+    assert "ALTER SCHEMA" not in unasked
+    code, out, err = rights.run("postgres", "grants", "docs.toml", "--role", f"migrate={APPLICATION}", *others)
+    assert code == 2
+    assert f"schema migrator is {MIGRATE}'s, whose workers would lose it" in err
+    assert "ALTER SCHEMA" not in out
+
+
 def test_row_security_that_holds_for_the_owner_takes_a_line_more(rights: Rights) -> None:
     rights.sql("ALTER TABLE docs ENABLE ROW LEVEL SECURITY; ALTER TABLE docs FORCE ROW LEVEL SECURITY")
     lines = rights.lines("migrate")
