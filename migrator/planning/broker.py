@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from migrator.planning.findings import Finding, info, warn
 from migrator.settings import without_password
@@ -44,18 +43,24 @@ class Broker:
 
 async def look(url: str) -> Broker:
     """Ask a broker what it is."""
-    scheme, shown = urlsplit(url).scheme, without_password(url)
+    scheme, shown = url.partition(":")[0].lower(), without_password(url)
     if scheme in _AMQP:
         return await asyncio.to_thread(_amqp, url, shown)
     if scheme not in _REDIS:
         return Broker(shown, is_usable=False)
     import redis.asyncio as redis  # noqa: PLC0415 - only where the broker is one
+    from redis.exceptions import NoPermissionError  # noqa: PLC0415
 
-    connection = redis.Redis.from_url(url, socket_timeout=PATIENCE_SECONDS, socket_connect_timeout=PATIENCE_SECONDS)
+    try:
+        connection = redis.Redis.from_url(url, socket_timeout=PATIENCE_SECONDS, socket_connect_timeout=PATIENCE_SECONDS)
+    except ValueError:  # a port that is no number, say; the error quotes it, and half a password can stand there
+        return Broker(shown, problem="its address can't be read")
     try:
         # Not CONFIG: services that others run refuse it, and INFO says the same.
         told = await connection.info()
         shared = bool(await connection.exists(*_OTHERS))
+    except NoPermissionError:  # it is there, and lets this user see neither: workers need no more
+        return Broker(shown)
     except (redis.RedisError, OSError) as error:
         return Broker(shown, problem=type(error).__name__)
     finally:

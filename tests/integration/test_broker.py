@@ -62,6 +62,21 @@ async def test_a_broker_that_is_away_is_a_warning_and_shows_no_password(scheme: 
     assert "hunter2" not in repr(told)
 
 
+async def test_an_address_that_can_not_be_read_is_a_warning_and_shows_no_password() -> None:
+    (told,) = broker.check(await broker.look("redis://:hunter#2@127.0.0.1:6379/0"))
+    assert (told.code, "can't be read" in told.message) == ("broker_unreachable", True)
+    assert "hunter" not in repr(told)
+
+
+async def test_a_broker_that_tells_this_user_nothing_of_itself_is_there(valkey: Valkey) -> None:
+    with redis.Redis.from_url(valkey.url) as connection:
+        connection.execute_command("ACL", "SETUSER", "shop", "on", ">word", "+@connection", "~*")
+        try:
+            assert await found(valkey.url.replace("redis://", "redis://shop:word@")) == {}
+        finally:
+            connection.execute_command("ACL", "DELUSER", "shop")
+
+
 async def test_what_celery_can_not_use_is_named_without_asking_it() -> None:
     assert await found("redis+cluster://10.0.0.1/0") == {"broker_kind": WARN}
 
