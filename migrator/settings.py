@@ -105,10 +105,13 @@ def without_password(url: str) -> str:
     """Return a URL that may be printed: the password is replaced, everything else stays."""
     try:
         parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+        # Behind a password with #, / or ? in it the host is no host, and its rest stands elsewhere.
+        if "@" in f"{parts.path}{parts.query}{parts.fragment}":
+            return "(unreadable URL)"
         if parts.password is None:
             return url
         host = parts.hostname or ""
-        port = f":{parts.port}" if parts.port else ""
     except ValueError:
         return "(unreadable URL)"
     return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}{port}"))
