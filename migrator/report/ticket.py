@@ -81,13 +81,15 @@ def _origin(plan: Mapping[str, Any]) -> str:
     found = plan.get("provenance")
     if found is None:
         return (
-            f"nobody has looked yet whether they are {plan['from']}: a plan asks no provider. `migrator doctor SPEC`"
-            " embeds a small sample with the old model and compares, and so do `pilot` and `start`"
+            f"no look is stored that says whether they are {plan['from']}: a plan asks no provider. `migrator pilot`"
+            " and `start` embed a small sample with the old model and compare, and so does `migrator doctor SPEC`"
         )
     if found["sentence"] is None:
         return f"not looked at: somebody signed that it is to be passed over ({found['at']})"
     mend = "" if found["outcome"] == "fits" else f" What to do: {found['do']}."
-    return f"{found['sentence']}{mend} (looked at {found['at']})"
+    waived = found.get("waived_at")
+    passed = f"; somebody signed that it is to be passed over ({waived})" if waived else ""
+    return f"{found['sentence']}{mend} (looked at {found['at']}{passed})"
 
 
 def _counted(plan: Mapping[str, Any]) -> str:

@@ -76,9 +76,10 @@ async def newest(connection: AsyncConnection, migration_id: int, spec: Spec) -> 
 
 
 async def told(connection: AsyncConnection, spec: Spec) -> dict[str, Any] | None:
-    """Return the newest outcome about a spec's subject, however old it is: outcome, sentence, what to do, and when.
+    """Return the newest look about a spec's subject, however old it is: outcome, sentence, what to do, when, waiver.
 
-    None where nobody looked, and for a role that may not read it: such a one makes plans, too.
+    A waiver alone has no sentence; one that was signed after a look does not hide what was seen. None where there is
+    neither, and for a role that may not read it: such a one makes plans, too.
     """
     if not await schema.may(connection, ("provenances", "migrations", "alembic_version")):
         return None
@@ -88,14 +89,16 @@ async def told(connection: AsyncConnection, spec: Spec) -> dict[str, Any] | None
         select(provenances)
         .join(migrations, migrations.c.id == provenances.c.migration_id)
         .where(migrations.c.name == spec.name, provenances.c.subject == subject_of(spec))
-        .order_by(provenances.c.id.desc())
-        .limit(1)
+        # A look first, then the newest.
+        .order_by(provenances.c.waiver.is_not(None), provenances.c.id.desc())
     )
-    row = (await connection.execute(query)).one_or_none()
-    if row is None:
+    rows = (await connection.execute(query)).all()
+    if not rows:
         return None
-    page = {name: row.page.get(name) for name in ("sentence", "do")}
-    return {"outcome": row.outcome, **page, "at": row.at.isoformat(timespec="seconds")}
+    newest_waiver = max((row.at for row in rows if row.waiver is not None and row.id > rows[0].id), default=None)
+    page = {name: rows[0].page.get(name) for name in ("sentence", "do")}
+    waived_at = newest_waiver.isoformat(timespec="seconds") if newest_waiver is not None else None
+    return {"outcome": rows[0].outcome, **page, "at": rows[0].at.isoformat(timespec="seconds"), "waived_at": waived_at}
 
 
 async def last(connection: AsyncConnection, migration_id: int) -> dict[str, Any] | None:

@@ -220,7 +220,7 @@ async def test_a_plan_says_whether_the_old_vectors_are_what_the_spec_says(
         return " ".join(" ".join(ticket.lines(made.document)).split())
 
     deployment.make_table(150)
-    assert "old vectors nobody has looked yet whether they are text-embedding-v3@64" in await said()
+    assert "old vectors no look is stored that says whether they are text-embedding-v3@64" in await said()
     migration = await stored(worker)
     await origin.gate(worker, migration, waiver=None, actor="test")
     assert "The stored vectors are text-embedding-v3@64's of the spec's text" in await said()
@@ -232,8 +232,12 @@ async def test_a_plan_says_whether_the_old_vectors_are_what_the_spec_says(
         "another price is no other subject"
     )
     deployment.spec_data["target"]["text"] = "{body}"
-    assert "nobody has looked yet" in await said()
+    assert "no look is stored" in await said()
     await origin.gate(worker, await stored(worker), waiver="OPS-1", actor="test")
     assert "not looked at: somebody signed" in await said()
     await origin.gate(worker, await stored(worker), waiver=None, actor="test")
     assert "What to do:" in await said()
+    await origin.gate(worker, await stored(worker), waiver="OPS-2", actor="test")
+    assert "What to do:" in (told := await said()), "a waiver hides nothing"
+    assert "somebody signed that it is to be passed over" in told
+    assert "provenance_misfit" in told
