@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from dotenv import dotenv_values
@@ -65,6 +66,9 @@ class Settings(BaseSettings):
     concurrency: int = Field(default=CONCURRENCY, ge=1, le=32)
     #: Tells apart two deployments on one machine, in the name of beat's file.
     instance: str = Field(default="default", pattern=r"^[A-Za-z0-9_-]{1,40}$")
+
+    #: How workers and beat write their logs: "json" for collectors.
+    log_format: Literal["text", "json"] = "text"
 
     #: Whether hooks may run commands here. Who may write schema `migrator` may write a spec, and must not thereby get
     #: to run programs on workers.

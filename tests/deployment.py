@@ -236,21 +236,22 @@ class Deployment:
         self._processes.append(process)
         return process
 
-    def worker(self, name: str = "w1", *options: str) -> subprocess.Popen[bytes]:
+    def worker(self, name: str = "w1", *options: str, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
         """Start a real Celery worker (prefork, two processes) and wait until it has signed."""
         process = self.spawn(
             sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-n", f"{name}@test", "-c", "2",
-            "--loglevel", "INFO", *options, log=f"{name}.log",
+            "--loglevel", "INFO", *options, log=f"{name}.log", env=env,
         )  # fmt: skip
         self.wait(lambda: self.query("SELECT 1 FROM migrator.workers WHERE name = %s", f"{name}@test"), process, name)
         return process
 
-    def beat(self, name: str = "beat") -> subprocess.Popen[bytes]:
+    def beat(self, name: str = "beat", *options: str, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
         """Start beat."""
         schedule = str(self.home / f"{name}.db")
         return self.spawn(
-            sys.executable, "-m", "celery", "-A", "workers.app", "beat", "-s", schedule, log=f"{name}.log"
-        )
+            sys.executable, "-m", "celery", "-A", "workers.app", "beat", "-s", schedule, *options,
+            log=f"{name}.log", env=env,
+        )  # fmt: skip
 
     def work(self, *words: str, log: str = "work.log") -> subprocess.Popen[bytes]:
         """Start `migrator work docs` in the background."""

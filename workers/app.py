@@ -20,7 +20,7 @@ from kombu.entity import Exchange, Queue
 
 from migrator import settings
 from migrator.state.batches import QUEUE_BACKFILL, QUEUE_CONTROL, QUEUE_INDEX, QUEUE_LIVE
-from workers import presence
+from workers import logs, presence
 
 #: Seconds between two ticks at most. A finished batch ticks too, so this is only how long a lost hint goes unnoticed;
 #: with leases shorter than the default's 30 s, a third of the lease, so that a killed worker's batch is seen in time.
@@ -116,5 +116,7 @@ app.conf.update(
     # Ticks that nobody takes would fill the broker.
     beat_scheduler="workers.schedule:Sparing",
 )
+# Imported for what it connects: from here on nobody else configures logging.
+assert logs.set_up  # noqa: S101
 app.steps["consumer"].add(presence.SignOfLife)
 app.steps["worker"].add(presence.Goodbye)

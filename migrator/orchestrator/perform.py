@@ -12,6 +12,8 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
+from structlog.contextvars import bound_contextvars
+
 from migrator.backfill import batch, catch_up, proof
 from migrator.backfill.classify import TextTooLong
 from migrator.backfill.proof import RowsLeft, VectorsWithoutText
@@ -66,7 +68,12 @@ async def perform(worker: Worker, ticket: Ticket) -> str:
             if claimed is not None:
                 await asyncio.shield(_give_back(worker, claimed[1], failure="shut down", counts=False))
         raise
-    return "stale ticket" if claimed is None else await perform_leased(worker, *claimed)
+    if claimed is None:
+        return "stale ticket"
+    migration, lease, duty = claimed
+    work, _, turn = ticket.label.removeprefix(f"{migration.name}.").rpartition(".")
+    with bound_contextvars(migration=migration.name, batch=work, attempt=int(turn[1:])):
+        return await perform_leased(worker, migration, lease, duty)
 
 
 async def _claim(worker: Worker, ticket: Ticket) -> tuple[Migration, Lease, Duty | None] | None:

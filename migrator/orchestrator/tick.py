@@ -8,6 +8,7 @@ after the commit; whoever loses one makes it good within two minutes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import text
@@ -104,12 +105,7 @@ async def tick(
         await readers.forget_old(connection)
         found = [each for each in under_way if each.status in UNATTENDED]
         rests = [each for each in under_way if each.status in RESTING]
-        to_tidy = await restless.among(connection, [each.id for each in rests])
-        for resting in rests:
-            if resting.id in to_tidy:
-                await _rescue(connection, resting)
-                # The fence stands through a pause, and what it diverts must not pile up.
-                await strays.fold(connection, resting.id)
+        await _tidy(connection, rests)
     if rests:
         await schedule.wake(engine, [each for each in rests if only in {None, each.name}])
     # `only` is asked for by somebody who works on it without a broker.
@@ -139,6 +135,16 @@ async def tick(
             made.lines.append(progress.line(seen))
     made.tickets += await _tell(engine, shift, only)
     return made
+
+
+async def _tidy(connection: AsyncConnection, rests: Sequence[Migration]) -> None:
+    """Take back what nobody holds any more of migrations at rest, and add up what their fences diverted."""
+    to_tidy = await restless.among(connection, [each.id for each in rests])
+    for each in rests:
+        if each.id in to_tidy:
+            await _rescue(connection, each)
+            # The fence stands through a pause, and what it diverts must not pile up.
+            await strays.fold(connection, each.id)
 
 
 async def _tell(engine: AsyncEngine, shift: _Shift, only: str | None) -> list[Ticket]:
