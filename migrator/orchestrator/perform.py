@@ -33,6 +33,7 @@ from migrator.state.connection import transaction
 from migrator.state.leases import Duty, Kind, Lease, LeaseLost, Ticket
 from migrator.state.migrations import Migration
 from migrator.throttle.weigh import Throttled
+from migrator.tracing import span
 from migrator.validation import indexing, recent, validate, written
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,8 @@ async def perform(worker: Worker, ticket: Ticket) -> str:
         return "stale ticket"
     migration, lease, duty = claimed
     work, _, turn = ticket.label.removeprefix(f"{migration.name}.").rpartition(".")
-    with bound_contextvars(migration=migration.name, batch=work, attempt=int(turn[1:])):
+    about: dict[str, str | int] = {"migration": migration.name, "batch": work, "attempt": int(turn[1:])}
+    with bound_contextvars(**about), span("migrator.work", {f"migrator.{name}": told for name, told in about.items()}):
         return await perform_leased(worker, migration, lease, duty)
 
 

@@ -20,6 +20,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from migrator import tracing
 from migrator.generation import Generation
 from migrator.provider import catalogue, tokens
 from migrator.provider.catalogue import Refusal
@@ -134,19 +135,27 @@ async def post(
 async def _exchange(
     http: httpx.AsyncClient, url: str, body: dict[str, Any], request_id: str, limit: int
 ) -> tuple[int, bytes, httpx.Headers]:
-    """Send a request and read its answer, an error's beginning, or a good answer as far as it may go."""
-    async with http.stream("POST", url, json=body, headers={"X-Request-Id": request_id}) as answer:
-        if answer.headers.get("content-encoding", "").strip().lower() not in _ENCODINGS:
-            raise LostError("the answer is packed in a way that was not asked for", sent=True)
-        good = answer.status_code == _OK
-        content = bytearray()
-        async for chunk in answer.aiter_bytes():
-            content += chunk
-            if good and len(content) > limit:
-                raise LostError("the answer is longer than any answer to these texts", sent=True)
-            if len(content) > _WRAPPING_BYTES and not good:
-                break
-        return answer.status_code, bytes(content if good else content[:_WRAPPING_BYTES]), answer.headers
+    """Send a request and read its answer."""
+    told = {"gen_ai.operation.name": "embeddings", "gen_ai.request.model": body["model"]}
+    with tracing.span("embeddings", told | {"migrator.texts": len(body["input"])}) as tell:
+        async with http.stream("POST", url, json=body, headers={"X-Request-Id": request_id}) as answer:
+            tell("http.response.status_code", answer.status_code)
+            return await _read(answer, limit)
+
+
+async def _read(answer: httpx.Response, limit: int) -> tuple[int, bytes, httpx.Headers]:
+    """Read an error's beginning, or a good answer as far as it may go."""
+    if answer.headers.get("content-encoding", "").strip().lower() not in _ENCODINGS:
+        raise LostError("the answer is packed in a way that was not asked for", sent=True)
+    good = answer.status_code == _OK
+    content = bytearray()
+    async for chunk in answer.aiter_bytes():
+        content += chunk
+        if good and len(content) > limit:
+            raise LostError("the answer is longer than any answer to these texts", sent=True)
+        if len(content) > _WRAPPING_BYTES and not good:
+            break
+    return answer.status_code, bytes(content if good else content[:_WRAPPING_BYTES]), answer.headers
 
 
 def _is_error(data: Any) -> bool:

@@ -27,6 +27,7 @@ WORDS = {
     "statements",
     "template",
     "thresholds",
+    "tracing",
     "windows",
     "words",
 }
