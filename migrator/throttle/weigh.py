@@ -79,30 +79,58 @@ async def require(engine: AsyncEngine, migration: Migration) -> None:
 
 
 async def _read(engine: AsyncEngine, migration: Migration, memories: Mapping[Signal, dict[str, Any]]) -> list[Weighed]:
+    wanted = migration.thresholds.wanted
+    looks = await _catalogs(engine, migration, [each for each in wanted if each in READERS], memories)
+    for signal in (Signal.SQL, Signal.HTTP):
+        if signal in wanted:
+            looks[signal] = await _operators(engine, migration, signal)
     found = []
-    for signal, threshold in migration.thresholds.wanted.items():
-        memory = memories.get(signal, {})
-        try:
-            seen = await _one(engine, migration, signal, memory)
-        except UnreadableError as error:
-            found.append(Weighed(signal, None, threshold, True, "", str(error), dict(memory)))  # noqa: FBT003 - binds
+    for signal, threshold in wanted.items():
+        seen = looks[signal]
+        if isinstance(seen, UnreadableError):
+            memory = dict(memories.get(signal, {}))
+            found.append(Weighed(signal, None, threshold, True, "", str(seen), memory))  # noqa: FBT003 - binds
             continue
         over = seen.value is not None and not seen.excused and is_over(signal, seen.value, threshold)
         found.append(Weighed(signal, seen.value, threshold, over, seen.detail, None, seen.memory))
     return found
 
 
-async def _one(engine: AsyncEngine, migration: Migration, signal: Signal, memory: Mapping[str, Any]) -> Look:
+async def _catalogs(
+    engine: AsyncEngine, migration: Migration, wanted: list[Signal], memories: Mapping[Signal, dict[str, Any]]
+) -> dict[Signal, Look | UnreadableError]:
+    """Read what the server tells, in one transaction; behind one that can't be read, the rest in another."""
+    found: dict[Signal, Look | UnreadableError] = {}
+    while left := [each for each in wanted if each not in found]:
+        try:
+            async with transaction(engine, read_only=True, statement_timeout_seconds=_LOOK_SECONDS) as connection:
+                oid = await _oid(connection, migration)
+                for signal in left:
+                    found[signal] = await READERS[signal](connection, oid, memories.get(signal, {}))
+        except (MigratorError, UnreadableError) as error:
+            # At COMMIT nothing is left to be read: what was seen counts.
+            failed = next((each for each in left if each not in found), None)
+            if failed is not None:
+                found[failed] = _unreadable(error)
+    return found
+
+
+def _unreadable(error: Exception) -> UnreadableError:
+    if isinstance(error, MigratorError):
+        return UnreadableError(error.sentences()[0].rstrip("."))
+    return UnreadableError(str(error))
+
+
+async def _operators(engine: AsyncEngine, migration: Migration, signal: Signal) -> Look | UnreadableError:
+    """Read the operator's own: SQL in a transaction of its own, and a URL in none."""
     limits = migration.thresholds
-    if signal is Signal.HTTP:
-        return await operator.ask_http(limits.http or "")
     try:
+        if signal is Signal.HTTP:
+            return await operator.ask_http(limits.http or "")
         async with transaction(engine, read_only=True, statement_timeout_seconds=_LOOK_SECONDS) as connection:
-            if signal is Signal.SQL:
-                return await operator.ask_sql(connection, limits.sql or "")
-            return await READERS[signal](connection, await _oid(connection, migration), memory)
-    except MigratorError as error:
-        raise UnreadableError(error.sentences()[0].rstrip(".")) from None
+            return await operator.ask_sql(connection, limits.sql or "")
+    except (MigratorError, UnreadableError) as error:
+        return _unreadable(error)
 
 
 async def _oid(connection: AsyncConnection, migration: Migration) -> int:
