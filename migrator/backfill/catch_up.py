@@ -123,6 +123,7 @@ async def _to_fill(
     known = {each.row.key: each for each in await lanes.read_keys(connection, migration.id, keys)}
     # Nothing to fill: the row is gone, has its vector, or is out of scope.
     untrue = [key for key in keys if key not in known or not (known[key].missing and known[key].in_scope)]
+    await dirty.park(connection, migration.id, side, [key for key in untrue if key in known and known[key].parks])
     await dirty.settle(connection, hints.ids(untrue))
     await dispositions.withdraw(connection, migration.id, untrue if side is Side.TO else [])
     wanted = [key for key in keys if key not in set(untrue)]

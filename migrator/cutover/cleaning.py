@@ -183,6 +183,7 @@ async def prepare(
         compose(_FILE, "drop_column", parts),
         *not_null.statements(migration, version, leave_nullable=left.nullable),
         compose(_FILE, "forget", parts),
+        compose(_FILE, "forget_parked", parts),
         compose(_FILE, "forget_written", parts),
         compose(_FILE, "forget_suspects", parts),
         compose(_FILE, "forget_looks", parts),

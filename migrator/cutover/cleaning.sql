@@ -39,6 +39,10 @@ ALTER TABLE {table} DROP COLUMN IF EXISTS {shadow}
 -- idempotent: yes.
 DELETE FROM migrator.dirty WHERE migration_id = {migration_id}
 
+-- name: forget_parked
+-- idempotent: yes.
+DELETE FROM migrator.parked WHERE migration_id = {migration_id}
+
 -- name: forget_written
 -- idempotent: yes.
 DELETE FROM migrator.written WHERE migration_id = {migration_id}

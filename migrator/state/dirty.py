@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.generation import Side
 from migrator.state.tables import dirty
+from migrator.state.trust_tables import parked
 
 #: Seconds for which a row that is edited all the time may be put off.
 LONGEST_QUIET_SECONDS = 10.0
@@ -71,6 +72,13 @@ async def settle(connection: AsyncConnection, ids: Sequence[int]) -> None:
     """Delete exactly these ids."""
     if ids:
         await connection.execute(delete(dirty).where(dirty.c.id.in_(ids)))
+
+
+async def park(connection: AsyncConnection, migration_id: int, side: Side, keys: Sequence[tuple[str, ...]]) -> None:
+    """Remember of rows that left the scope what they waited for; the capture trigger takes them up again."""
+    if keys:
+        rows = [{"migration_id": migration_id, "side": side.value, "key": list(key)} for key in keys]
+        await connection.execute(insert(parked).on_conflict_do_nothing(), rows)
 
 
 async def count_try(connection: AsyncConnection, ids: Sequence[int]) -> int:
@@ -132,5 +140,6 @@ async def any_up_to(connection: AsyncConnection, migration_id: int, side: Side, 
 
 async def forget(connection: AsyncConnection, migration_id: int, side: Side | None = None) -> None:
     """Delete every hint of a migration, or of one side of it."""
-    statement = delete(dirty).where(dirty.c.migration_id == migration_id)
-    await connection.execute(statement if side is None else statement.where(dirty.c.side == side))
+    for table in (dirty, parked):
+        statement = delete(table).where(table.c.migration_id == migration_id)
+        await connection.execute(statement if side is None else statement.where(table.c.side == side))

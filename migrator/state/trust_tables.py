@@ -150,6 +150,16 @@ unseen = Table(
     Index("unseen_key", "migration_id", "key"),
 )
 
+#: Under `only_embedded`: rows that waited for a vector when they left the scope. Coming back they are owed it, which
+#: nothing else of them says: both their vectors are gone.
+parked = Table(
+    "parked",
+    metadata,
+    Column("migration_id", BigInteger, primary_key=True),
+    Column("key", ARRAY(Text), primary_key=True),
+    Column("side", String(4), primary_key=True),
+)
+
 #: Those of them that look like the other generation's, until they are written anew, taken back or accepted.
 suspects = Table(
     "suspects",

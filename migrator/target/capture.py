@@ -80,8 +80,11 @@ class Capture:
         kept = compose(_FILE, "keep_not_null", parts)
         told: sql.Composable = sql.SQL("")
         let_go: sql.Composable = sql.SQL("")
+        take_up: sql.Composable = sql.SQL("")
         if self.target.only_embedded:
             let_go = sql.SQL("{};\n").format(compose(_FILE, "let_go", parts))
+            if self.target.where:
+                take_up = sql.SQL("{};\n").format(compose(_FILE, "take_up", parts))
         if self.from_generation.dims != self.to_generation.dims:
             told = sql.SQL("{};\n").format(compose(_FILE, "told_by_dims", parts))
         made = []
@@ -93,6 +96,7 @@ class Capture:
                 "keep_not_null": kept,
                 "told_by_dims": told,
                 "let_go": let_go,
+                "take_up": take_up,
             }
             made.append(compose(_FILE, f"on_{name}", own))
         return made
@@ -127,6 +131,9 @@ class Capture:
             "old_key": target.key_of("OLD"),
             "new_key": target.key_of("NEW"),
             "key_is_new": sql.SQL(" AND ").join(key_is_new),
+            "in_where": target.in_where("NEW"),
+            "had_vector": target.embedded("OLD", target.column, target.shadow),
+            "has_vector": target.embedded("NEW", target.column, target.shadow),
             "old_in_scope": target.in_scope("OLD", target.column, target.shadow),
             "new_in_scope": target.in_scope("NEW", target.column, target.shadow),
             "still_in_scope": self._still_in_scope(),

@@ -85,7 +85,7 @@ BEGIN
   IF was_in_scope AND NOT is_in_scope AND live_generation = {from_generation} THEN
     NEW.{shadow} := NULL;
   END IF;
-  IF is_in_scope AND (text_differs OR key_differs OR NOT was_in_scope OR (wrote AND NOT native)) THEN
+{take_up}  IF is_in_scope AND (text_differs OR key_differs OR NOT was_in_scope OR (wrote AND NOT native)) THEN
     IF NEW.{shadow} IS NULL THEN
       INSERT INTO migrator.dirty (migration_id, side, key) VALUES ({migration_id}, {shadow_side}, {new_key});
     END IF;
@@ -102,6 +102,25 @@ $capture$
 -- Part of on_update under `only_embedded`: of a row whose vector a native session takes away, nothing is owed any more.
   IF native AND wrote AND NEW.{live} IS NULL AND NOT is_in_scope THEN
     DELETE FROM migrator.dirty AS d WHERE d.migration_id = {migration_id} AND d.key IN ({old_key}, {new_key});
+    DELETE FROM migrator.parked AS p WHERE p.migration_id = {migration_id} AND p.key IN ({old_key}, {new_key});
+  END IF
+
+-- name: take_up
+-- Part of on_update under `only_embedded` with a `where`. A row outside of it whose last vector an edit took, and one that
+-- waited when it left (catch-up parks it), waits again when it comes back; a new key takes along what is parked.
+  IF NOT {in_where} AND {had_vector} AND NOT {has_vector} AND NOT (native AND wrote) THEN
+    INSERT INTO migrator.parked (migration_id, key, side)
+    VALUES ({migration_id}, {new_key}, {live_side}), ({migration_id}, {new_key}, {shadow_side}) ON CONFLICT DO NOTHING;
+  END IF;
+  IF {in_where} OR key_differs THEN
+    WITH taken AS (
+      DELETE FROM migrator.parked AS p WHERE p.migration_id = {migration_id} AND p.key IN ({old_key}, {new_key})
+      RETURNING p.side),
+    kept AS (
+      INSERT INTO migrator.parked (migration_id, key, side)
+      SELECT DISTINCT {migration_id}, {new_key}, t.side FROM taken AS t WHERE NOT {in_where})
+    INSERT INTO migrator.dirty (migration_id, side, key)
+    SELECT DISTINCT {migration_id}, t.side, {new_key} FROM taken AS t WHERE {in_where};
   END IF
 
 -- name: keep_not_null

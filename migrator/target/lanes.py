@@ -53,6 +53,8 @@ class KnownRow:
     row: Row
     missing: bool
     in_scope: bool
+    #: Whether it waits outside of `where`, and nothing but its hint says so (`only_embedded`).
+    parks: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,7 @@ class Lanes:
             "all_null": target.all_null("t"),
             "in_scope": target.in_scope("t", target.column, target.shadow),
             "owed": self._owed(),
+            "parks": self._parks(),
             "key_arrays": arrays,
             "key_names": names,
             "key_equals": target.key_equals("t", "v"),
@@ -132,6 +135,13 @@ class Lanes:
             embedded=target.embedded("t", target.column, target.shadow),
             key=target.key_of("t"),
         )
+
+    def _parks(self) -> sql.Composable:
+        target = self.target
+        if not target.only_embedded or not target.where:
+            return sql.SQL("false")
+        embedded = target.embedded("t", target.column, target.shadow)
+        return sql.SQL("(NOT {where} AND NOT {embedded})").format(where=target.in_where("t"), embedded=embedded)
 
     def _statement(self, name: str) -> sql.SQL:
         return _statement(self, name)
@@ -178,7 +188,7 @@ class Lanes:
         """Return the rows of these keys that still exist, as they stand now."""
         values = self.target.key_values(list(keys)) | {"migration_id": migration_id}
         rows = await fetch(connection, self._statement("read_keys"), values)
-        return [KnownRow(_row(row), row["missing"], row["in_scope"]) for row in rows]
+        return [KnownRow(_row(row), row["missing"], row["in_scope"], row["parks"]) for row in rows]
 
     async def free_keys(
         self, connection: AsyncConnection, keys: Sequence[tuple[str, ...]]

@@ -25,7 +25,7 @@ SELECT s.key, s.body, s.all_null, s.heap, s.place[0]::bigint AS page, s.place[1]
 -- The same for rows named by `dirty`, whatever page they lie on. Under `only_embedded` a row without any vector is owed
 -- one as long as a hint names it: what it lacks, we took away.
 -- locks: none.   idempotent: yes.
-SELECT {key} AS key, {text} AS body, {all_null} AS all_null, t.{column} IS NULL AS missing, {owed} AS in_scope,
+SELECT {key} AS key, {text} AS body, {all_null} AS all_null, t.{column} IS NULL AS missing, {owed} AS in_scope, {parks} AS parks,
        t.tableoid::bigint AS heap, (t.ctid::text::point)[0]::bigint AS page
   FROM {heap} AS t JOIN unnest({key_arrays}) AS v ({key_names}) ON {key_equals}
 

@@ -343,6 +343,21 @@ async def test_only_embedded_owes_nothing_for_a_text_that_never_had_a_vector(
     assert hints(sql) == []
 
 
+async def test_p6_only_embedded_takes_up_what_a_row_outside_of_the_scope_waits_for(
+    engine: AsyncEngine, sql: psycopg.Connection
+) -> None:
+    """Its vector was the new writer's, in the column that nobody searches: leaving the scope, the row has none."""
+    await expanded(engine, sql, only_embedded=True, where="docs.n = 0")
+    declare(sql, V4)
+    sql.execute("UPDATE docs SET body = 'c', embedding = %s, n = 1", [NEW2])
+    assert row(sql) == (None, None)
+    assert hints(sql) == []
+    sql.execute("UPDATE docs SET id = 2")
+    sql.execute("UPDATE docs SET n = 0")
+    assert sorted(hints(sql)) == [("from", ["2"]), ("to", ["2"])]
+    assert sql.execute("SELECT FROM migrator.parked").fetchall() == []
+
+
 async def test_p6_a_row_takes_what_it_waits_for_along_when_its_key_changes(
     engine: AsyncEngine, sql: psycopg.Connection
 ) -> None:

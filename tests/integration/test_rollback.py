@@ -175,3 +175,30 @@ async def test_p10_only_embedded_loses_nothing_there_and_back(deployment: Deploy
     await roll_back(worker)
     assert deployment.mismatches("embedding", V3) == [1, 2]
     assert deployment.query("SELECT id FROM docs WHERE embedding IS NULL ORDER BY id") == [(1,), (2,)]
+
+
+async def test_p6_p10_only_embedded_finds_rows_again_that_waited_when_they_left_the_scope(
+    deployment: Deployment, worker: Worker
+) -> None:
+    """Both vectors went with an edit; the row is taken out of `where`, caught up with, and brought back."""
+    deployment.spec_data["target"] |= {"only_embedded": True, "where": "n = 0"}
+    deployment.make_table(20)
+    with deployment.connect() as connection:
+        connection.execute("UPDATE docs SET embedding = NULL, n = 1 WHERE id <= 2")
+    await start(deployment, worker)
+    await to(worker, S.READY)
+    await attended.cut_over(worker, "docs", max_dirty_rows=100, actor="test", tell=quiet)
+    with deployment.connect() as connection:
+        connection.execute("UPDATE docs SET body = 'by an old one', n = 1 WHERE id IN (4, 5)")
+        connection.execute("UPDATE docs SET body = 'by an old one' WHERE id = 6")
+        connection.execute("UPDATE docs SET n = 1 WHERE id = 6")
+    await settled(deployment, worker)
+    with deployment.connect() as connection:
+        connection.execute("UPDATE docs SET id = 50 WHERE id = 5")
+        connection.execute("UPDATE docs SET n = 0")
+    await settled(deployment, worker)
+    assert deployment.mismatches("embedding", V4) == [1, 2]
+    await roll_back(worker)
+    assert deployment.mismatches("embedding", V3) == [1, 2]
+    deployment.must("cleanup", "docs", "--yes")
+    assert deployment.query("SELECT * FROM migrator.parked") == []

@@ -94,9 +94,10 @@ def built(made: Capture, migration: Migration, oid: int) -> dict[str, sql.Compos
         # A piece of it where the dimensions differ.
         "target/capture.sql:told_by_dims": replace(made, to_generation=Generation("v4", 3)).functions(Side.FROM)[0],
         # A piece of it under `only_embedded`.
-        "target/capture.sql:let_go": replace(made, target=replace(made.target, only_embedded=True)).functions(
-            Side.FROM
-        )[0],
+        **dict.fromkeys(
+            ("target/capture.sql:let_go", "target/capture.sql:take_up"),
+            replace(made, target=replace(made.target, only_embedded=True, where="id > 0")).functions(Side.FROM)[0],
+        ),
         # A piece of on_update, on partitioned tables.
         "target/capture.sql:mark_move": functions["target/capture.sql:on_update"],
         "target/capture.sql:keep_not_null": functions["target/capture.sql:on_update"],
