@@ -14,7 +14,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks import Figure
+from benchmarks import Figure, page
 from migrator.cli import console
 from migrator.errors import MigratorError
 
@@ -29,8 +29,15 @@ _MISSED = 3
 
 def _row(figure: Figure) -> tuple[str, ...]:
     met = {True: "yes", False: "NO", None: ""}[figure.met]
-    shown = f"{figure.figure:,.0f}" if abs(figure.figure) >= 1000 else f"{figure.figure:.4g}"  # noqa: PLR2004 - digits
-    return (figure.bench, figure.name, shown, figure.unit, figure.goal or "", met, figure.versus or "")
+    return (
+        figure.bench,
+        figure.name,
+        page.shown(figure.figure),
+        figure.unit,
+        figure.goal or "",
+        met,
+        figure.versus or "",
+    )
 
 
 def main(words: list[str] | None = None) -> int:
@@ -38,6 +45,7 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="./run bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of: {', '.join(BENCHES)} (default: all)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures to FILE, too")
+    parser.add_argument("--page", metavar="FILE", type=Path, help="write them into their sections of a page, too")
     long_ones = ", ".join(LONG_FORMS)
     parser.add_argument("--long", action="store_true", help=f"also the long forms, which take minutes: {long_ones}")
     asked = parser.parse_args(words)
@@ -58,6 +66,8 @@ def main(words: list[str] | None = None) -> int:
     console.say(f"measured on {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     if asked.json is not None:
         asked.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=2) + "\n", encoding="utf-8")
+    if asked.page is not None:
+        page.write(asked.page, figures)
     missed = [f"{figure.bench}: {figure.name}" for figure in figures if figure.met is False]
     for each in missed:
         console.aside(f"missed its goal: {each}")
