@@ -47,11 +47,15 @@ class ProfileOverrides(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    #: Texts that one request may hold.
     max_texts: _Limit = None
+    #: Tokens of the longest text that the model takes.
     max_text_tokens: _Limit = None
+    #: Tokens of all texts of one request.
     max_request_tokens: _Limit = None
     #: false: the endpoint refuses `dimensions` (vLLM does for models that were not trained for it).
     send_dimensions: _Switch = None
+    #: How vectors come back.
     encoding: Annotated[Literal["base64", "float"] | None, Field(description='"base64" or "float"')] = None
     #: other: Qwen's tokenizer only estimates this model's tokens.
     tokenizer: Annotated[Literal["qwen", "other"] | None, Field(description='"qwen" or "other"')] = None

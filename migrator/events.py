@@ -101,10 +101,12 @@ class HooksSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    #: Who is told by POST, signed.
     url: (
         Annotated[str, AfterValidator(_url), Field(max_length=2000, description='"https://host/path", without a user')]
         | None
     ) = None
+    #: What is run, without a shell; the event comes on its standard input.
     command: (
         Annotated[
             list[str],
@@ -113,6 +115,7 @@ class HooksSpec(BaseModel):
         ]
         | None
     ) = None
+    #: Which events are told.
     on: Annotated[
         tuple[Event, ...],
         BeforeValidator(_on),

@@ -57,7 +57,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="MIGRATOR_", env_file=".env", extra="ignore")
 
+    #: The table's own database, where schema `migrator` lies too: postgresql://user:password@host:5432/database.
     database_url: str | None = None
+    #: Where workers hear of work: redis://... or amqp://...; what it holds may be lost.
     broker_url: str = "redis://127.0.0.1:6379/0"
     #: Seconds until a silent worker loses its batch; renewed every third of it (celery practice: 30 s
     #: outlasts a slow request, and a killed worker's batch is taken back within a minute).

@@ -140,9 +140,13 @@ class ThrottleSpec(BaseModel):
     dead_share: Annotated[_Threshold, Field(description='dead per live rows, as in 0.5, or "off"')] = 0.5
     #: PostgreSQL does not tell free disk space to anybody. An operator who knows the disk sets what may be filled.
     database_bytes: Annotated[_Threshold, Field(description='bytes, as in 800_000_000_000, or "off"')] = "off"
+    #: A query of the operator's own, run as the workers' role in a read-only transaction.
     sql: Annotated[str, AfterValidator(_query), Field(description='"SELECT ..." that returns one number')] | None = None
+    #: Above which its number holds new requests back.
     sql_max: Annotated[_Threshold, Field(description='a number, or "off"')] = "off"
+    #: A URL of the operator's own that answers with a number.
     http: Annotated[str, AfterValidator(_url), Field(description='"http://host/path"')] | None = None
+    #: Above which its number holds new requests back.
     http_max: Annotated[_Threshold, Field(description='a number, or "off"')] = "off"
     #: How long one writing transaction may take: it holds row locks of the application's rows that long, so a quarter
     #: of the shortest wait that people notice.

@@ -20,6 +20,7 @@ from migrator.endpoint import ENDINGS, ProfileOverrides, clean_base_url
 from migrator.errors import OperatorError
 from migrator.events import HooksSpec
 from migrator.generation import Generation, Side
+from migrator.limits import LimitsSpec
 from migrator.queries import Query
 from migrator.signals import ThrottleSpec
 from migrator.template import Template
@@ -68,13 +69,6 @@ def _where(sql: str) -> str:
     return sql
 
 
-def _window(value: object) -> tuple[str, ...]:
-    texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
-        raise ValueError('write it as "22:00-06:00 Asia/Shanghai", or a list of such texts')
-    return tuple(str(Window.parse(text)) for text in texts)
-
-
 def _price(value: object) -> tuple[float, float]:
     ends = [value, value] if isinstance(value, int | float) else value
     if (
@@ -93,7 +87,6 @@ def _unique(names: list[str]) -> list[str]:
     return names
 
 
-_Number = Annotated[float, Field(strict=False)]
 _Column = Annotated[str, Field(pattern=r"^[^\x00]{1,63}$", description="a column's name as the catalog has it")]
 
 
@@ -104,11 +97,17 @@ class _Part(BaseModel):
 class TargetSpec(_Part):
     """[target]: the live table and what in it is moved."""
 
+    #: The live table; schema `public` where none is named.
     table: Annotated[str, Field(pattern=r"^[^.\x00]{1,63}(\.[^.\x00]{1,63})?$", description='"schema.table"')]
+    #: Its vector column, which readers use.
     column: _Column
+    #: The template of the text that a row's vector is made of; NULL counts as empty, and an empty text is skipped.
     text: Annotated[str, AfterValidator(_template), Field(description='a template such as "{title}\\n\\n{body}"')]
+    #: The columns that tell rows apart, unique and NOT NULL; without, the primary key.
     key: Annotated[list[str], AfterValidator(_unique), Field(min_length=1, max_length=8)] | None = None
+    #: The operator's own SQL: rows outside keep no new vector, and the plan counts them.
     where: Annotated[str, AfterValidator(_where)] | None = None
+    #: true: rows that have a text and no vector are left alone.
     only_embedded: bool = False
     #: The operator's word that the table's own triggers may fire on every row that is filled; else they are silenced.
     fire_triggers: Annotated[bool, Field(description="true or false")] = False
@@ -157,13 +156,20 @@ _Overrides = Annotated[
 class ModelSpec(_Part):
     """[to], and [from] after `from_model` has filled it from [to]: how texts become vectors."""
 
+    #: The model's id, as requests name it.
     model: _Name
+    #: How many dimensions are asked for.
     dimensions: _Dims
+    #: The endpoint without `/embeddings`; texts go there and nowhere else.
     base_url: _Url
+    #: The variable of the environment that holds the key.
     api_key_env: _KeyName = "THE_ROUTER_API_KEY"
+    #: The endpoint's limits and habits by name; chosen by its host where it is left out, `generic` where unknown.
     profile: str | None = None
     profile_overrides: _Overrides = None
+    #: The shadow column's type; without, the live column's.
     column_type: Literal["vector", "halfvec"] | None = None
+    #: The cap counts with the highest.
     price_usd_per_mtok: _Price
 
     @property
@@ -175,29 +181,27 @@ class ModelSpec(_Part):
 class OldModelSpec(_Part):
     """[from] as it is written: model and dimensions, the rest defaulting to [to]'s."""
 
+    #: The model's id, as requests name it.
     model: _Name
+    #: How many dimensions are asked for.
     dimensions: _Dims
+    #: This and what follows: without, as in `[to]`.
     base_url: _Url | None = None
+    #: As in `[to]`.
     api_key_env: _KeyName | None = None
+    #: As in `[to]`.
     profile: str | None = None
     profile_overrides: _Overrides = None
+    #: Taken and not used: the live column has its type.
     column_type: Literal["vector", "halfvec"] | None = None
+    #: As in `[to]`.
     price_usd_per_mtok: _Price | None = None
-
-
-class LimitsSpec(_Part):
-    """[limits]: what may be spent, how fast and when. All but `too_long` can be changed live."""
-
-    max_cost_usd: Annotated[_Number, Field(ge=0, description="US dollars that may be spent in all, as in 50.0")]
-    requests_per_minute: Annotated[int, Field(ge=1)] | None = None
-    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
-    window: Annotated[tuple[str, ...], BeforeValidator(_window)] = ()
-    too_long: Literal["quarantine", "truncate", "fail"] = "quarantine"
 
 
 class Spec(_Part):
     """A whole spec."""
 
+    #: The migration's name, used once.
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,47}$", description='lower case, as in "docs"')]
     target: TargetSpec
     from_: Annotated[OldModelSpec, Field(alias="from")]

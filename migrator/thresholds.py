@@ -44,6 +44,7 @@ class GatesSpec(BaseModel):
     ann_recall_tolerance: _Share = 0.03
     #: What the application sets before it searches; the server's own where it is not said.
     ef_search: Annotated[int, Field(ge=1, le=1000)] | None = None
+    #: The same for an IVFFlat index.
     probes: Annotated[int, Field(ge=1, le=32_768)] | None = None
     #: Overlap@10 of old and new rankings, above what chance gives: less means that vectors lie in the wrong rows.
     #: 0 asks for nothing.

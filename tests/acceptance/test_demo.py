@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.docs.session import first_untrue
+from tests.docs.session import README, TUTORIAL, first_untrue
 
 
 @pytest.fixture
@@ -64,7 +64,8 @@ def test_the_whole_story_is_true_and_leaves_nothing_behind(stage: Path, tmp_path
     for word in ("init", "doctor", "plan", "start", "status", "cutover", "rollback", "cleanup", "report"):
         assert f"$ migrator {word}" in said
     assert "SIGKILL: worker" in said
-    assert first_untrue(said) is None, "the README's session is not what was printed"
+    for told in (README, TUTORIAL):
+        assert first_untrue(said, told) is None, f"the session of {told.name} is not what was printed"
     assert "key-of-the-migrator" not in said
     assert said.rstrip().endswith(str(page)), "it ends with the path of what there is to look at"
     shown = page.read_text()

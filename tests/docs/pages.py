@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 RUNBOOKS = ROOT / "runbooks"
 #: Folders that are made, not written.
-_MADE = {"build", "dist", "artifacts"}
+_MADE = {"build", "dist", "artifacts", "site"}
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<body>.*?)^ *```$", re.MULTILINE | re.DOTALL)
 #: What ends one simple command of a line and begins another.
 _OPERATORS = {"|", "||", "&&", ";", "&"}

@@ -1,8 +1,9 @@
-"""The README's session against what the demo printed: the same lines in the same order, figures apart."""
+"""A page's session against what the demo printed: the same lines in the same order, figures apart."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from tests.docs import pages
 from tests.docs.pages import ROOT, read
@@ -15,10 +16,14 @@ _DIRTY = re.compile(r" \| dirty N")
 _FOLDED = re.compile(r" {2,}")
 
 
-def session() -> str:
-    """The block that stands below the mark."""
-    text = read(ROOT / "README.md")
-    return pages.blocks(text[text.index("<!-- session:") :])[0].body
+README, TUTORIAL = ROOT / "README.md", ROOT / "docs" / "tutorial.md"
+
+
+def session(page: Path) -> str:
+    """The blocks that stand below the mark, up to the README's next section."""
+    marked = read(page).partition("<!-- session:")[2]
+    below = marked.partition("\n## What it promises")[0]
+    return "".join(block.body for block in pages.blocks(below) if block.language == "console")
 
 
 def shape(line: str) -> str:
@@ -26,8 +31,8 @@ def shape(line: str) -> str:
     return _FOLDED.sub("  ", _TIME.sub("T", _DIRTY.sub("", _FIGURE.sub("N", line)))).rstrip()
 
 
-def first_untrue(said: str) -> str | None:
-    """The first line of the session that was not printed after those before it; `...` stands for lines left out."""
+def first_untrue(said: str, page: Path = README) -> str | None:
+    """The first line of a session that was not printed after those before it; `...` stands for lines left out."""
     printed = iter([shape(line) for line in said.splitlines()])
-    told = (line for line in session().splitlines() if line.strip() not in {"", "..."})
+    told = (line for line in session(page).splitlines() if line.strip() not in {"", "..."})
     return next((line for line in told if shape(line) not in printed), None)
