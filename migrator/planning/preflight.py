@@ -285,7 +285,7 @@ def _state(survey: Survey) -> Iterator[Finding]:
             f"it moves {survey.spec.target.table}.{column} and is {status}",
             f"finish it, then `migrator cleanup {name}`",
         )
-    if not survey.open_migrations:
+    if not survey.open_migrations and not survey.is_open:
         for kind, name in survey.leftovers:
             yield refuse(
                 "leftover",

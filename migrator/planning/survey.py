@@ -58,6 +58,8 @@ class Survey:
     expression_error: str | None = None
     #: Open migrations on the same table: (name, status, column).
     open_migrations: list[tuple[str, str, str]] = field(default_factory=list)
+    #: The spec's own migration is under way here: what carries our suffix on the table is its.
+    is_open: bool = False
     #: An earlier migration of this very column, finished: its applications still pass its two query vectors.
     earlier: str | None = None
     #: Names of live workers; None where schema `migrator` can't be read.
@@ -160,6 +162,7 @@ async def _state(connection: AsyncConnection, found: Survey) -> None:
             found.open_migrations.append((each.name, each.status, each.target_column))
         elif same_table and each.target_column == target.column and each.live_side is Side.TO:
             found.earlier = each.name
+        found.is_open |= same_table and each.status in OPEN and each.name == found.spec.name
     alive = await workers.alive(connection)
     found.workers, found.worker_slots = [row.name for row in alive], sum(row.slots for row in alive)
     # A worker looks for the keys of those migrations that are stored when it signs.

@@ -111,6 +111,7 @@ def test_status_and_doctor_say_that_no_worker_is_alive(deployment: Deployment) -
     deployment.must("start", deployment.spec_file, "--yes")
     assert "none alive: run `celery -A workers.app worker`" in deployment.must("status", "docs")
     assert "workers: none is alive" in deployment.run("doctor").stdout
+    assert "carries our suffix" not in deployment.run("doctor", deployment.spec_file).stdout, "it is its own"
 
 
 def test_rows_batches_and_retry(deployment: Deployment) -> None:
