@@ -96,9 +96,8 @@ async def look(engine: AsyncEngine, migration: Migration, *, verb: str) -> Swap:
         problems += [f"{name} has no twin on the shadow column" for name in restating.without_twin(*checks)]
         problems += [*await _indexes(connection, wanted)]
         problems += await _partitions(connection, migration, relation.oid)
-        problems += [
-            each for each in dependents.changes(_planned(migration, columns), print_now) if not _taken_along(each)
-        ]
+        changed = dependents.changes(_planned(migration, columns), print_now)
+        problems += [_told(each, migration) for each in changed if not _taken_along(each)]
         if problems:
             raise NotSwappable(migration.name, verb, problems)
         # Whoever was declared while this step waited is a writer that the swap's rules must know.
@@ -132,6 +131,16 @@ def _planned(migration: Migration, columns: dict[str, Column]) -> dict[str, str]
     if changed and ours and migration.fingerprint.get(part) == shadow.full_type:
         return {**migration.fingerprint, part: live.full_type}
     return migration.fingerprint
+
+
+def _told(change: str, migration: Migration) -> str:
+    """Say what to do about a table that is not the planned one: after a restore from a dump it has another number."""
+    if change != f"{dependents.TABLE} is different":
+        return change
+    what = f"{migration.target} is another table than was planned, as it is in a restored dump"
+    if migration.live_side is Side.TO:
+        return f"{what}: nobody knows whether its old column is whole, and `cleanup` alone is left"
+    return f"{what}: `migrator validate {migration.name}` looks at each of its rows and takes it for the same"
 
 
 def _taken_along(change: str) -> bool:

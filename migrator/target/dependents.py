@@ -157,6 +157,10 @@ async def of_partitions(connection: AsyncConnection, oid: int, column: str) -> l
     return [(row["partition"], row["kind"], row["name"]) for row in rows]
 
 
+#: The part of a fingerprint that tells the table itself, by its number.
+TABLE = "table"
+
+
 async def fingerprint(connection: AsyncConnection, oid: int, column: str) -> dict[str, str]:
     """Return what the catalog says of the target, part by part, without what is ours.
 
