@@ -14,7 +14,9 @@ from migrator.cli.app import app
 
 _INTRODUCTION = """# The command line
 
-Verbs in the order of a migration's life. Each also has `--help`. Reads have `--json`; what changes something asks at a
+Verbs in the order of a migration's life. Each also has `--help`. `migrator --install-completion` teaches the shell that
+it is typed in (bash, zsh, fish) verbs, options and the names of the migrations in the database; for another shell,
+`_MIGRATOR_COMPLETE=source_zsh migrator` prints the script. Reads have `--json`; what changes something asks at a
 terminal, needs `--yes` elsewhere, and has `--dry-run`. Errors are three sentences on stderr: what happened, how things
 stand, the next command ([Errors](errors.md)).
 

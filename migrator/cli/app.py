@@ -75,7 +75,6 @@ app = typer.Typer(
     "  1: [hooks] of a spec may run commands here   (env: MIGRATOR_ALLOW_COMMAND_HOOKS)\n"
     "  the provider's key, named by the spec        (env: THE_ROUTER_API_KEY)",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

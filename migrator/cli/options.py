@@ -10,7 +10,11 @@ from typing import Annotated
 
 import typer
 
-Name = Annotated[str, typer.Argument(help="The migration's name.", show_default=False)]
+from migrator.cli import completing
+
+_name = typer.Argument(help="The migration's name.", show_default=False, autocompletion=completing.names)
+Name = Annotated[str, _name]
+OptionalName = Annotated[str | None, _name]
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec file (TOML).", show_default=False)]
 CancelBlockers = Annotated[
     bool,

@@ -13,7 +13,7 @@ from migrator.cli import console, options
 
 
 def command(
-    name: Annotated[str | None, typer.Argument(help="The migration's name.", show_default=False)] = None,
+    name: options.OptionalName = None,
     *,
     everything: Annotated[bool, typer.Option("--all", help="Pause every migration of this database.")] = False,
     json: options.Json = False,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    name: Annotated[str | None, typer.Argument(help="The migration's name.", show_default=False)] = None,
+    name: options.OptionalName = None,
     *,
     everything: Annotated[bool, typer.Option("--all", help="Resume every migration that an operator paused.")] = False,
     reembed: Annotated[

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from migrator.cli import console, options
+from migrator.cli import completing, console, options
 
 if TYPE_CHECKING:
     from migrator.orchestrator.progress import Progress
@@ -22,7 +22,9 @@ _WATCH_SECONDS = 2.0
 
 
 def command(
-    name: Annotated[str | None, typer.Argument(help="The migration's name; all of them without.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="The migration's name; all of them without.", autocompletion=completing.names)
+    ] = None,
     *,
     watch: Annotated[bool, typer.Option("--watch", help="A line every two seconds, until it rests.")] = False,
     exit_code: Annotated[
