@@ -45,7 +45,7 @@ class Browser:
     home: Path
     looks: int = 0
 
-    def look(self, file: Path, *options: str) -> tuple[str, str]:
+    def look(self, page: Path | str, *options: str) -> tuple[str, str]:
         """Open a page; what it dumped, and what it logged."""
         self.looks += 1
         profile, log = self.home / f"profile-{self.looks}", self.home / f"net-{self.looks}.json"
@@ -56,7 +56,7 @@ class Browser:
                 f"--user-data-dir={profile}",
                 f"--log-net-log={log}",
                 *options,
-                file.as_uri(),
+                page.as_uri() if isinstance(page, Path) else page,
             ],
             capture_output=True,
             text=True,

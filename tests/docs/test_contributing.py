@@ -20,7 +20,7 @@ NAMED = [tuple(span.split()) for span in pages.spans(PAGE) if span.startswith(".
 #: Options of pytest's own that the page uses, beside those of tests/conftest.py.
 PYTESTS = {"-q", "-n"}
 #: Verbs that are run elsewhere (test_run.py, test_demo.py, test_site.py), or that do all of it: check, test, lock.
-SECONDS = {("help",), ("test", "-q", "tests/unit/test_floors.py"), ("test", "-q", "tests/unit/test_lifecycle.py")}
+SECONDS = {("help",), ("test", "-q", "tests/unit/test_lifecycle.py")}
 
 
 def test_every_verb_of_run_is_in_the_table() -> None:
