@@ -79,6 +79,8 @@ async def change(engine: AsyncEngine, name: str, wanted: Wanted, *, actor: str) 
             await migrations.change(connection, found.id, windows=windows)
         if values:
             await schedules.put(connection, found.id, **values)
+        if values.get("resume_daily") is not None:
+            await schedules.count_as_tried(connection, found.id)
         told = {**({} if windows is None else {"windows": windows}), **values}
         if told:
             words = ", ".join(f"{key} = {_told(value)}" for key, value in told.items())
@@ -121,7 +123,7 @@ async def wake(engine: AsyncEngine, resting: Sequence[Migration]) -> None:
         now = await migrations.database_now(connection)
     for each in paused:
         schedule = found.get(each.id, Schedule())
-        if not _is_due(each, schedule, now):
+        if not schedule.is_due(now, since=each.since):
             continue
         async with transaction(engine) as connection:
             if not await schedules.take_try(connection, each.id, schedule):
@@ -140,13 +142,6 @@ def _may_heal(migration: Migration) -> bool:
         and migration.capture_off_at is None
         and (migration.reason or "").startswith(RESUMABLE)
     )
-
-
-def _is_due(migration: Migration, schedule: Schedule, now: datetime) -> bool:
-    if schedule.resume_daily is None:
-        return False
-    last = Daily.parse(schedule.resume_daily).before(now)
-    return last > max(migration.since, schedule.resumed_at or migration.since)
 
 
 def _iso(moment: datetime | None) -> str | None:

@@ -19,6 +19,6 @@ schedules = Table(
     Column("not_before", Time),
     #: "08:00 Asia/Shanghai": when what came to rest by a limit is tried again, each day.
     Column("resume_daily", Text),
-    #: When that was done last.
+    #: When that was done last, or asked for: earlier times of the day are over.
     Column("resumed_at", Time),
 )

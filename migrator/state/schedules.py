@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.state.schedule_tables import schedules
+from migrator.windows import Daily
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,14 @@ class Schedule:
 
     not_before: datetime | None = None
     resume_daily: str | None = None
+    #: When the last try was taken, or daily tries were asked for: what lay before that is over.
     resumed_at: datetime | None = None
+
+    def is_due(self, now: datetime, *, since: datetime) -> bool:
+        """Say whether what rests `since` then is to be tried: its time of the day came after that, and after a try."""
+        if self.resume_daily is None:
+            return False
+        return Daily.parse(self.resume_daily).before(now) > max(since, self.resumed_at or since)
 
 
 async def find(connection: AsyncConnection, migration_id: int) -> Schedule:
@@ -43,6 +51,13 @@ async def put(connection: AsyncConnection, migration_id: int, **values: Any) -> 
     """Set some of a schedule's columns, and leave the others."""
     statement = insert(schedules).values(migration_id=migration_id, **values)
     await connection.execute(statement.on_conflict_do_update(index_elements=["migration_id"], set_=values))
+
+
+async def count_as_tried(connection: AsyncConnection, migration_id: int) -> None:
+    """Count this day's try as had where its time is over already: whoever asks for tries at noon means tomorrow."""
+    await connection.execute(
+        update(schedules).where(schedules.c.migration_id == migration_id).values(resumed_at=func.clock_timestamp())
+    )
 
 
 async def take_try(connection: AsyncConnection, migration_id: int, seen: Schedule) -> bool:

@@ -64,6 +64,34 @@ async def test_what_a_limit_stopped_goes_on_the_next_day(deployment: Deployment,
     assert deployment.mismatches("embedding__migrator", V4) == []
 
 
+async def test_whoever_asks_for_daily_tries_after_their_hour_means_tomorrow(
+    deployment: Deployment, worker: Worker
+) -> None:
+    await capped(deployment, worker)
+    with deployment.connect() as connection:
+        connection.execute("UPDATE migrator.migrations SET since = since - interval '1 day'")
+    await schedule.change(worker.engine, "docs", Wanted(resume_daily=DAILY), actor="test")
+    await tick(worker.engine, actor="test")
+    assert deployment.status == "paused", "today's hour was over when it was asked for"
+    a_day_passes(deployment)
+    await tick(worker.engine, actor="test")
+    assert deployment.value(RESUMED) == 1
+
+
+async def test_a_refusal_is_the_days_try(deployment: Deployment, worker: Worker) -> None:
+    await capped(deployment, worker)
+    deployment.query("UPDATE migrator.canaries SET moved_at = now(), moved_cosine = 0.4 RETURNING 1")
+    noted = (
+        "SELECT count(*) FROM migrator.transitions WHERE reason LIKE 'the day''s try came to nothing: %%rows of docs%%'"
+    )
+    for days in (1, 2):
+        a_day_passes(deployment)
+        for _ in range(3):
+            await tick(worker.engine, actor="test")
+        assert deployment.status == "paused"
+        assert deployment.value(noted) == days
+
+
 async def test_what_is_still_so_is_tried_once_a_day(deployment: Deployment, worker: Worker) -> None:
     await capped(deployment, worker)
     for days in (1, 2):
