@@ -1,22 +1,17 @@
-"""What stops or slows a migration: the provider, its limits, the cap, windows, a pause."""
+"""What stops or slows a migration: the provider, its limits, the cap, a pause."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.lifecycle import MigrationStatus
 from migrator.orchestrator import verbs
 from migrator.orchestrator.perform import perform
-from migrator.orchestrator.tick import tick
 from migrator.orchestrator.work import CameToRest
 from migrator.spending.worker import Worker
-from migrator.state import migrations
 from tests.deployment import V4, Deployment, until
 from tests.integration.steps import begin, first_tickets, to
 
@@ -136,78 +131,3 @@ async def test_the_requests_limit_paces_and_says_that_it_binds(deployment: Deplo
     assert deployment.simulator.ledger()["refused"] == {}
     assert "requests/min (slow start)" in seen
     assert seen <= {"requests/min", "requests/min (slow start)"}
-
-
-async def test_outside_its_window_the_migration_rests(deployment: Deployment, worker: Worker) -> None:
-    deployment.spec_data["limits"]["window"] = "00:00-00:01 Pacific/Kiritimati"
-    await begin(deployment, worker, 30)
-    made = await tick(worker.engine, actor="test")
-    if made.tickets:
-        pytest.fail("it is midnight in Kiritimati: run the test again in a minute")
-    assert "binds: window" in str(made)
-    await verbs.set_limits(worker.engine, "docs", verbs.NewLimits(windows=()), actor="test")
-    await to(worker, S.READY)
-
-
-class Clock:
-    """The database's clock, as if a window of the night ended so many seconds after work began to look at it."""
-
-    WINDOW = "mon 22:00-06:00 UTC"
-    _END = datetime(2026, 11, 24, 6, tzinfo=UTC)
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-        self.seconds = seconds
-        self.watched = False
-        self.began: float | None = None
-        monkeypatch.setattr(migrations, "database_now", self.now)
-
-    @property
-    def left(self) -> float:
-        """Seconds until the window's end."""
-        assert self.began is not None
-        return self.began + self.seconds - time.monotonic()
-
-    async def now(self, _: AsyncConnection) -> datetime:
-        if not self.watched:
-            return self._END - timedelta(hours=1)
-        self.began = self.began or time.monotonic()
-        return self._END - timedelta(seconds=self.left)
-
-
-async def test_nothing_new_is_sent_shortly_before_a_window_ends(
-    deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whoever stops is not asked again until it is closed."""
-    await begin(deployment, worker, 2000)
-    deployment.simulator.admin(latency_seconds=1.0)
-    clock = Clock(monkeypatch, 5)
-    await verbs.set_limits(worker.engine, "docs", verbs.NewLimits(windows=(clock.WINDOW,)), actor="test")
-    tickets = await first_tickets(worker)
-    clock.watched = True
-    ended = await asyncio.gather(*[perform(worker, each) for each in tickets])
-    assert all("WindowCloses: docs sends nothing new" in each for each in ended)
-    requests = deployment.simulator.ledger()["requests"]
-    assert requests > 0
-    assert deployment.value("SELECT count(*) FROM migrator.reservations") == 0, "all that was sent was answered"
-    if clock.left > 0:
-        assert await first_tickets(worker) == [], "no hot loop until it is closed"
-    await asyncio.sleep(max(0, clock.left))
-    assert "binds: window" in str(await tick(worker.engine, actor="test"))
-    assert deployment.simulator.ledger()["requests"] == requests
-    assert deployment.query("SELECT DISTINCT attempts FROM migrator.batches") == [(0,)], "no attempt"
-
-
-async def test_p7_a_request_that_outlasts_its_window_is_given_up_and_stays_counted(
-    deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await begin(deployment, worker, 10)
-    deployment.simulator.admin(latency_seconds=60)
-    clock = Clock(monkeypatch, 4)
-    await verbs.set_limits(worker.engine, "docs", verbs.NewLimits(windows=(clock.WINDOW,)), actor="test")
-    (ticket,) = await first_tickets(worker)
-    clock.watched = True
-    assert "OutsideWindow" in await perform(worker, ticket)
-    # Four seconds later; a busy machine may need some for the rest. The answer would have come after sixty.
-    assert -4 - 10 < clock.left < -4
-    assert deployment.value("SELECT count(*) FROM migrator.reservations WHERE possibly_billed") > 0
-    assert deployment.status == "backfilling"
