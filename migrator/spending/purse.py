@@ -220,6 +220,7 @@ class LeasePurse:
         if self.migration.status not in self.allowed:
             raise WorkStopped(self.migration.name, self.migration.status)
         windows = [Window.parse(text) for text in self.migration.windows] if self.windows_apply else []
+        self._closes_in = None
         if windows:
             await self._look_at_windows(connection, windows)
         if not await leases.is_held(connection, self.lease):

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
 from migrator.orchestrator import verbs
 from migrator.orchestrator.perform import perform
 from migrator.orchestrator.tick import tick
+from migrator.spending.asking import make_embedder
+from migrator.spending.purse import LeasePurse
 from migrator.spending.worker import Worker
-from migrator.state import migrations
+from migrator.state import leases, migrations
+from migrator.state.budget import Purpose
+from migrator.state.connection import transaction
 from tests.deployment import V4, Deployment
-from tests.integration.steps import begin, first_tickets, to
+from tests.integration.steps import begin, first_tickets, stored, to
 
 S = MigrationStatus
 
@@ -44,6 +51,20 @@ class Clock:
             return self._END - timedelta(hours=1)
         self.began = self.began or time.monotonic()
         return self._END - timedelta(seconds=self.left)
+
+
+@asynccontextmanager
+async def purse(worker: Worker) -> AsyncIterator[LeasePurse]:
+    """The purse of a batch that was just claimed."""
+    ticket = (await first_tickets(worker))[0]
+    async with transaction(worker.engine) as connection:
+        lease = await leases.claim(connection, ticket, holder="test", seconds=60)
+    assert lease is not None
+    embedder = await make_embedder(worker, await stored(worker), Side.TO, lease, Purpose.BACKFILL)
+    assert isinstance(embedder.purse, LeasePurse)
+    yield embedder.purse
+    async with transaction(worker.engine) as connection:
+        await leases.give_back(connection, lease, counts_as_attempt=False)
 
 
 async def test_outside_its_window_the_migration_rests(
@@ -98,3 +119,20 @@ async def test_p7_a_request_that_outlasts_its_window_is_given_up_and_stays_count
     assert -4 - 10 < clock.left < -4
     assert deployment.value("SELECT count(*) FROM migrator.reservations WHERE possibly_billed") > 0
     assert deployment.status == "backfilling"
+
+
+async def test_windows_that_are_taken_away_end_no_request(
+    deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await begin(deployment, worker, 10)
+    clock = Clock(monkeypatch, 60)
+    await verbs.set_limits(worker.engine, "docs", verbs.NewLimits(windows=(clock.WINDOW,)), actor="test")
+    async with purse(worker) as mine:
+        clock.watched = True
+        longest = await mine.admit("r1", bound_tokens=9, likely_tokens=9)
+        assert longest is not None
+        assert 50 < longest < 65
+        await mine.refund("r1")
+        await verbs.set_limits(worker.engine, "docs", verbs.NewLimits(windows=()), actor="test")
+        assert await mine.admit("r2", bound_tokens=9, likely_tokens=9) is None
+        await mine.refund("r2")
