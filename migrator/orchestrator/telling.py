@@ -140,7 +140,7 @@ async def _tell(worker: Worker, migration: Migration, claimed: Told) -> bool:
         if claimed.tries > outbox.TRIES:
             failure: str | None = "whoever told it died each time"
         else:
-            failure = await _send(hooks, claimed, await body(worker.engine, migration, claimed))
+            failure = await _send_safely(hooks, claimed, await body(worker.engine, migration, claimed))
     except asyncio.CancelledError:
         await asyncio.shield(_cut_short(worker.engine, claimed))
         raise
@@ -160,6 +160,14 @@ async def _tell(worker: Worker, migration: Migration, claimed: Told) -> bool:
 async def _cut_short(engine: AsyncEngine, claimed: Told) -> None:
     async with transaction(engine) as connection:
         await outbox.put_back(connection, claimed, "shut down", counts=False)
+
+
+async def _send_safely(hooks: HooksSpec, claimed: Told, message: bytes) -> str | None:
+    """Tell one event; whatever that raises is a failure to tell, by its class: its words may quote a URL."""
+    try:
+        return await _send(hooks, claimed, message)
+    except Exception as error:  # noqa: BLE001 - a defect of telling is a failed try, never a worker's
+        return type(error).__name__
 
 
 async def _send(hooks: HooksSpec, claimed: Told, message: bytes) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from migrator.hooks import webhook
 from migrator.lifecycle import MigrationStatus
 from migrator.orchestrator import attended, progress, telling, verbs
 from migrator.spending.worker import Worker
@@ -187,6 +188,25 @@ async def test_a_failing_hook_harms_nothing_and_is_given_up_with_a_note(
     assert "url-canary" not in said + page.read_text()
     receiver.status = 204
     await cut_over(worker)
+
+
+async def test_whatever_a_way_of_telling_raises_is_a_failed_try(
+    deployment: Deployment, worker: Worker, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment.spec_data["hooks"]["on"] = ["started"]
+
+    async def post(*_: Any) -> None:
+        raise KeyError(receiver.url + "/url-canary")
+
+    await begin(deployment, worker, 5)
+    with monkeypatch.context() as patched:
+        patched.setattr(webhook, "post", post)
+        await tell(worker)
+    assert notes(deployment) == [f"hook {receiver.url} was not told started: KeyError; tried again"]
+    assert deployment.query("SELECT status FROM migrator.duties WHERE duty = 'hooks'") == [("done",)]
+    due_now(deployment)
+    await tell(worker)
+    assert receiver.events == ["started"]
 
 
 async def test_tries_are_further_and_further_apart(deployment: Deployment, worker: Worker, receiver: Receiver) -> None:

@@ -130,6 +130,21 @@ async def test_a_redirect_is_not_followed(receiver: Receiver, status: int) -> No
     assert len(receiver.received) == 1
 
 
+async def test_proxies_and_passwords_of_the_environment_have_no_part_in_it(
+    receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with receiving() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("ALL_PROXY", proxy.url)
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password canary")
+        monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+        assert await webhook.post(receiver.url, "id-1", b"{}", SECRET) is None
+        assert proxy.received == []
+    assert "authorization" not in receiver.received[0][0]
+
+
 async def test_no_answer_ends_in_time_and_an_endless_one_is_not_read(receiver: Receiver) -> None:
     assert await webhook.post(f"{receiver.url}/endless", "id-1", b"{}", SECRET) is None
     receiver.hang = threading.Event()
