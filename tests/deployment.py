@@ -99,8 +99,8 @@ class Deployment:
             self.insert(connection, rows)
             connection.execute("VACUUM ANALYZE docs")
 
-    def insert(self, connection: psycopg.Connection, rows: int, *, first: int = 1) -> None:
-        with connection.cursor().copy("COPY docs (title, body, embedding) FROM STDIN") as copy:
+    def insert(self, connection: psycopg.Connection, rows: int, *, first: int = 1, table: str = "docs") -> None:
+        with connection.cursor().copy(f"COPY {table} (title, body, embedding) FROM STDIN".encode()) as copy:
             for number in range(first, first + rows):
                 title, body = self.words(number)
                 copy.write_row((title, body, literal(embed(V3, f"{title}\n{body}"))))

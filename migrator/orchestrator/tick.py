@@ -3,11 +3,13 @@
 Floor 3. Promise (P3): it may run twice at once, late, or not at all for a while, and nothing is lost or done twice: one
 transaction a migration under a transaction-scoped advisory lock; it takes back expired leases, writes off what their
 requests may have cost, weighs windows, signals and failures, and gives out at most W tickets. Tickets are published
-after the commit; whoever loses one makes it good within two minutes.
+after the commit; whoever loses one makes it good within two minutes. Telling comes after handing out, and what goes
+wrong with it is logged and takes nothing back.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from migrator.backfill import catch_up, suspects
 from migrator.backfill.proof import plan_pass
+from migrator.errors import MigratorError
 from migrator.generation import Side
 from migrator.lifecycle import UNATTENDED, MigrationStatus
 from migrator.orchestrator import brakes, history, progress, schedule, telling
@@ -46,6 +49,8 @@ from migrator.target import watermark
 from migrator.throttle import weigh
 from migrator.validation import recent
 from migrator.windows import Window, is_open
+
+logger = logging.getLogger(__name__)
 
 S = MigrationStatus
 #: Any fixed number: with a migration's id it makes the key of the tick's advisory lock.
@@ -96,6 +101,8 @@ async def tick(
 ) -> Tick:
     """Look at every migration that workers carry on (or at `only` one) and hand out what is to be done.
 
+    What fails for one of them is logged, and the others' tickets are given out; with `only` it is raised.
+
     Cost: some 25 statements a migration, and as many again where it `tells` how far they are.
     """
     made = Tick()
@@ -113,16 +120,37 @@ async def tick(
     for migration in found:
         if only is not None and migration.name != only:
             continue
-        binding = (await weigh.look(engine, migration.id)).binding
-        async with transaction(engine) as connection:
-            if not await _alone(connection, migration.id):
-                continue
-            fresh = await migrations.get_by_id(connection, migration.id)
-            if fresh.status not in UNATTENDED or fresh.capture_off_at is not None:
-                continue
-            made.tickets += await _hand_out(connection, fresh, shift, throttled=binding)
-        if not tells:
+        try:
+            made.tickets += await _look_after(engine, migration, shift)
+        except Exception as error:
+            # What one of them makes fail is no trouble of the others; whoever works on this one alone is told.
+            if only is not None:
+                raise
+            made.lines.append(f"{migration.name}: {type(error).__name__}")
+            _log(f"{migration.name} was not looked after", error)
             continue
+        if tells and (told := await _how_far(engine, migration)) is not None:
+            made.lines.append(told)
+    made.tickets += await _tell(engine, shift, only)
+    return made
+
+
+async def _look_after(engine: AsyncEngine, migration: Migration, shift: _Shift) -> list[Ticket]:
+    """Hand out what is to be done for one migration, unless somebody else is at it."""
+    binding = (await weigh.look(engine, migration.id)).binding
+    async with transaction(engine) as connection:
+        if not await _alone(connection, migration.id):
+            return []
+        fresh = await migrations.get_by_id(connection, migration.id)
+        if fresh.status not in UNATTENDED or fresh.capture_off_at is not None:
+            return []
+        return await _hand_out(connection, fresh, shift, throttled=binding)
+
+
+async def _how_far(engine: AsyncEngine, migration: Migration) -> str | None:
+    """Look how far it is, for the line, the history and hooks; its tickets are given out, whatever fails here."""
+    line = None
+    try:
         async with transaction(engine) as connection:
             await tallies.fold(connection, migration.id)
             await dispositions.fold(connection, migration.id)
@@ -131,10 +159,13 @@ async def tick(
             await _note_flow(connection, now)
             seen = await progress.read(connection, now)
             await history.note(connection, seen)
-            await telling.notice(connection, seen)
-            made.lines.append(progress.line(seen))
-    made.tickets += await _tell(engine, shift, only)
-    return made
+        line = progress.line(seen)
+        if now.spec.hooks is not None:
+            async with transaction(engine) as connection:
+                await telling.notice(connection, seen)
+    except Exception as error:  # noqa: BLE001 - it is logged, and the next tick looks again
+        _log(f"how far {migration.name} is could not be told", error)
+    return line
 
 
 async def _tidy(connection: AsyncConnection, rests: Sequence[Migration]) -> None:
@@ -149,14 +180,24 @@ async def _tidy(connection: AsyncConnection, rests: Sequence[Migration]) -> None
 
 async def _tell(engine: AsyncEngine, shift: _Shift, only: str | None) -> list[Ticket]:
     """Offer to tell hooks what is due, also of migrations that nobody carries on: a pause is told, and the end."""
-    tickets = []
-    async with transaction(engine) as connection:
-        for migration_id in await outbox.with_due(connection):
-            migration = await migrations.get_by_id(connection, migration_id)
+    tickets: list[Ticket] = []
+    try:
+        async with transaction(engine) as connection:
+            due = [await migrations.get_by_id(connection, each) for each in await outbox.with_due(connection)]
+        for migration in due:
             if only in {None, migration.name}:
-                await _rescue(connection, migration)
-                tickets += await _offer(connection, migration, Duty.HOOKS, shift)
+                async with transaction(engine) as connection:
+                    await _rescue(connection, migration)
+                    offered = await _offer(connection, migration, Duty.HOOKS, shift)
+                tickets += offered
+    except Exception as error:  # noqa: BLE001 - it is logged, and the next tick offers them again
+        _log("hooks were not offered to be told", error)
     return tickets
+
+
+def _log(what: str, error: Exception) -> None:
+    """Log what this tick goes on without; where it is no error of ours, with where it came from."""
+    logger.warning("%s: %s: %s", what, type(error).__name__, error, exc_info=not isinstance(error, MigratorError))
 
 
 async def _alone(connection: AsyncConnection, migration_id: int) -> bool:

@@ -21,7 +21,9 @@ from migrator.state.connection import transaction
 from migrator.state.leases import Duty, Kind, Lease
 from migrator.state.migrations import Migration
 from tests.deployment import Deployment, until
+from tests.integration.several import begin_another
 from tests.integration.steps import begin, first_tickets, ready, stored, to
+from tests.receiving import Receiver
 
 S = MigrationStatus
 
@@ -141,3 +143,34 @@ async def test_r4_after_a_resume_even_a_late_validation_asks_the_canary(deployme
         (ticket,) = await batches.offer_duty(connection, migration, Duty.VALIDATE, Trust())
     await perform(worker, ticket)
     assert deployment.simulator.ledger()["tokens"] > billed
+
+
+@pytest.mark.parametrize("table", ["hook_watches", "hook_events", "flows"])
+async def test_p3_what_can_not_be_told_takes_no_ticket_back(
+    deployment: Deployment, worker: Worker, receiver: Receiver, caplog: pytest.LogCaptureFixture, table: str
+) -> None:
+    """A tick that fails after its commits would lose every ticket for two minutes, each time."""
+    del receiver
+    await begin(deployment, worker, 10)
+    with deployment.connect() as connection:
+        connection.execute("UPDATE migrator.migrations SET binding = 'replica lag 9.0 s > 2.0 s', binding_at = now()")
+        connection.execute(f"ALTER TABLE migrator.{table} RENAME TO gone".encode())
+    made = await tick(worker.engine, actor="test", only="docs")
+    assert [each.label for each in made.tickets if ".b0" in each.label] == ["docs.b000001.a1"]
+    assert "Defect: A defect of this tool: PostgreSQL answered SQLSTATE 42P01" in caplog.text
+    assert ("docs 0.0 %" in str(made)) is (table != "flows")
+
+
+async def test_p3_a_migration_that_fails_keeps_no_ticket_from_another(
+    deployment: Deployment, worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    await begin(deployment, worker, 10)
+    await begin_another(deployment, worker, "notes", 10)
+    with deployment.connect() as connection:
+        connection.execute("UPDATE migrator.migrations SET windows = '{by night}' WHERE name = 'docs'")
+    made = await tick(worker.engine, actor="test")
+    assert [each.label for each in made.tickets if ".b0" in each.label] == ["notes.b000001.a1"]
+    assert "docs was not looked after" in caplog.text
+    assert "docs: ValueError" in str(made)
+    with pytest.raises(ValueError, match="write it as"):
+        await tick(worker.engine, actor="test", only="docs")
