@@ -2,11 +2,12 @@
 
 Floor 3. Promise: only what time may mend is tried again (a cap, a quota, a provider that refused); what an operator
 paused, a gate that failed, a canary that moved and a capture that is off wait for somebody. One try a day, whoever
-ticks and however often.
+ticks and however often; an operator who acts in the same moment is not overruled.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,14 +15,16 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from migrator.errors import MigratorError
+from migrator.errors import MigratorError, OperatorError
 from migrator.lifecycle import MigrationStatus
-from migrator.orchestrator import verbs
+from migrator.orchestrator import trust, verbs
 from migrator.state import migrations, schedules
 from migrator.state.connection import transaction
 from migrator.state.migrations import Migration
 from migrator.state.schedules import Schedule
 from migrator.windows import Daily, Window, closes_at, opens_at
+
+logger = logging.getLogger(__name__)
 
 #: The classes of errors whose reason may be gone by tomorrow; a pause's reason begins with the class.
 RESUMABLE = ("CapReached", "ProviderStopped", "ProviderBusy", "KeyMissing")
@@ -123,17 +126,34 @@ async def wake(engine: AsyncEngine, resting: Sequence[Migration]) -> None:
         now = await migrations.database_now(connection)
     for each in paused:
         schedule = found.get(each.id, Schedule())
-        if not schedule.is_due(now, since=each.since):
-            continue
-        async with transaction(engine) as connection:
-            if not await schedules.take_try(connection, each.id, schedule):
-                continue
-        try:
-            await verbs.resume(engine, each.name, actor=_ACTOR)
-        except MigratorError as error:
-            told = f"the day's try came to nothing: {error.sentences()[0]}"
-            async with transaction(engine) as connection:
-                await migrations.note(connection, each.id, each.status, told, _ACTOR)
+        if schedule.is_due(now, since=each.since):
+            try:
+                await _try_again(engine, each, schedule)
+            except MigratorError as error:  # nothing was written: the next tick tries it
+                logger.warning("%s could not be tried again: %s", each.name, error)
+
+
+async def _try_again(engine: AsyncEngine, seen: Migration, schedule: Schedule) -> None:
+    """Take the day's try and resume, in one transaction, where both are still as they were seen.
+
+    Somebody may have resumed it meanwhile, and paused it for a reason of their own, or have put an end to daily tries.
+    """
+    refusal: MigratorError | None = None
+    try:
+        await trust.refuse_suspects(engine, seen)
+    except OperatorError as error:
+        refusal = error
+    async with transaction(engine) as connection:
+        found = await migrations.hold(connection, seen.name)
+        if found.since != seen.since or not _may_heal(found):
+            return
+        if not await schedules.take_try(connection, found.id, schedule):
+            return
+        if refusal is None:
+            await verbs.go_on(connection, found, actor=_ACTOR)
+        else:
+            told = f"the day's try came to nothing: {refusal.sentences()[0]}"
+            await migrations.note(connection, found.id, found.status, told, _ACTOR)
 
 
 def _may_heal(migration: Migration) -> bool:

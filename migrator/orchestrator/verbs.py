@@ -173,14 +173,23 @@ async def resume(engine: AsyncEngine, name: str, *, actor: str) -> Migration:
         await trust.refuse_suspects(engine, found)
     async with transaction(engine) as connection:
         found = await migrations.get(connection, name)
-        await canary.demand(connection, found.id)
-        if found.status is S.ROLLED_BACK:
-            await migrations.move(connection, found, S.BACKFILLING, actor=actor)
-        elif found.status is S.PAUSED and found.paused_from is not None:
-            await migrations.move(connection, found, found.paused_from, actor=actor)
-        else:
-            raise StatusConflict(name, "resume", "paused or rolled_back", found.status, f"migrator status {name}")
+        await go_on(connection, found, actor=actor)
         return await migrations.get(connection, name)
+
+
+async def go_on(connection: AsyncConnection, found: Migration, *, actor: str) -> None:
+    """Resume it as it was read, once nothing of it is suspect; the canary is asked before anything else is.
+
+    Raises: StatusConflict, CaptureOff.
+    """
+    name = found.name
+    await canary.demand(connection, found.id)
+    if found.status is S.ROLLED_BACK:
+        await migrations.move(connection, found, S.BACKFILLING, actor=actor)
+    elif found.status is S.PAUSED and found.paused_from is not None:
+        await migrations.move(connection, found, found.paused_from, actor=actor)
+    else:
+        raise StatusConflict(name, "resume", "paused or rolled_back", found.status, f"migrator status {name}")
 
 
 async def resume_all(engine: AsyncEngine, *, actor: str) -> tuple[list[str], list[MigratorError]]:

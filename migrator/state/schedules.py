@@ -61,10 +61,14 @@ async def count_as_tried(connection: AsyncConnection, migration_id: int) -> None
 
 
 async def take_try(connection: AsyncConnection, migration_id: int, seen: Schedule) -> bool:
-    """Take the day's try; False where somebody else took it since `seen` was read."""
+    """Take the day's try; False where somebody took it since `seen` was read, or asked for other ones, or for none."""
     statement = (
         update(schedules)
-        .where(schedules.c.migration_id == migration_id, schedules.c.resumed_at.is_not_distinct_from(seen.resumed_at))
+        .where(
+            schedules.c.migration_id == migration_id,
+            schedules.c.resumed_at.is_not_distinct_from(seen.resumed_at),
+            schedules.c.resume_daily == seen.resume_daily,
+        )
         .values(resumed_at=func.clock_timestamp())
     )
     return (await connection.execute(statement)).rowcount == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,8 +15,10 @@ from migrator.orchestrator.schedule import Wanted
 from migrator.orchestrator.tick import tick
 from migrator.orchestrator.work import CameToRest
 from migrator.spending.worker import Worker
+from migrator.state import schedules
+from migrator.state.connection import transaction
 from tests.deployment import V4, Deployment
-from tests.integration.steps import begin, first_tickets, to
+from tests.integration.steps import begin, first_tickets, stored, to
 
 S = MigrationStatus
 DAILY = "08:05 Asia/Shanghai"
@@ -90,6 +93,31 @@ async def test_a_refusal_is_the_days_try(deployment: Deployment, worker: Worker)
             await tick(worker.engine, actor="test")
         assert deployment.status == "paused"
         assert deployment.value(noted) == days
+
+
+@pytest.mark.parametrize("act", ["pause", "off", "cap"])
+async def test_whoever_acts_as_the_hour_comes_is_not_overruled(
+    deployment: Deployment, worker: Worker, act: str
+) -> None:
+    """Between the tick's look at what rests and its try."""
+    await capped(deployment, worker)
+    a_day_passes(deployment)
+    seen = await stored(worker)
+    if act == "off":
+        await schedule.change(worker.engine, "docs", Wanted(resume_daily="off"), actor="test")
+    else:
+        await verbs.resume(worker.engine, "docs", actor="test")
+        if act == "pause":
+            await verbs.pause(worker.engine, "docs", actor="test")
+        else:
+            with pytest.raises(CameToRest, match="CapReached"):
+                await to(worker, S.READY)
+    async with transaction(worker.engine) as connection:
+        read = (await schedules.find_all(connection, [seen.id]))[seen.id]
+    tried = read if act != "off" else replace(read, resume_daily=DAILY)
+    await schedule._try_again(worker.engine, seen, tried)
+    assert deployment.status == "paused"
+    assert deployment.value(RESUMED) == 0
 
 
 async def test_what_is_still_so_is_tried_once_a_day(deployment: Deployment, worker: Worker) -> None:
