@@ -75,7 +75,7 @@ async def _ours(url: str) -> float:
             relation = await facts.relation(connection, "public", "docs")
             assert relation is not None  # noqa: S101 - it was just made
             found = await dependents.every_index(connection, relation.oid, "embedding")
-        build = Build(engine, "bench", estimate.build_memory_bytes("vector", DIMS, ROWS), _always)
+        build = Build(engine, "bench", estimate.build_memory_bytes("vector", DIMS, ROWS), _always, _at_once)
         began = time.perf_counter()
         for live in found:
             await index.ensure(build, _TARGET, live, "vector")
@@ -91,6 +91,10 @@ async def _ours(url: str) -> float:
 
 async def _always() -> bool:
     return True
+
+
+async def _at_once() -> None:
+    return
 
 
 def run() -> list[Figure]:

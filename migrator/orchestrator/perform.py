@@ -23,7 +23,9 @@ from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
 from migrator.orchestrator import telling
 from migrator.provider.embedder import ProviderBusy
-from migrator.spending.purse import BreakerOpen, OutsideWindow, PaceWait, WindowCloses, WorkStopped
+from migrator.spending import hours
+from migrator.spending.hours import OutOfHours, WindowCloses
+from migrator.spending.purse import BreakerOpen, PaceWait, WorkStopped
 from migrator.spending.renewal import renewed
 from migrator.spending.worker import Worker
 from migrator.state import dirty, leases, migrations
@@ -51,6 +53,8 @@ _WHOLE: dict[Duty | None, Callable[[Worker, Migration, Lease], Awaitable[str]]] 
     Duty.RECENT: recent.run,
     Duty.HOOKS: telling.run,
 }
+#: Work that is bulk from its first request on; the others look themselves, or must not wait.
+_IN_HOURS: frozenset[Duty | None] = frozenset({None, Duty.VALIDATE, Duty.SETTLE})
 
 
 async def perform(worker: Worker, ticket: Ticket) -> str:
@@ -113,6 +117,10 @@ async def perform_leased(worker: Worker, migration: Migration, lease: Lease, dut
 
 
 async def _work(worker: Worker, migration: Migration, lease: Lease, duty: Duty | None) -> str:
+    if duty in _IN_HOURS:
+        # A ticket may come late, and the canary is asked before the purse looks at the hour.
+        async with transaction(worker.engine, read_only=True) as connection:
+            await hours.require(connection, migration)
     if duty in _WHOLE:
         return await _WHOLE[duty](worker, migration, lease)
     if duty is Duty.VALIDATE:
@@ -164,7 +172,7 @@ async def _can_wait(
     if not isinstance(error, AtRest | OperatorError | TextTooLong) or (isinstance(error, BreakerOpen) and not renewal):
         return False
     logger.warning("%s: %s", lease, error)
-    stopped = isinstance(error, WorkStopped | OutsideWindow | WindowCloses)
+    stopped = isinstance(error, WorkStopped | OutOfHours)
     seconds = 0.0 if stopped else _RENEWAL_SECONDS
     kind = None if stopped else type(error).__name__
     await _give_back(worker, lease, failure=kind, counts=False, after_seconds=seconds)
@@ -181,13 +189,15 @@ async def _failed(worker: Worker, migration: Migration, lease: Lease, error: Mig
     logger.warning("%s: %s", lease, error)
     if isinstance(error, GateFailed):
         return f"{kind}: {error}"
-    if isinstance(error, WorkStopped | OutsideWindow | WindowCloses | Throttled):
+    if isinstance(error, WorkStopped | OutOfHours | Throttled):
         # Nobody need look again until it is closed.
         seconds = error.seconds if isinstance(error, WindowCloses) else 0.0
         await _give_back(worker, lease, failure=None, counts=False, after_seconds=seconds)
-        if isinstance(error, OutsideWindow | WindowCloses):
+        if isinstance(error, OutOfHours):
             async with transaction(worker.engine) as connection:
-                await migrations.set_binding(connection, migration.id, "window")
+                found = await migrations.get_by_id(connection, migration.id)
+                binds = await hours.binding(connection, found) or "window"
+                await migrations.set_binding(connection, migration.id, binds)
         return f"{kind}: {error.sentences()[0]}"
     if isinstance(error, PaceWait | BreakerOpen | ProviderBusy):
         seconds = _BUSY_SECONDS if isinstance(error, ProviderBusy) else error.seconds

@@ -108,14 +108,6 @@ async def _show(connection: AsyncConnection, name: str) -> Shown:
     return Shown(found, schedule, opens, closes, None if daily is None else daily.after(now))
 
 
-async def waits_until(connection: AsyncConnection, migration: Migration) -> str | None:
-    """Return what binds a migration that is not to begin yet."""
-    not_before = (await schedules.find(connection, migration.id)).not_before
-    if not_before is None or not_before <= await migrations.database_now(connection):
-        return None
-    return f"start at {not_before.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-
-
 async def wake(engine: AsyncEngine, resting: Sequence[Migration]) -> None:
     """Resume what came to rest by a limit and has its time of the day behind it; a refusal is noted, and is the try."""
     paused = [each for each in resting if _may_heal(each)]

@@ -22,6 +22,7 @@ from migrator.errors import MigratorError
 from migrator.generation import Side
 from migrator.lifecycle import UNATTENDED, MigrationStatus
 from migrator.orchestrator import brakes, history, progress, schedule, telling
+from migrator.spending import hours
 from migrator.state import (
     batches,
     budget,
@@ -48,7 +49,6 @@ from migrator.state.tallies import Counts
 from migrator.target import watermark
 from migrator.throttle import weigh
 from migrator.validation import recent
-from migrator.windows import Window, is_open
 
 logger = logging.getLogger(__name__)
 
@@ -212,9 +212,7 @@ async def _hand_out(
     if await _moved_on_another_timeline(connection, migration, shift.actor):
         return []
     await _rescue(connection, migration)
-    windows = [Window.parse(each) for each in migration.windows]
-    binding = throttled if is_open(windows, await migrations.database_now(connection)) else "window"
-    binding = await schedule.waits_until(connection, migration) or binding
+    binding = await hours.binding(connection, migration) or throttled
     resting = binding is not None
     if binding is not None:
         await migrations.set_binding(connection, migration.id, binding)

@@ -1,9 +1,10 @@
 """Leave and money for one lease's requests, from Postgres.
 
-Floor 1, its top. Promise: a request is sent only while the migration may spend, its window is open, its lease is held,
-its slot still counts, the breaker lets it through and its cost is reserved, all read in one short transaction before
-the call. So pause, cancel, new limits and the cap take effect with the next request, whatever the broker does; signals
-of the database within seconds. Nothing waits inside that transaction: the slot is taken, and slept for, before it.
+Floor 1, its top. Promise: a request is sent only while the migration may spend, its hours (`hours`) allow it, its lease
+is held, its slot still counts, the breaker lets it through and its cost is reserved, all read in one short transaction
+before the call. So pause, cancel, new limits and the cap take effect with the next request, whatever the broker does;
+signals of the database within seconds. Nothing waits inside that transaction: the slot is taken, and slept for, before
+it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from migrator.errors import AtRest, OperatorError, TransientError
 from migrator.lifecycle import UNATTENDED, MigrationStatus
 from migrator.spec import ModelSpec
+from migrator.spending import hours
 from migrator.spending.pacing import Pacer
 from migrator.state import breaker, budget, leases, migrations, pace
 from migrator.state.budget import CapReached, Purpose, price
@@ -29,7 +30,6 @@ from migrator.state.migrations import Migration
 from migrator.state.pace import Limits
 from migrator.state.slots import AHEAD_SECONDS, Slot, Wait
 from migrator.throttle import weigh
-from migrator.windows import Window, closes_at
 
 #: Seconds that a request may wait for its turn inside a task; longer, and the work is given back for later.
 LONGEST_WAIT_SECONDS = 15.0
@@ -55,33 +55,6 @@ class WorkStopped(AtRest):
     happened = "{name} is {status}, so no further request is sent for it."
     state = "What was answered before is written; the rest of the batch is given back."
     next = "Run `migrator status {name}`."
-
-
-@dataclass(eq=False)
-class OutsideWindow(AtRest):
-    """Work is only done in the windows."""
-
-    name: str
-    windows: str
-
-    runbook = "pause-and-resume"
-    happened = "{name} rests: it may only work in its window ({windows})."
-    state = "Everything embedded so far is kept, and it goes on by itself when the window opens."
-    next = "Wait, or run `migrator limits {name} --window W`."
-
-
-@dataclass(eq=False)
-class WindowCloses(AtRest):
-    """An answer would come after the window's end."""
-
-    name: str
-    windows: str
-    seconds: float
-
-    runbook = "pause-and-resume"
-    happened = "{name} sends nothing new: its window ({windows}) closes in {seconds:.0f} s."
-    state = "Everything embedded so far is kept, and it goes on by itself when the window opens again."
-    next = "Wait, or run `migrator limits {name} --window W`."
 
 
 @dataclass(eq=False)
@@ -168,8 +141,8 @@ class LeasePurse:
     async def admit(self, request_id: str, *, bound_tokens: int, likely_tokens: int) -> float | None:
         """Wait for the pace, then reserve; returns how many seconds it may be in flight, where a window closes.
 
-        Raises: WorkStopped, OutsideWindow, WindowCloses, Throttled, LeaseLost, CapReached, PaceWait, BreakerOpen,
-        RequestOverLimit.
+        Raises: WorkStopped, StartsLater, OutsideWindow, WindowCloses, Throttled, LeaseLost, CapReached, PaceWait,
+        BreakerOpen, RequestOverLimit.
         """
         while True:
             self._refuse_over_limit(likely_tokens)
@@ -219,26 +192,12 @@ class LeasePurse:
         self.migration = await migrations.get_by_id(connection, self.migration.id)
         if self.migration.status not in self.allowed:
             raise WorkStopped(self.migration.name, self.migration.status)
-        windows = [Window.parse(text) for text in self.migration.windows] if self.windows_apply else []
         self._closes_in = None
-        if windows:
-            await self._look_at_windows(connection, windows)
+        if self.windows_apply:
+            spare = max(_SPARE_SECONDS, _SPARE_TIMES * self._slowest_seconds)
+            self._closes_in = await hours.require(connection, self.migration, spare_seconds=spare)
         if not await leases.is_held(connection, self.lease):
             raise LeaseLost(str(self.lease))
-
-    async def _look_at_windows(self, connection: AsyncConnection, windows: Sequence[Window]) -> None:
-        """See that the window is open, and stays so for as long as an answer may take.
-
-        Raises: OutsideWindow, WindowCloses.
-        """
-        now = await migrations.database_now(connection)
-        closes = closes_at(windows, now)
-        self._closes_in = None if closes is None else (closes - now).total_seconds()
-        told = ", ".join(self.migration.windows)
-        if closes == now:
-            raise OutsideWindow(self.migration.name, told)
-        if self._closes_in is not None and self._closes_in < max(_SPARE_SECONDS, _SPARE_TIMES * self._slowest_seconds):
-            raise WindowCloses(self.migration.name, told, self._closes_in)
 
     async def _reserve_safely(self, request_id: str, bound_tokens: int, slot: Slot, granted: Limits) -> Wait | None:
         """Reserve; whoever is cancelled meanwhile sends nothing, so the money is given back at once."""

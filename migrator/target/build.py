@@ -39,6 +39,7 @@ _SPILLED = re.compile(r"no longer fits into maintenance_work_mem after (\d+) tup
 _REQUIRED = re.compile(r"memory required is (\d+) MB, maintenance_work_mem is (\d+) MB")
 
 Wanted = Callable[[], Awaitable[bool]]
+MayBegin = Callable[[], Awaitable[None]]
 
 
 @dataclass(eq=False)
@@ -71,6 +72,8 @@ class Build:
     wanted_bytes: int
     #: Whether somebody still wants the indexes; asked all the time.
     wanted: Wanted
+    #: Asked before each index that is begun; raises where none is to be begun now.
+    may_begin: MayBegin
     notes: list[str] = field(default_factory=list)
 
     @property

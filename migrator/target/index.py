@@ -87,7 +87,7 @@ async def parts(connection: AsyncConnection, oid: int, name: str) -> dict[int, P
 async def ensure(build: Build, target: Target, live: LiveIndex, type_name: str) -> None:
     """Make sure that a live index's twin stands valid on the shadow, which is of that type; takes as long as it takes.
 
-    Raises: BuildUnwanted, IndexNeedsMemory, LockBusy.
+    Raises: BuildUnwanted, IndexNeedsMemory, LockBusy, and what says that no index is to be begun now.
     """
     twin = Twin.of(target, live, type_name)
     if live.is_partitioned:
@@ -107,6 +107,7 @@ async def _ensure_one(build: Build, twin: Twin, *, share: float = 1.0) -> None:
         if builder is not None:
             await asyncio.sleep(_LOOK_SECONDS)
             continue
+        await build.may_begin()
         try:
             await build.run(twin, dropping=valid is False, share=share)
         except LockBusy:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from migrator.errors import Defect, TransientError
 from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
+from migrator.spending import hours
 from migrator.spending.worker import Worker
 from migrator.state import leases, migrations
 from migrator.state.connection import transaction
@@ -33,7 +34,7 @@ async def live_indexes(worker: Worker, migration: Migration) -> tuple[int, list[
 async def run(worker: Worker, migration: Migration, lease: Lease) -> str:
     """Build what is missing, then move to `validating`; returns what was done, for the task's line.
 
-    Raises: LeaseLost, BuildUnwanted, IndexNeedsMemory.
+    Raises: LeaseLost, BuildUnwanted, IndexNeedsMemory, StartsLater, OutsideWindow.
     """
     _, wanted = await live_indexes(worker, migration)
     memory = int(migration.plan["index_build"]["memory_bytes"])
@@ -47,7 +48,11 @@ async def run(worker: Worker, migration: Migration, lease: Lease) -> str:
         # A pause lets the build finish: hours of work are not thrown away, and nothing is asked of the provider.
         return MigrationStatus.INDEXING in {found.status, found.paused_from}
 
-    build = Build(worker.engine, migration.name, memory, still)
+    async def may_begin() -> None:
+        async with transaction(worker.engine, read_only=True) as connection:
+            await hours.require(connection, await migrations.get_by_id(connection, migration.id))
+
+    build = Build(worker.engine, migration.name, memory, still, may_begin)
     for each in wanted:
         await index.ensure(build, Target.of(migration), each, column_types.of(migration, Side.TO))
     await _look_at_checks(worker, migration)

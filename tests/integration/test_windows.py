@@ -13,17 +13,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
-from migrator.orchestrator import verbs
+from migrator.orchestrator import schedule, verbs
 from migrator.orchestrator.perform import perform
+from migrator.orchestrator.schedule import Wanted
 from migrator.orchestrator.tick import tick
 from migrator.spending.asking import make_embedder
+from migrator.spending.hours import OutsideWindow, StartsLater
 from migrator.spending.purse import LeasePurse
 from migrator.spending.worker import Worker
 from migrator.state import leases, migrations
 from migrator.state.budget import Purpose
 from migrator.state.connection import transaction
 from tests.deployment import V4, Deployment
-from tests.integration.steps import begin, first_tickets, stored, to
+from tests.integration.steps import begin, first_tickets, start, stored, to
 
 S = MigrationStatus
 
@@ -136,3 +138,59 @@ async def test_windows_that_are_taken_away_end_no_request(
         await verbs.set_limits(worker.engine, "docs", verbs.NewLimits(windows=()), actor="test")
         assert await mine.admit("r2", bound_tokens=9, likely_tokens=9) is None
         await mine.refund("r2")
+
+
+@pytest.mark.parametrize("late", ["window", "start at"])
+async def test_a_ticket_that_comes_too_late_asks_nobody(deployment: Deployment, worker: Worker, late: str) -> None:
+    """Not even the canary."""
+    await begin(deployment, worker, 10)
+    (ticket,) = await first_tickets(worker)
+    deployment.query("UPDATE migrator.canaries SET demanded = true RETURNING 1")
+    before = deployment.simulator.ledger()["requests"]
+    await close(worker, late)
+    said = await perform(worker, ticket)
+    assert said.startswith("OutsideWindow: docs rests" if late == "window" else "StartsLater: docs rests: it is not to")
+    assert deployment.simulator.ledger()["requests"] == before
+    assert deployment.value("SELECT binding FROM migrator.migrations").startswith(late)
+    assert deployment.query("SELECT status, attempts FROM migrator.batches") == [("pending", 0)], "no attempt"
+
+
+async def close(worker: Worker, how: str) -> None:
+    """Let a schedule say that nothing is to be done now."""
+    now = datetime.now(tz=UTC)
+    far = f"{now + timedelta(hours=6):%H:%M}-{now + timedelta(hours=7):%H:%M} UTC"
+    wanted = Wanted(windows=(far,)) if how == "window" else Wanted(start_at=now + timedelta(hours=3))
+    await schedule.change(worker.engine, "docs", wanted, actor="test")
+
+
+@pytest.mark.parametrize("late", ["window", "start at"])
+async def test_requests_of_a_batch_in_hand_end_with_its_hours(
+    deployment: Deployment, worker: Worker, late: str
+) -> None:
+    await begin(deployment, worker, 10)
+    async with purse(worker) as mine:
+        await mine.admit("r1", bound_tokens=9, likely_tokens=9)
+        await mine.refund("r1")
+        await close(worker, late)
+        with pytest.raises((OutsideWindow, StartsLater), match="docs rests"):
+            await mine.admit("r2", bound_tokens=9, likely_tokens=9)
+    assert deployment.value("SELECT count(*) FROM migrator.reservations") == 0
+
+
+@pytest.mark.parametrize("late", ["window", "start at"])
+async def test_no_index_is_begun_outside_the_hours(deployment: Deployment, worker: Worker, late: str) -> None:
+    deployment.make_table(10)
+    with deployment.connect() as connection:
+        connection.execute("CREATE INDEX docs_embedding_l2 ON docs USING hnsw (embedding vector_l2_ops)")
+    await start(deployment, worker)
+    await to(worker, S.INDEXING)
+    (ticket,) = [each for each in await first_tickets(worker) if ".index." in each.label]
+    await close(worker, late)
+    assert "docs rests" in await perform(worker, ticket)
+    built = "SELECT count(*) FROM pg_indexes WHERE indexname LIKE '%%\\_\\_migrator'"
+    assert deployment.value(built) == 0
+    assert deployment.query("SELECT status, attempts FROM migrator.duties WHERE duty = 'index'") == [("pending", 0)]
+    again = Wanted(windows=(), start_now=True)
+    await schedule.change(worker.engine, "docs", again, actor="test")
+    await to(worker, S.READY)
+    assert deployment.value(built) == 2
