@@ -20,7 +20,8 @@ from migrator.generation import Side
 from migrator.lifecycle import UNATTENDED, MigrationStatus
 from migrator.measures import cosine
 from migrator.provider import tokens
-from migrator.provider.embedder import Answer, Embedder, ProviderStopped
+from migrator.provider.embedder import Answer, Embedder
+from migrator.provider.giving_up import AnswersUnbelievable, ProviderStopped
 from migrator.spending.asking import make_embedder
 from migrator.spending.purse import PaceWait
 from migrator.spending.renewal import renewed
@@ -181,7 +182,7 @@ async def _told_apart(
         dims = migration.to_generation.dims
         model = embedder.model.model_copy(update={"dimensions": dims})
         old = await _embed(replace(embedder, model=model), PROBES)
-    except (ProviderStopped, KeyMissing):
+    except (ProviderStopped, AnswersUnbelievable, KeyMissing):
         return None
     if cosine.paired(old, vectors).min() >= SAME_COSINE:
         raise OldModelAnswered(migration.name, str(migration.to_generation), str(migration.from_generation))

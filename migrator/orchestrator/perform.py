@@ -22,7 +22,7 @@ from migrator.errors import AtRest, Defect, GateFailed, MigratorError, OperatorE
 from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
 from migrator.orchestrator import telling
-from migrator.provider.embedder import ProviderBusy
+from migrator.provider.giving_up import ProviderBusy
 from migrator.spending import hours
 from migrator.spending.hours import OutOfHours, WindowCloses
 from migrator.spending.purse import BreakerOpen, PaceWait, WorkStopped

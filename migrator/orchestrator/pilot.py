@@ -23,7 +23,8 @@ from migrator.pilot import embedding, purse
 from migrator.pilot.embedding import Shelf
 from migrator.pilot.purse import Cap, Experience, PilotPurse
 from migrator.provenance.page import Page as ProvenancePage
-from migrator.provider.embedder import Embedder, ProviderStopped
+from migrator.provider.embedder import Embedder
+from migrator.provider.giving_up import AnswersUnbelievable, ProviderStopped
 from migrator.spending.asking import make_embedder
 from migrator.spending.purse import LeasePurse
 from migrator.spending.renewal import renewed
@@ -148,7 +149,7 @@ async def _ask(worker: Worker, prepared: Prepared, lease: Lease, say: Say) -> An
     new = await asked(Side.TO, NEW_QUERIES, prepared.asked.texts)
     try:
         old = await asked(Side.FROM, OLD_QUERIES, prepared.asked.texts)
-    except (KeyMissing, ProviderStopped) as error:
+    except (KeyMissing, ProviderStopped, AnswersUnbelievable) as error:
         # The old model may be gone for good: what rows cost and how they lie is known all the same.
         return Answers(rows, new, None, error.sentences()[0], seen)
     return Answers(rows, new, old, None, seen)

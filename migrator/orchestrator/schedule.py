@@ -18,7 +18,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from migrator.errors import MigratorError, OperatorError
 from migrator.lifecycle import MigrationStatus
 from migrator.orchestrator import trust, verbs
+from migrator.provider.giving_up import ProviderStopped
+from migrator.spending.worker import KeyMissing
 from migrator.state import migrations, schedules
+from migrator.state.budget import CapReached
 from migrator.state.connection import transaction
 from migrator.state.migrations import Migration
 from migrator.state.schedules import Schedule
@@ -26,8 +29,8 @@ from migrator.windows import Daily, Window, closes_at, opens_at
 
 logger = logging.getLogger(__name__)
 
-#: The classes of errors whose reason may be gone by tomorrow; a pause's reason begins with the class.
-RESUMABLE = ("CapReached", "ProviderStopped", "ProviderBusy", "KeyMissing")
+#: Errors whose reason may be gone by tomorrow: a pause's reason begins with the class, and subclasses have their own.
+RESUMABLE = (CapReached, ProviderStopped, KeyMissing)
 _ACTOR = "schedule"
 
 
@@ -152,7 +155,7 @@ def _may_heal(migration: Migration) -> bool:
     return (
         migration.status is MigrationStatus.PAUSED
         and migration.capture_off_at is None
-        and (migration.reason or "").startswith(RESUMABLE)
+        and (migration.reason or "").partition(":")[0] in {each.__name__ for each in RESUMABLE}
     )
 
 

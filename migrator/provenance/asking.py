@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from migrator.generation import Side
 from migrator.provider import tokens
-from migrator.provider.embedder import Answer, Embedder, ProviderStopped
+from migrator.provider.embedder import Answer, Embedder
+from migrator.provider.giving_up import AnswersUnbelievable, ProviderStopped
 from migrator.spending.worker import KeyMissing
 from migrator.state.budget import price
 
@@ -71,7 +72,7 @@ class Asker:
                 return
             try:
                 await self._run(side, embedder, fitting, run)
-            except ProviderStopped as error:
+            except (ProviderStopped, AnswersUnbelievable) as error:
                 self.refusals[side] = error.sentences()[0]
                 return
 

@@ -19,10 +19,10 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from migrator.errors import OperatorError, TransientError
 from migrator.provider import client, norms, tokens
 from migrator.provider.catalogue import Action, Refusal
 from migrator.provider.client import LostError, RefusedError, Reply, UnbelievableError
+from migrator.provider.giving_up import AnswersUnbelievable, ProviderBusy, ProviderStopped
 from migrator.provider.packing import binding, group, halve, pack
 from migrator.provider.profiles import Profile
 from migrator.spec import ModelSpec
@@ -81,33 +81,6 @@ class Purse(Protocol):
 
     async def failed(self, request_id: str, why: str) -> None:
         """Hear that it failed for the provider's own reasons."""
-
-
-@dataclass(eq=False)
-class ProviderStopped(OperatorError):
-    """The provider refuses for a reason that only somebody outside can mend."""
-
-    host: str
-    refusal: str
-    hint: str
-
-    runbook = "provider-refusing"
-    happened = "The provider at {host} refuses: {refusal}."
-    state = "Nothing was written for that request; every vector paid for earlier is kept."
-    next = "{hint}; then run `migrator doctor SPEC`, and `migrator resume NAME` if it was paused."
-
-
-@dataclass(eq=False)
-class ProviderBusy(TransientError):
-    """The provider kept failing or throttling for longer than one batch should wait."""
-
-    host: str
-    why: str
-
-    runbook = "provider-busy"
-    happened = "The provider at {host} did not answer properly ({why})."
-    state = "Nothing was written for that request; what may have been billed stays counted."
-    next = "It is tried again by itself; `migrator status` shows what binds."
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +303,7 @@ class Embedder:
                 await self._close_unbelievable(request_id, error)
                 patience.unbelieved += 1
                 if patience.unbelieved > 1:
-                    raise ProviderStopped(self.host, error.why, error.hint) from None
+                    raise AnswersUnbelievable(self.host, error.why, error.hint) from None
             if patience.is_over:
                 raise ProviderBusy(self.host, patience.why)
             # Jitter: workers that failed together do not come back together.

@@ -24,7 +24,7 @@ from migrator.generation import Side
 from migrator.measures import bootstrap, scores, slices
 from migrator.measures.bootstrap import Interval
 from migrator.measures.scores import Scores
-from migrator.provider.embedder import ProviderStopped
+from migrator.provider.giving_up import AnswersUnbelievable, ProviderStopped
 from migrator.queries import known_item
 from migrator.spending.asking import make_embedder
 from migrator.spending.worker import KeyMissing, Worker
@@ -65,7 +65,7 @@ async def measure(worker: Worker, migration: Migration, lease: Lease, seed: int)
         return [Verdict(QUALITY, True, 0.0, -tolerance, 0, seed, detail, time.monotonic() - began)]  # noqa: FBT003
     try:
         old = await _embed(worker, migration, lease, Side.FROM, asked.texts)
-    except (KeyMissing, ProviderStopped) as error:
+    except (KeyMissing, ProviderStopped, AnswersUnbelievable) as error:
         # The old model may be gone for good; then nothing can be compared, and only somebody can say that this is so.
         detail = f"the old model can't be asked, so nothing can be compared: {error.sentences()[0]}"
         return [Verdict(QUALITY, False, -1.0, -tolerance, 0, seed, detail, time.monotonic() - began)]  # noqa: FBT003

@@ -20,7 +20,7 @@ from migrator.orchestrator.pilot import PilotFoundWorse
 from migrator.orchestrator.pilot_result import OldModelInPilot
 from migrator.pilot.page import lines
 from migrator.pilot.purse import PilotCapReached
-from migrator.provider.embedder import ProviderBusy
+from migrator.provider.giving_up import ProviderBusy
 from migrator.spending.purse import WorkStopped
 from migrator.spending.worker import Worker
 from migrator.state.budget import CapReached

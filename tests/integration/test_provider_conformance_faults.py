@@ -22,7 +22,8 @@ from migrator.demo.simulator.faults import LOST, REFUSED, SPOILT
 from migrator.generation import Generation
 from migrator.provider import client, profiles
 from migrator.provider.client import LostError, RefusedError, Reply, UnbelievableError
-from migrator.provider.embedder import Embedder, ProviderBusy, ProviderStopped, TextRefused
+from migrator.provider.embedder import Embedder, TextRefused
+from migrator.provider.giving_up import AnswersUnbelievable, ProviderBusy, ProviderStopped
 from migrator.spec import ModelSpec
 from tests.integration.purse import Books
 
@@ -276,7 +277,7 @@ async def test_p7_the_loop_outlives_every_fault_that_passes_and_its_books_hold(l
 async def test_answers_that_stay_unbelievable_stop_it(loop: Loop, kind: str) -> None:
     loop.simulator.admin(faults=[{"kind": kind, "count": None}])
     hint = "is known to rename models" if kind == "other_model" else "can't be believed"
-    with pytest.raises(ProviderStopped, match=hint):
+    with pytest.raises(AnswersUnbelievable, match=hint):
         await loop.run(ROWS)
     loop.check_books()
     assert loop.simulator.ledger()["requests"] == 2, "asked twice, no more"

@@ -134,7 +134,15 @@ async def test_what_is_still_so_is_tried_once_a_day(deployment: Deployment, work
         assert deployment.value(RESUMED) == days
 
 
-@pytest.mark.parametrize("reason", ["paused by the operator", "a gate failed: assignment", "CanaryMoved: the canary"])
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "paused by the operator",
+        "a gate failed: assignment",
+        "CanaryMoved: the canary",
+        "ProviderBusy: it did not answer",
+    ],
+)
 async def test_what_somebody_has_to_look_at_waits_for_somebody(
     deployment: Deployment, worker: Worker, reason: str
 ) -> None:
@@ -146,6 +154,23 @@ async def test_what_somebody_has_to_look_at_waits_for_somebody(
     a_day_passes(deployment)
     await tick(worker.engine, actor="test")
     assert deployment.status == "paused"
+
+
+async def test_answers_that_can_not_be_believed_are_not_paid_for_again_each_day(
+    deployment: Deployment, worker: Worker
+) -> None:
+    await begin(deployment, worker, 10)
+    await schedule.change(worker.engine, "docs", Wanted(resume_daily=DAILY), actor="test")
+    deployment.simulator.admin(faults=[{"kind": "zero", "count": None}])
+    with pytest.raises(
+        CameToRest, match=r"AnswersUnbelievable: The provider at 127\.0\.0\.1 answered what can't be believed"
+    ):
+        await to(worker, S.READY)
+    billed = deployment.simulator.ledger()["tokens"]
+    a_day_passes(deployment)
+    await tick(worker.engine, actor="test")
+    assert deployment.status == "paused"
+    assert deployment.simulator.ledger()["tokens"] == billed
 
 
 async def test_a_schedule_is_set_and_told_by_its_verb(deployment: Deployment, worker: Worker) -> None:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from migrator.provider.embedder import MAX_TRIES, ProviderBusy, ProviderStopped
+from migrator.provider.embedder import MAX_TRIES
+from migrator.provider.giving_up import ProviderBusy, ProviderStopped
 from tests.unit.endpoint import BAD, CRASH, Endpoint, assert_right, crashing, error, good, moderated
 
 

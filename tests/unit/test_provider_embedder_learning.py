@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from migrator.provider import norms, tokens
-from migrator.provider.embedder import ProviderStopped
+from migrator.provider.giving_up import AnswersUnbelievable, ProviderStopped
 from tests.unit.endpoint import DIMS, Endpoint, assert_right, error, good
 
 
@@ -79,7 +79,7 @@ def test_r14_an_answer_of_another_length_is_not_believed() -> None:
     endpoint = Endpoint(good)
     endpoint.respond = lambda texts: good(texts) if len(endpoint.asked) == 1 else shorter(texts)
     texts = [f"text {number}" for number in range(20)]
-    with pytest.raises(ProviderStopped, match=r"0\.5 long, and this model's were 1") as caught:
+    with pytest.raises(AnswersUnbelievable, match=r"0\.5 long, and this model's were 1") as caught:
         endpoint.run(texts)
     assert 'norm = "any"' in str(caught.value)
     assert endpoint.purse.learnt == {f"norm of {DIMS}": 1.0}
@@ -89,7 +89,7 @@ def test_r14_an_answer_of_another_length_is_not_believed() -> None:
 
 
 def test_r14_a_norm_that_is_known_from_earlier_holds_from_the_first_answer_on() -> None:
-    with pytest.raises(ProviderStopped, match=r"0\.5 long"):
+    with pytest.raises(AnswersUnbelievable, match=r"0\.5 long"):
         Endpoint(shorter).run(["a", "b"], norm=1.0)
     assert set(Endpoint(shorter).run(["a", "b"], norm=1.0, profile={"norm": "any"})) == {0, 1}
     assert set(Endpoint(shorter).run(["a", "b"], norm=norms.VARIES)) == {0, 1}
@@ -100,7 +100,7 @@ def test_one_unbelievable_answer_is_asked_for_again_two_stop() -> None:
     endpoint.respond = lambda texts: good(texts[1:]) if len(endpoint.asked) == 1 else good(texts)
     assert_right(endpoint.run(["a", "b"]), ["a", "b"])
     endpoint = Endpoint(lambda texts: good(texts[1:]))
-    with pytest.raises(ProviderStopped, match="1 vectors came for 2 texts"):
+    with pytest.raises(AnswersUnbelievable, match="1 vectors came for 2 texts"):
         endpoint.run(["a", "b"])
     assert len(endpoint.asked) == 2
 
@@ -109,7 +109,7 @@ def test_r16_another_models_name_stops_unless_the_spec_knows_better() -> None:
     def renamed(texts: list[str]) -> httpx.Response:
         return good(texts, model="text-embedding-v3")
 
-    with pytest.raises(ProviderStopped, match="model_echo"):
+    with pytest.raises(AnswersUnbelievable, match="model_echo"):
         Endpoint(renamed).run(["a"])
     assert_right(Endpoint(renamed).run(["a"], profile={"model_echo": "ignore"}), ["a"])
 
