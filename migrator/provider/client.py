@@ -50,12 +50,16 @@ class RefusedError(Exception):
 
 
 class LostError(Exception):
-    """No answer came, or not a whole one. `sent` says whether the provider may have seen the request."""
+    """No answer came, or not a whole one. `sent` says whether the provider may have seen the request.
 
-    def __init__(self, why: str, *, sent: bool) -> None:
+    `given_up`: we did not wait for as long as an answer may take, so it is no failure of the provider's.
+    """
+
+    def __init__(self, why: str, *, sent: bool, given_up: bool = False) -> None:
         super().__init__(why)
         self.why = why
         self.sent = sent
+        self.given_up = given_up
 
 
 class UnbelievableError(Exception):
@@ -107,8 +111,9 @@ async def post(
     if send_dimensions:
         body["dimensions"] = generation.dims
     limit = _WRAPPING_BYTES + len(texts) * (generation.dims * _COMPONENT_BYTES + 256)
+    allowed = _WHOLE_SECONDS if longest_seconds is None else min(_WHOLE_SECONDS, longest_seconds)
     try:
-        async with asyncio.timeout(min(_WHOLE_SECONDS, longest_seconds or _WHOLE_SECONDS)):
+        async with asyncio.timeout(allowed):
             status, content, headers = await _exchange(http, f"{base_url}/embeddings", body, request_id, limit)
     except (
         httpx.ConnectError,
@@ -119,7 +124,9 @@ async def post(
         httpx.InvalidURL,
     ) as error:
         raise LostError(f"{type(error).__name__}", sent=False) from None
-    except (httpx.HTTPError, TimeoutError) as error:
+    except TimeoutError:
+        raise LostError("TimeoutError", sent=True, given_up=allowed < _WHOLE_SECONDS) from None
+    except httpx.HTTPError as error:
         raise LostError(f"{type(error).__name__}", sent=True) from None
     if status != _OK:
         raise RefusedError(catalogue.understand(status, content, headers, quota=dialect.insufficient_quota))

@@ -189,7 +189,7 @@ class Embedder:
     async def embed(self, texts: Sequence[str], positions: Sequence[int]) -> AsyncIterator[Answer | TextRefused]:
         """Embed the texts at these positions, which fit one request; yields answers and refusals as they come.
 
-        Raises: ProviderStopped, ProviderBusy, and whatever the purse raises.
+        Raises: ProviderStopped, AnswersUnbelievable, ProviderBusy, and whatever the purse raises.
         """
         groups = group(texts, positions)
         for blank in [text for text in groups if not text.strip()]:
@@ -268,8 +268,7 @@ class Embedder:
             await self.purse.failed(request_id, str(error.refusal))
             return False
         except LostError as error:
-            await (self.purse.write_off if error.sent else self.purse.refund)(request_id)
-            await self.purse.failed(request_id, error.why)
+            await self._close_lost(request_id, error)
             return False
         except UnbelievableError as error:
             await self._close_unbelievable(request_id, error)
@@ -296,9 +295,8 @@ class Embedder:
                 if error.refusal.action in {Action.SHRINK, Action.BISECT} or patience.crashed_in_vain:
                     return error.refusal
             except LostError as error:
-                await (self.purse.write_off if error.sent else self.purse.refund)(request_id)
+                await self._close_lost(request_id, error)
                 patience.failed(error.why)
-                await self.purse.failed(request_id, error.why)
             except UnbelievableError as error:
                 await self._close_unbelievable(request_id, error)
                 patience.unbelieved += 1
@@ -364,6 +362,11 @@ class Embedder:
             await self.purse.learn_max_texts(refusal.max_texts)
         elif refusal.action in {Action.STOP, Action.DEFECT}:
             raise ProviderStopped(self.host, str(refusal), refusal.hint[:1].upper() + refusal.hint[1:])
+
+    async def _close_lost(self, request_id: str, error: LostError) -> None:
+        await (self.purse.write_off if error.sent else self.purse.refund)(request_id)
+        if not error.given_up:
+            await self.purse.failed(request_id, error.why)
 
     async def _close_unbelievable(self, request_id: str, error: UnbelievableError) -> None:
         if error.used_tokens is None:

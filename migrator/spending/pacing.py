@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 RETURN_SECONDS = 30.0
 #: Seconds for which a process leaves a silent Redis alone; shorter, so that it is asked again before the pace returns.
 _SILENT_SECONDS = 20.0
+#: Answers of an account that tell how slow it is: enough for a batch or two, so that one slow hour is forgotten again.
+_LAST_ANSWERS = 200
 
 
 class Pacer(Protocol):
@@ -54,6 +57,12 @@ class Pacer(Protocol):
 
     async def throttle(self, account: str, seconds: float, reason: str, granted: Limits) -> None:
         """Pause everybody after a 429, and lower what it names."""
+
+    def answered(self, account: str, seconds: float) -> None:
+        """Learn how long an answer took."""
+
+    def slowest_seconds(self, account: str) -> float:
+        """Return how long the slowest of the last answers took; 0 before the first."""
 
     async def close(self) -> None:
         """Close what was opened."""
@@ -81,6 +90,8 @@ class SharedPacer:
     #: When a silent Redis is asked again, in the loop's time.
     _redis_from: float = 0.0
     _heard: dict[str, _Heard] = field(default_factory=dict)
+    #: How long the last answers took, by account.
+    _took: dict[str, deque[float]] = field(default_factory=dict)
 
     async def take(self, account: str, granted: Limits, tokens: int) -> Slot | Wait:
         """Give out the next slot; whether its giver is still the keeper is looked at before sending."""
@@ -182,6 +193,14 @@ class SharedPacer:
         async with transaction(self.engine) as connection:
             await pace.throttle(connection, account, seconds, reason, granted=granted, recent=recent)
             self.hear(account, await pace.read(connection, account))
+
+    def answered(self, account: str, seconds: float) -> None:
+        """Learn how long an answer took, for whoever asks next, under whatever lease."""
+        self._took.setdefault(account, deque(maxlen=_LAST_ANSWERS)).append(seconds)
+
+    def slowest_seconds(self, account: str) -> float:
+        """Return how long the slowest of the last answers took; 0 before the first."""
+        return max(self._took.get(account, ()), default=0.0)
 
     async def close(self) -> None:
         """Close the connections to Redis."""

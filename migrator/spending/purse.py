@@ -38,7 +38,7 @@ _BINDING_FROM_SECONDS = 0.02
 #: Seconds between two looks of one lease at the stored signals, which are themselves read every five.
 HEED_SECONDS = 1.0
 #: Seconds before a window's end from which nothing new is sent: 2.5 times what ten texts take at the real endpoint, or
-#: half as much again as this lease's slowest answer.
+#: half as much again as the slowest of the account's last answers.
 _SPARE_SECONDS, _SPARE_TIMES = 2.0, 1.5
 #: Seconds after a window's end at which a request in flight is given up; what it may have cost stays counted.
 _GRACE_SECONDS = 4.0
@@ -117,9 +117,8 @@ class LeasePurse:
     _answers: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
     #: When the signals were looked at last, on the loop's clock.
     _heeded_at: float = -HEED_SECONDS
-    #: When open requests were sent, and the longest that an answer took.
+    #: When open requests were sent.
     _sent: dict[str, float] = field(default_factory=dict)
-    _slowest_seconds: float = 0.0
     #: Until the window closes, as of the last look; None where it does not.
     _closes_in: float | None = None
 
@@ -194,7 +193,7 @@ class LeasePurse:
             raise WorkStopped(self.migration.name, self.migration.status)
         self._closes_in = None
         if self.windows_apply:
-            spare = max(_SPARE_SECONDS, _SPARE_TIMES * self._slowest_seconds)
+            spare = max(_SPARE_SECONDS, _SPARE_TIMES * self.pacer.slowest_seconds(self.account))
             self._closes_in = await hours.require(connection, self.migration, spare_seconds=spare)
         if not await leases.is_held(connection, self.lease):
             raise LeaseLost(str(self.lease))
@@ -257,7 +256,7 @@ class LeasePurse:
         """Charge the pace what the request really took, and close the breaker where it was the probe."""
         now = time.monotonic()
         self._answers.append(now)
-        self._slowest_seconds = max(self._slowest_seconds, now - self._sent.pop(request_id, now))
+        self.pacer.answered(self.account, now - self._sent.pop(request_id, now))
         likely = self._likely.pop(request_id, used_tokens)
         # Neither is worth the vectors that just came: what fails here is made good by the next request.
         with contextlib.suppress(TransientError):

@@ -18,7 +18,7 @@ from migrator.orchestrator.perform import perform
 from migrator.orchestrator.schedule import Wanted
 from migrator.orchestrator.tick import tick
 from migrator.spending.asking import make_embedder
-from migrator.spending.hours import OutsideWindow, StartsLater
+from migrator.spending.hours import OutsideWindow, StartsLater, WindowCloses
 from migrator.spending.purse import LeasePurse
 from migrator.spending.worker import Worker
 from migrator.state import leases, migrations
@@ -121,6 +121,8 @@ async def test_p7_a_request_that_outlasts_its_window_is_given_up_and_stays_count
     assert -4 - 10 < clock.left < -4
     assert deployment.value("SELECT count(*) FROM migrator.reservations WHERE possibly_billed") > 0
     assert deployment.status == "backfilling"
+    failures = deployment.value("SELECT coalesce(sum(failures), 0) FROM migrator.paces")
+    assert failures == 0, "it was we who did not wait: the breaker counts the provider's own failures"
 
 
 async def test_windows_that_are_taken_away_end_no_request(
@@ -194,3 +196,22 @@ async def test_no_index_is_begun_outside_the_hours(deployment: Deployment, worke
     await schedule.change(worker.engine, "docs", again, actor="test")
     await to(worker, S.READY)
     assert deployment.value(built) == 2
+
+
+async def test_a_slow_account_is_known_to_be_slow_by_the_next_lease(
+    deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each batch near a window's end would send one request that is given up, and counted as billed."""
+    await begin(deployment, worker, 2000)
+    clock = Clock(monkeypatch, 5)
+    await verbs.set_limits(worker.engine, "docs", verbs.NewLimits(windows=(clock.WINDOW,)), actor="test")
+    async with purse(worker) as mine:
+        worker.pacer.answered(mine.account, 10.0)
+    async with purse(worker) as mine:
+        clock.watched = True
+        with pytest.raises(WindowCloses):
+            await mine.admit("r1", bound_tokens=9, likely_tokens=9)
+        for _ in range(200):
+            worker.pacer.answered(mine.account, 0.1)
+        assert await mine.admit("r2", bound_tokens=9, likely_tokens=9) is not None, "it is forgotten again"
+        await mine.refund("r2")
