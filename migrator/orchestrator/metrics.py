@@ -142,7 +142,13 @@ def _bound(found: Progress) -> dict[str, float | None]:
 
 
 def _signals(name: str) -> Callable[[Reading], list[Sample]]:
-    return several(lambda found: {each.signal.value: getattr(each, name) for each in found.reading.signals})
+    """Read the signals of a reading that counts: a migration at rest has none, and no word of what was once so."""
+
+    def read_values(found: Progress) -> dict[str, float | None]:
+        fresh = () if found.reading.is_stale else found.reading.signals
+        return {each.signal.value: getattr(each, name) for each in fresh}
+
+    return several(read_values)
 
 
 def _gates(read_value: Callable[[dict[str, object]], bool]) -> Callable[[Reading], list[Sample]]:
