@@ -23,13 +23,14 @@ _PATTERN = re.compile(
 )
 #: The longest that a clock change skips is a day (the date line); whoever looks for one looks this far.
 _ONE_DAY = timedelta(days=1)
+_MIDNIGHT = time()
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
     """From `start` to `end` (exclusive) local time in `zone`, opening on `days` (0 is Monday).
 
-    It ends on the next day where end <= start.
+    It ends on the next day where end <= start; an end at midnight is written 24:00.
     """
 
     start: time
@@ -39,7 +40,8 @@ class Window:
 
     def __str__(self) -> str:
         days = "" if self.days == EVERY_DAY else f"{_day_words(self.days)} "
-        return f"{days}{self.start:%H:%M}-{self.end:%H:%M} {self.zone}"
+        end = "24:00" if self.end == _MIDNIGHT else f"{self.end:%H:%M}"
+        return f"{days}{self.start:%H:%M}-{end} {self.zone}"
 
     @classmethod
     def parse(cls, text: str) -> Window:
@@ -50,17 +52,17 @@ class Window:
         match = _PATTERN.match(text.strip())
         if match is None:
             raise ValueError('write it as "22:00-06:00 Asia/Shanghai", or "mon-fri 22:00-06:00 Asia/Shanghai"')
-        hours = [int(part) for part in re.split("[:-]", match["times"])]
+        began, _, ended = match["times"].partition("-")
         zone = match["zone"]
         try:
-            start, end = time(hours[0], hours[1]), time(hours[2], hours[3])
+            start, end = time.fromisoformat(began), _MIDNIGHT if ended == "24:00" else time.fromisoformat(ended)
         except ValueError:
-            raise ValueError("hours go from 00:00 to 23:59") from None
+            raise ValueError("hours go from 00:00 to 23:59, and a window may end at 24:00") from None
         try:
             ZoneInfo(zone)
         except (KeyError, ValueError, OSError):
             raise ValueError(f"{zone} is no time zone of the IANA database") from None
-        if start == end:
+        if start == end and ended != "24:00":
             raise ValueError("start and end are the same, so it would never or always be open")
         return cls(start, end, zone, _days(match["days"].lower()) if match["days"] else EVERY_DAY)
 
@@ -104,9 +106,7 @@ class Daily:
         if match is None:
             raise ValueError('write it as "08:05 Asia/Shanghai"')
         # As a window that opens then: what is wrong with it is told in the same words.
-        whole = Window.parse(
-            f"{match[1]}:{match[2]}-{'00:01' if match[1] + match[2] == '0000' else '00:00'} {match[3]}"
-        )
+        whole = Window.parse(f"{match[1]}:{match[2]}-24:00 {match[3]}")
         return cls(whole.start, whole.zone)
 
     def before(self, moment: datetime) -> datetime:

@@ -42,7 +42,7 @@ def command(
     Examples:
         migrator schedule docs
 
-        migrator schedule docs --window "mon-fri 22:00-06:00 Asia/Shanghai" --window "sat,sun 00:00-23:59 Asia/Shanghai"
+        migrator schedule docs --window "mon-fri 22:00-06:00 Asia/Shanghai" --window "sat,sun 00:00-24:00 Asia/Shanghai"
 
         migrator schedule docs --start-at 2026-12-01T22:00+08:00 --resume-daily "08:05 Asia/Shanghai"
     """

@@ -139,8 +139,9 @@ def open_share(windows: tuple[Window, ...]) -> float:
     """Return the share of a week in which work may be done; windows that overlap count once each, up to all of it."""
     if not windows:
         return 1.0
+    # From midnight to midnight is a whole day, and nothing else begins and ends at the same hour.
     minutes = [
-        len(each.days) * (((each.end.hour - each.start.hour) * 60 + each.end.minute - each.start.minute) % 1440)
+        len(each.days) * (((each.end.hour - each.start.hour) * 60 + each.end.minute - each.start.minute) % 1440 or 1440)
         for each in windows
     ]
     return min(1.0, sum(minutes) / (7 * 1440))

@@ -175,13 +175,13 @@ async def test_answers_that_can_not_be_believed_are_not_paid_for_again_each_day(
 
 async def test_a_schedule_is_set_and_told_by_its_verb(deployment: Deployment, worker: Worker) -> None:
     await begin(deployment, worker, 10)
-    words = ["--window", "mon-fri 22:00-06:00 Asia/Shanghai", "--window", "Sat,Sun 00:00-23:59 Asia/Shanghai"]
+    words = ["--window", "mon-fri 22:00-06:00 Asia/Shanghai", "--window", "Sat,Sun 00:00-24:00 Asia/Shanghai"]
     told = json.loads(
         deployment.run(
             "schedule", "docs", *words, "--start-at", "2099-01-01T00:00+08:00", "--resume-daily", DAILY, "--json"
         ).stdout
     )
-    assert told["windows"] == ["mon-fri 22:00-06:00 Asia/Shanghai", "sat,sun 00:00-23:59 Asia/Shanghai"]
+    assert told["windows"] == ["mon-fri 22:00-06:00 Asia/Shanghai", "sat,sun 00:00-24:00 Asia/Shanghai"]
     assert told["start_at"] == "2098-12-31T16:00:00+00:00"
     assert told["opens"] == told["start_at"], "a Thursday's midnight in Shanghai, within Wednesday's night"
     assert told["closes"] == "2098-12-31T22:00:00+00:00"

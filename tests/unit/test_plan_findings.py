@@ -277,6 +277,7 @@ def test_arrivals_meet_a_third_of_a_day_where_the_window_is_the_night() -> None:
 def test_the_share_of_a_day_that_windows_leave() -> None:
     assert data_findings.open_share(()) == 1
     assert data_findings.open_share((Window.parse("22:00-06:00 UTC"),)) == pytest.approx(1 / 3)
+    assert data_findings.open_share((Window.parse("sat,sun 00:00-24:00 UTC"),)) == pytest.approx(2 / 7)
     assert data_findings.open_share((Window.parse("00:00-23:00 UTC"), Window.parse("12:00-14:00 UTC"))) == 1
 
 

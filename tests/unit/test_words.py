@@ -1,6 +1,6 @@
 """Floor 0: generations, templates, scopes, windows."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -106,6 +106,9 @@ def test_days_are_those_on_which_a_window_opens() -> None:
     [
         ("mon-fri 22:00-06:00 UTC", "mon-fri 22:00-06:00 UTC"),
         ("sat,sun 00:00-23:59 UTC", "sat,sun 00:00-23:59 UTC"),
+        ("sat,sun 00:00-24:00 UTC", "sat,sun 00:00-24:00 UTC"),
+        ("22:00-24:00 UTC", "22:00-24:00 UTC"),
+        ("22:00-00:00 UTC", "22:00-24:00 UTC"),
         ("fri-mon 01:00-02:00 UTC", "mon,fri-sun 01:00-02:00 UTC"),
         ("mon-sun 01:00-02:00 UTC", "01:00-02:00 UTC"),
         ("wed,mon 01:00-02:00 UTC", "mon,wed 01:00-02:00 UTC"),
@@ -114,6 +117,14 @@ def test_days_are_those_on_which_a_window_opens() -> None:
 def test_a_window_is_told_as_it_is_read(text: str, told: str) -> None:
     assert str(Window.parse(text)) == told
     assert Window.parse(told) == Window.parse(text)
+
+
+def test_a_window_that_ends_at_24_ends_at_midnight() -> None:
+    weekend = Window.parse("sat,sun 00:00-24:00 Asia/Shanghai")
+    begin, end = datetime(2026, 11, 27, 16, tzinfo=UTC), datetime(2026, 11, 29, 16, tzinfo=UTC)
+    assert windows.opens_at([weekend], begin - timedelta(hours=9)) == begin
+    assert windows.closes_at([weekend], begin) == end, "without a gap between the days"
+    assert windows.closes_at([Window.parse("00:00-24:00 UTC")], begin) is None
 
 
 @pytest.mark.parametrize(
@@ -142,7 +153,7 @@ _ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Shanghai", "Australi
 _CLOCK = st.times().map(lambda each: each.replace(second=0, microsecond=0))
 _WINDOWS = st.builds(
     Window, _CLOCK, _CLOCK, st.sampled_from(_ZONES), st.frozensets(st.integers(0, 6), min_size=1)
-).filter(lambda each: each.start != each.end)
+).filter(lambda each: each.start != each.end or each.end == time())
 _MOMENTS = st.sampled_from([datetime(2011, 12, 20, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)]).flatmap(
     lambda first: st.integers(0, 365 * 86_400).map(lambda seconds: first + timedelta(seconds=seconds))
 )
@@ -196,6 +207,9 @@ def test_a_time_of_the_day_comes_once_a_day(moment: str, before: str, after: str
         "mon- 22:00-06:00 UTC",
         "22:00-22:00 UTC",
         "24:00-06:00 UTC",
+        "22:00-24:01 UTC",
+        "22:00-25:00 UTC",
+        "00:00-00:00 UTC",
         "22:00-06:00 Mars/Olympus",
     ],
 )
