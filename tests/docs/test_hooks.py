@@ -17,7 +17,7 @@ from migrator.demo import processes
 from migrator.events import NOISE, Event
 from migrator.hooks import webhook
 from migrator.lifecycle import MigrationStatus
-from migrator.orchestrator import telling
+from migrator.orchestrator import telling, verbs
 from migrator.spending.worker import Worker
 from tests.deployment import Deployment
 from tests.docs import pages
@@ -109,3 +109,29 @@ async def test_the_pages_receiver_takes_what_is_genuine_and_nothing_else(
         for _ in range(2):
             assert (await http.post(url, content=body, headers=good)).status_code == 204
     assert printed()[1:] == ["docs ready None"], "the same id twice is one event"
+
+
+async def test_the_runbook_has_the_news_of_a_day_told_now(
+    deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was given up, and what waits for its next try for up to an hour; not what is no news any more."""
+    monkeypatch.setenv(SECRET_ENV, SECRET)
+    (again,) = re.findall(r'-c "(UPDATE .*?)"', read(ROOT / "runbooks/hooks.md"), re.DOTALL)
+    with receiving() as receiver:
+        receiver.status = 500
+        deployment.spec_data["hooks"] = {"url": receiver.url, "secret_env": SECRET_ENV}
+        await begin(deployment, worker, 5)
+        for _ in range(2):
+            await verbs.pause(worker.engine, "docs", actor="test")
+            await verbs.resume(worker.engine, "docs", actor="test")
+        await telling.deliver(worker, await stored(worker))
+        late = "tries = 12, given_up_at = now(), at = now() - "
+        for number, changed in enumerate([f"{late} interval '2 days'", f"{late} interval '1 hour'", "tries = 9"], 1):
+            deployment.query(f"UPDATE migrator.hook_events SET {changed} WHERE id = {number} RETURNING 1")
+        receiver.received.clear()
+        receiver.status = 204
+        assert await telling.deliver(worker, await stored(worker)) == 0
+        with deployment.connect() as connection:
+            connection.execute(again.encode())
+        assert await telling.deliver(worker, await stored(worker)) == 4
+        assert receiver.events == ["paused", "resumed", "paused", "resumed"]
