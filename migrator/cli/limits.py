@@ -58,11 +58,11 @@ def command(
         changes = dict(signals.parse_change(each) for each in throttle or ())
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--throttle") from None
-    wanted = verbs.NewLimits(rpm, tpm, max_cost, windows, changes, keep_fresh)
     try:
-        found = session.run(lambda worker: verbs.set_limits(worker.engine, name, wanted, actor=session.actor()))
+        wanted = verbs.NewLimits(rpm, tpm, max_cost, windows, changes, keep_fresh)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--window") from None
+    found = session.run(lambda worker: verbs.set_limits(worker.engine, name, wanted, actor=session.actor()))
     _show(found, max_cost, json=json)
 
 

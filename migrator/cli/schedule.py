@@ -50,11 +50,12 @@ def command(
     from migrator.orchestrator import schedule
 
     windows = None if window is None else () if window == ["always"] else tuple(window)
-    wanted = schedule.Wanted(windows, _moment(start_at), start_at == "now", resume_daily)
+    moment = _moment(start_at)
     try:
-        shown = session.run(lambda worker: schedule.change(worker.engine, name, wanted, actor=session.actor()))
+        wanted = schedule.Wanted(windows, moment, start_at == "now", resume_daily)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--window, --resume-daily") from None
+    shown = session.run(lambda worker: schedule.change(worker.engine, name, wanted, actor=session.actor()))
     if json:
         console.as_json(shown.as_json())
     else:

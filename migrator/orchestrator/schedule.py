@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from migrator.errors import MigratorError, OperatorError
+from migrator.errors import MigratorError, OperatorError, StatusConflict
 from migrator.lifecycle import MigrationStatus
 from migrator.orchestrator import trust, verbs
 from migrator.provider.giving_up import ProviderStopped
@@ -32,16 +32,27 @@ logger = logging.getLogger(__name__)
 #: Errors whose reason may be gone by tomorrow: a pause's reason begins with the class, and subclasses have their own.
 RESUMABLE = (CapReached, ProviderStopped, KeyMissing)
 _ACTOR = "schedule"
+#: Nobody works on these any more, whatever the hour.
+_OVER = frozenset({MigrationStatus.CANCELLED, MigrationStatus.CLEANING, MigrationStatus.CLEANED})
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Changes to a schedule; None leaves a part as it is. "off" takes a daily try away, and `now` a later start."""
+    """Changes to a schedule; None leaves a part as it is. "off" takes a daily try away, and `now` a later start.
+
+    Raises: ValueError, when it is made of words that can't be read.
+    """
 
     windows: tuple[str, ...] | None = None
     start_at: datetime | None = None
     start_now: bool = False
     resume_daily: str | None = None
+
+    def __post_init__(self) -> None:
+        for each in self.windows or ():
+            Window.parse(each)
+        if self.resume_daily not in {None, "off"}:
+            Daily.parse(str(self.resume_daily))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +82,7 @@ class Shown:
 async def change(engine: AsyncEngine, name: str, wanted: Wanted, *, actor: str) -> Shown:
     """Change a schedule live, and return it.
 
-    Raises: MigrationUnknown, ValueError (what can't be read).
+    Raises: MigrationUnknown, StatusConflict (nothing of it will ever work again).
     """
     values: dict[str, Any] = {}
     if wanted.start_at is not None or wanted.start_now:
@@ -80,7 +91,10 @@ async def change(engine: AsyncEngine, name: str, wanted: Wanted, *, actor: str) 
         values["resume_daily"] = None if wanted.resume_daily == "off" else str(Daily.parse(wanted.resume_daily))
     windows = None if wanted.windows is None else [str(Window.parse(each)) for each in wanted.windows]
     async with transaction(engine) as connection:
-        found = await migrations.get(connection, name)
+        found = await migrations.hold(connection, name)
+        if found.status in _OVER and (windows is not None or values):
+            wanted_status = "neither cancelled nor cleaned up"
+            raise StatusConflict(name, "schedule", wanted_status, found.status, f"migrator status {name}")
         if windows is not None:
             await migrations.change(connection, found.id, windows=windows)
         if values:

@@ -254,7 +254,10 @@ class ThresholdsInvalid(OperatorError):
 
 @dataclass(frozen=True, slots=True)
 class NewLimits:
-    """Limits to be set; None leaves one as it is, 0 takes a rate limit away, an empty tuple takes the windows away."""
+    """Limits to be set; None leaves one as it is, 0 takes a rate limit away, an empty tuple takes the windows away.
+
+    Raises: ValueError, when it is made with a window that can't be read.
+    """
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -265,11 +268,15 @@ class NewLimits:
     #: Whether the old column is kept whole while the rollback window is open.
     keep_fresh: bool | None = None
 
+    def __post_init__(self) -> None:
+        for each in self.windows or ():
+            Window.parse(each)
+
 
 async def set_limits(engine: AsyncEngine, name: str, wanted: NewLimits, *, actor: str) -> Migration:
     """Change limits live: workers read them before every request.
 
-    Raises: MigrationUnknown, ThresholdsInvalid, ValueError (a window that can't be read).
+    Raises: MigrationUnknown, ThresholdsInvalid.
     """
     values: dict[str, object] = {}
     if wanted.requests_per_minute is not None:

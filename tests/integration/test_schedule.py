@@ -196,3 +196,28 @@ async def test_a_schedule_is_set_and_told_by_its_verb(deployment: Deployment, wo
     assert deployment.run("schedule", "nothing").returncode == 2
     notes = deployment.query("SELECT reason FROM migrator.transitions WHERE reason LIKE 'schedule:%%' ORDER BY id")
     assert len(notes) == 2, "whoever only looks changes nothing"
+
+
+async def test_what_is_not_the_operators_mistake_is_not_called_so(deployment: Deployment, worker: Worker) -> None:
+    """A stored window that can't be read, by another version's hand, is no wrong `--window`."""
+    await begin(deployment, worker, 10)
+    deployment.query("UPDATE migrator.migrations SET windows = '{by night}' RETURNING 1")
+    for words in (["schedule", "docs", "--resume-daily", DAILY], ["limits", "docs", "--rpm", "5"]):
+        done = deployment.run(*words)
+        assert "Invalid value" not in done.stderr
+    assert deployment.run("schedule", "docs").returncode == 1
+    assert deployment.run("schedule", "docs", "--window", "always").returncode == 0
+    assert "Invalid value for --window" in deployment.must("limits", "docs", "--window", "by night", code=2)
+
+
+async def test_what_is_cancelled_has_no_schedule_any_more(deployment: Deployment, worker: Worker) -> None:
+    await begin(deployment, worker, 10)
+    await schedule.change(worker.engine, "docs", Wanted(resume_daily=DAILY), actor="test")
+    await verbs.cancel(worker.engine, "docs", actor="test")
+    for words in (["--window", "always"], ["--start-at", "now"], ["--resume-daily", "off"]):
+        said = deployment.must("schedule", "docs", *words, code=2)
+        assert "`schedule` needs docs to be neither cancelled nor cleaned up, and it is cancelled." in " ".join(
+            said.split()
+        )
+    assert deployment.value("SELECT resume_daily FROM migrator.schedules") == DAILY
+    assert "resume daily" in deployment.must("schedule", "docs"), "it can be looked at"
