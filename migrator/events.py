@@ -61,8 +61,8 @@ EDGES: dict[tuple[MigrationStatus, MigrationStatus], Event] = {
 COSTS = {50: Event.COST_50, 80: Event.COST_80, 100: Event.COST_100}
 #: Not told unless asked for: of every cutover that is tried, the end is told.
 NOISE = frozenset({Event.CUTOVER_TRIED})
-#: What binds where all is well, as it begins: the operator's own hours, and the pace that the limits allow.
-FULL_SPEED = ("window", "start at", "requests/min", "tokens/min")
+#: What binds where all is well, as it begins: the operator's own hours and order, and the pace of the limits.
+FULL_SPEED = ("window", "start at", "priority", "requests/min", "tokens/min")
 
 
 def _url(url: str) -> str:

@@ -31,6 +31,10 @@ def command(
         str | None,
         typer.Option(metavar='"HH:MM ZONE"', help='When what a limit stopped is tried again, each day; "off" ends it.'),
     ] = None,
+    priority: Annotated[
+        int | None,
+        typer.Option(min=-9, max=9, help="Higher ones of one provider account get work first; 0 unless said."),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Say when it works by itself, or change that while it runs.
@@ -44,6 +48,8 @@ def command(
 
         migrator schedule docs --window "mon-fri 22:00-06:00 Asia/Shanghai" --window "sat,sun 00:00-24:00 Asia/Shanghai"
 
+        migrator schedule docs --priority 5
+
         migrator schedule docs --start-at 2026-12-01T22:00+08:00 --resume-daily "08:05 Asia/Shanghai"
     """
     from migrator.cli import session
@@ -52,7 +58,7 @@ def command(
     windows = None if window is None else () if window == ["always"] else tuple(window)
     moment = _moment(start_at)
     try:
-        wanted = schedule.Wanted(windows, moment, start_at == "now", resume_daily)
+        wanted = schedule.Wanted(windows, moment, start_at == "now", resume_daily, priority)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--window, --resume-daily") from None
     shown = session.run(lambda worker: schedule.change(worker.engine, name, wanted, actor=session.actor()))
@@ -83,4 +89,5 @@ def _lines(shown: Shown) -> list[tuple[str, str]]:
         ("start at", told["start_at"] or "at once"),
         ("may work", f"from {told['opens']}{until}" if told["opens"] else "in no window of the next week"),
         ("resume daily", f"{told['resume_daily']}, next {told['next_try']}" if told["resume_daily"] else "off"),
+        ("priority", str(told["priority"])),
     ]

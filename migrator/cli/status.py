@@ -133,6 +133,7 @@ def show(found: Progress) -> None:
     rows += [("building", found.building)] if found.building else []
     rows += [("built", note) for note in found.built]
     rows += [("binds", found.binding)] if found.binding else []
+    rows += [("priority", str(found.priority))] if found.priority else []
     rows += [("signals", line) for line in _signals(found)]
     rows += [("catch-up", f"{found.flow} (runbooks/not-converging.md)")] if found.not_converging else []
     if found.hot_ratio is not None:

@@ -28,6 +28,7 @@ _LIMITS = {
     "tokens/min": "tokens",
     "window": "window",
     "start at": "start_at",
+    "priority": "priority",
     "provider pause": "provider_pause",
     "breaker": "breaker",
     "the database's signals": "signals_unread",

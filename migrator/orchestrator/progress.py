@@ -25,6 +25,7 @@ from migrator.state import (
     flows,
     leases,
     migrations,
+    schedules,
     signals,
     tallies,
     workers,
@@ -79,6 +80,8 @@ class Progress:
     suspects: suspicious.Writers
     readers: list[dict[str, Any]]
     canary: Canary | None
+    #: Who is offered work first, among migrations of one provider account.
+    priority: int
     #: Catch-up's rates; None where too little is known to tell.
     flow: Flow | None = None
 
@@ -206,6 +209,7 @@ async def read(connection: AsyncConnection, migration: Migration) -> Progress:
         suspects=await written.writers(connection, migration.id),
         readers=await readers.read(connection, migration),
         canary=await canary.find(connection, migration.id),
+        priority=(await schedules.find(connection, migration.id)).priority,
         flow=await flows.read(connection, migration.id),
     )
 
@@ -305,6 +309,7 @@ def as_json(found: Progress) -> dict[str, Any]:
         "reason": found.reason,
         "since": migration.since.isoformat(),
         "next": found.next_step,
+        "priority": found.priority,
         "rows": {
             "total": found.rows_total,
             "done": found.rows_done,

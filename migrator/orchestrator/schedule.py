@@ -47,6 +47,7 @@ class Wanted:
     start_at: datetime | None = None
     start_now: bool = False
     resume_daily: str | None = None
+    priority: int | None = None
 
     def __post_init__(self) -> None:
         for each in self.windows or ():
@@ -76,6 +77,7 @@ class Shown:
             "opens": _iso(self.opens),
             "closes": _iso(self.closes),
             "next_try": _iso(self.tried),
+            "priority": self.schedule.priority,
         }
 
 
@@ -89,6 +91,8 @@ async def change(engine: AsyncEngine, name: str, wanted: Wanted, *, actor: str) 
         values["not_before"] = None if wanted.start_now else wanted.start_at
     if wanted.resume_daily is not None:
         values["resume_daily"] = None if wanted.resume_daily == "off" else str(Daily.parse(wanted.resume_daily))
+    if wanted.priority is not None:
+        values["priority"] = wanted.priority
     windows = None if wanted.windows is None else [str(Window.parse(each)) for each in wanted.windows]
     async with transaction(engine) as connection:
         found = await migrations.hold(connection, name)

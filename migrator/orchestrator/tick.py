@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -21,7 +21,7 @@ from migrator.backfill.proof import plan_pass
 from migrator.errors import MigratorError
 from migrator.generation import Side
 from migrator.lifecycle import UNATTENDED, MigrationStatus
-from migrator.orchestrator import brakes, history, progress, schedule, telling
+from migrator.orchestrator import allotment, brakes, history, progress, schedule, telling
 from migrator.spending import hours
 from migrator.state import (
     batches,
@@ -34,6 +34,7 @@ from migrator.state import (
     outbox,
     readers,
     restless,
+    schedules,
     strays,
     tallies,
     timeline,
@@ -117,11 +118,16 @@ async def tick(
         await schedule.wake(engine, [each for each in rests if only in {None, each.name}])
     # `only` is asked for by somebody who works on it without a broker.
     shift = _Shift(actor, max(FEWEST_TICKETS, PER_SLOT * slots), Trust(ticket_seconds, bool(slots) or only is not None))
+    allotted: dict[int, int] = {}
+    if only is not None:
+        # Whoever works on one by name waits for no other; the pace is shared all the same.
+        found = [each for each in found if each.name == only]
+    elif len(found) > 1:
+        found, allotted = await _in_turn(engine, found, shift)
     for migration in found:
-        if only is not None and migration.name != only:
-            continue
         try:
-            made.tickets += await _look_after(engine, migration, shift)
+            mine = replace(shift, limit=allotted.get(migration.id, shift.limit))
+            made.tickets += await _look_after(engine, migration, mine)
         except Exception as error:
             # What one of them makes fail is no trouble of the others; whoever works on this one alone is told.
             if only is not None:
@@ -133,6 +139,21 @@ async def tick(
             made.lines.append(told)
     made.tickets += await _tell(engine, shift, only)
     return made
+
+
+async def _in_turn(
+    engine: AsyncEngine, found: list[Migration], shift: _Shift
+) -> tuple[list[Migration], dict[int, int]]:
+    """Return migrations by their priority, and how many batches each that shares its account may have under way."""
+    try:
+        async with transaction(engine) as connection:
+            known = await schedules.find_all(connection, [each.id for each in found])
+            priorities = {migration_id: each.priority for migration_id, each in known.items()}
+            ordered = sorted(found, key=lambda each: (-priorities.get(each.id, 0), each.id))
+            return ordered, await allotment.allot(connection, ordered, priorities, shift.limit, shift.trust)
+    except Exception as error:  # noqa: BLE001 - it is logged, and work that is out of turn is better than none
+        _log("priorities could not be looked at", error)
+        return found, {}
 
 
 async def _look_after(engine: AsyncEngine, migration: Migration, shift: _Shift) -> list[Ticket]:
@@ -283,7 +304,9 @@ async def _backfill(connection: AsyncConnection, migration: Migration, shift: _S
     if reason is not None:
         await migrations.pause(connection, migration.id, reason=reason, actor=shift.actor)
         return []
-    limit = await brakes.fewer_while_open(connection, migration, shift.limit)
+    if not shift.limit:
+        await migrations.set_binding(connection, migration.id, "priority: others of its provider account go first")
+    limit = min(shift.limit, await brakes.fewer_while_open(connection, migration, shift.limit))
     tickets = await batches.offer(connection, migration, limit, shift.trust)
     if tickets or counts.pending or counts.leased:
         return tickets

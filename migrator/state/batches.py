@@ -112,6 +112,14 @@ async def offer(
     return [_batch_ticket(migration, row) for row in rows]
 
 
+async def wanted(connection: AsyncConnection, migration_id: int, limit: int, trust: Trust) -> int:
+    """Return how many batches are under way, or could be if they were given out; up to `limit`."""
+    mine = and_(batches.c.migration_id == migration_id, batches.c.status == "pending")
+    free = select(literal(1)).where(mine, trust.is_free(batches)).limit(limit).subquery()
+    found = (await connection.execute(select(func.count()).select_from(free))).scalar_one()
+    return min(limit, int(found) + await _under_way(connection, migration_id, trust))
+
+
 async def _under_way(connection: AsyncConnection, migration_id: int, trust: Trust) -> int:
     """Count batches that are leased or whose ticket is trusted: two small indexes, whatever is planned."""
     mine = select(func.count()).select_from(batches).where(batches.c.migration_id == migration_id)

@@ -26,6 +26,7 @@ class Schedule:
     resume_daily: str | None = None
     #: When the last try was taken, or daily tries were asked for: what lay before that is over.
     resumed_at: datetime | None = None
+    priority: int = 0
 
     def is_due(self, now: datetime, *, since: datetime) -> bool:
         """Say whether what rests `since` then is to be tried: its time of the day came after that, and after a try."""
@@ -44,7 +45,7 @@ async def find_all(connection: AsyncConnection, migration_ids: Collection[int]) 
     if not migration_ids:
         return {}
     rows = await connection.execute(select(schedules).where(schedules.c.migration_id.in_(migration_ids)))
-    return {row.migration_id: Schedule(row.not_before, row.resume_daily, row.resumed_at) for row in rows}
+    return {row.migration_id: Schedule(row.not_before, row.resume_daily, row.resumed_at, row.priority) for row in rows}
 
 
 async def put(connection: AsyncConnection, migration_id: int, **values: Any) -> None:

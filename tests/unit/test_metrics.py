@@ -95,6 +95,7 @@ def test_what_binds_is_a_word_of_a_fixed_list() -> None:
     assert binds("requests/min (slow start)") == "requests"
     assert binds("tokens/min") == "tokens"
     assert binds("window") == "window"
+    assert binds("priority: others of its provider account go first") == "priority"
     assert binds("start at 2026-12-01 14:00 UTC") == "start_at"
     assert binds("provider pause (429: Requests rate limit exceeded)") == "provider_pause"
     assert binds("breaker open since 2026-01-02 03:04:05 UTC: ProviderBusy") == "breaker"

@@ -1,0 +1,77 @@
+"""Allotment: how many batches each migration may have under way, where several ask one provider account.
+
+Floor 3. Promise: a migration gets what those of a higher priority leave, and equal ones get the same. What somebody
+can't use, since it rests, is throttled, or has no batch to hand out at the moment, is left to the others; so nobody
+waits for one that does nothing. Catch-up, indexes and gates are no bulk work, and wait for no priority.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from migrator.generation import Side
+from migrator.lifecycle import MigrationStatus
+from migrator.spending import hours
+from migrator.state import batches, pace, signals
+from migrator.state.batches import Trust
+from migrator.state.migrations import Migration
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """How many batches a migration could have under way now, and its priority."""
+
+    migration_id: int
+    priority: int
+    wanted: int
+
+
+def share(limit: int, claims: Collection[Claim]) -> dict[int, int]:
+    """Return how many batches each may have under way, by migration.
+
+    All together `limit`, and up to one more for each of the last priority that gets some: 4 among three is 2 for each.
+    """
+    found: dict[int, int] = {}
+    left = limit
+    for priority in sorted({each.priority for each in claims}, reverse=True):
+        equals = [each for each in claims if each.priority == priority]
+        level = next(
+            (each for each in range(left) if sum(min(claim.wanted, each) for claim in equals) >= left), max(left, 0)
+        )
+        found |= {each.migration_id: min(each.wanted, level) for each in equals}
+        left = max(0, left - sum(found[each.migration_id] for each in equals))
+    return found
+
+
+async def allot(
+    connection: AsyncConnection, found: Sequence[Migration], priorities: Mapping[int, int], limit: int, trust: Trust
+) -> dict[int, int]:
+    """Return how many batches each migration that shares its account may have under way; the others have no limit.
+
+    Cost: some six small statements for each of them, and none where no account is shared.
+    """
+    accounts: dict[str, list[Migration]] = {}
+    for each in found:
+        if each.status is MigrationStatus.BACKFILLING and each.capture_off_at is None:
+            accounts.setdefault(pace.account_of(each.spec.model_of(Side.TO)), []).append(each)
+    allotted: dict[int, int] = {}
+    for sharing in accounts.values():
+        if len(sharing) > 1:
+            claims = [
+                Claim(each.id, priorities.get(each.id, 0), await _wanted(connection, each, limit, trust))
+                for each in sharing
+            ]
+            allotted |= share(limit, claims)
+    return allotted
+
+
+async def _wanted(connection: AsyncConnection, migration: Migration, limit: int, trust: Trust) -> int:
+    """Return how many batches could be under way; none while it rests, by the hour or by the last look at signals."""
+    reading = await signals.reading(connection, migration.id)
+    throttled = not reading.is_stale and reading.binding is not None
+    if throttled or await hours.binding(connection, migration) is not None:
+        return 0
+    return await batches.wanted(connection, migration.id, limit, trust)
