@@ -130,6 +130,9 @@ def show(found: Progress) -> None:
     open_batches = f"{counts.leased} leased, {counts.pending} pending"
     rows.append(("batches", f"{counts.done} done, {open_batches}, {counts.failed} failed{failed}"))
     rows.append(("cost", _cost(found.account)))
+    if (shared := found.shared_cap) is not None:
+        committed = f"{shared.committed_usd:.4f} USD spent, reserved or possibly billed"
+        rows.append(("account", f"{committed} by all that ask with {shared.where}, cap {shared.max_usd:.2f}"))
     rows += [("building", found.building)] if found.building else []
     rows += [("built", note) for note in found.built]
     rows += [("binds", found.binding)] if found.binding else []

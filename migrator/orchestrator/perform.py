@@ -104,7 +104,7 @@ async def perform_leased(worker: Worker, migration: Migration, lease: Lease, dut
         await asyncio.shield(_give_back(worker, lease, failure="shut down", counts=False))
         raise
     except MigratorError as error:
-        if isinstance(error, CapReached):
+        if isinstance(error, CapReached) and error.is_own:
             await telling.cap_reached(worker.engine, migration)
         if await _can_wait(worker, migration, lease, duty, error):
             return f"{type(error).__name__}: {error.sentences()[0]}"

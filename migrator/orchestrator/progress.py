@@ -17,6 +17,7 @@ from migrator.lifecycle import NEXT_STEP, MigrationStatus
 from migrator.orchestrator import diverted, judgement, readers, suspicious
 from migrator.planning import calibration
 from migrator.state import (
+    account_caps,
     batches,
     budget,
     canary,
@@ -31,6 +32,7 @@ from migrator.state import (
     workers,
     written,
 )
+from migrator.state.account_caps import AccountCap
 from migrator.state.budget import Account
 from migrator.state.canary import STEADY_COSINE, Canary
 from migrator.state.flows import Flow
@@ -82,6 +84,8 @@ class Progress:
     canary: Canary | None
     #: Who is offered work first, among migrations of one provider account.
     priority: int
+    #: The cap that it shares with others of its account.
+    shared_cap: AccountCap | None
     #: Catch-up's rates; None where too little is known to tell.
     flow: Flow | None = None
 
@@ -170,8 +174,7 @@ async def read(connection: AsyncConnection, migration: Migration) -> Progress:
     per_second = rows / max(span, 1.0) if migration.status is S.BACKFILLING else 0.0
     names = (migration.target_schema, migration.target_table, migration.target_column)
     live = await migrations.live_generation(connection, *names)
-    dirty_to, _ = await dirty.count(connection, migration.id, Side.TO)
-    dirty_from, _ = await dirty.count(connection, migration.id, Side.FROM)
+    dirty_to, dirty_from = [(await dirty.count(connection, migration.id, each))[0] for each in (Side.TO, Side.FROM)]
     oid = await table_oid(connection, *names[:2])
     counters = await lanes.write_counters(connection, oid) if oid is not None else {}
     total = int(migration.plan["rows"])
@@ -209,6 +212,7 @@ async def read(connection: AsyncConnection, migration: Migration) -> Progress:
         suspects=await written.writers(connection, migration.id),
         readers=await readers.read(connection, migration),
         canary=await canary.find(connection, migration.id),
+        shared_cap=await account_caps.find(connection, migration.spec.to),
         priority=(await schedules.find(connection, migration.id)).priority,
         flow=await flows.read(connection, migration.id),
     )
@@ -361,6 +365,8 @@ def _cost(found: Progress) -> dict[str, Any]:
         "reserved_usd": float(account.reserved_usd),
         "possibly_billed_usd": float(account.possibly_billed_usd),
         "max_usd": float(account.max_usd),
+        "account_max_usd": float(found.shared_cap.max_usd) if found.shared_cap else None,
+        "account_usd": float(found.shared_cap.committed_usd) if found.shared_cap else None,
         "estimated_usd": [plan["cost_usd"]["low"], plan["cost_usd"]["high"]],
     }
 

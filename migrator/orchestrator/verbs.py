@@ -28,6 +28,7 @@ from migrator.planning.plan import Plan, PlanNotStored, PlanStale
 from migrator.signals import ThrottleSpec, impossible
 from migrator.spec import Problem, Spec
 from migrator.state import (
+    account_caps,
     batches,
     budget,
     canary,
@@ -267,6 +268,8 @@ class NewLimits:
     throttle: Mapping[str, object] = field(default_factory=dict)
     #: Whether the old column is kept whole while the rollback window is open.
     keep_fresh: bool | None = None
+    #: The cap of all migrations of the account; NaN takes it away.
+    account_max_cost_usd: Decimal | None = None
 
     def __post_init__(self) -> None:
         for each in self.windows or ():
@@ -297,6 +300,9 @@ async def set_limits(engine: AsyncEngine, name: str, wanted: NewLimits, *, actor
         if wanted.max_cost_usd is not None:
             await budget.set_cap(connection, found.id, wanted.max_cost_usd)
             values["max_cost_usd"] = Decimal(str(wanted.max_cost_usd))
+        if (cap := wanted.account_max_cost_usd) is not None:
+            await account_caps.put(connection, found.spec.to, None if cap.is_nan() else cap)
+            values["account_max_cost_usd"] = "none" if cap.is_nan() else cap
         told = ", ".join(f"{key} = {value}" for key, value in values.items())
         await migrations.note(connection, found.id, found.status, f"limits: {told or 'unchanged'}", actor)
         return await migrations.get(connection, name)

@@ -22,7 +22,7 @@ from migrator.lifecycle import UNATTENDED, MigrationStatus
 from migrator.spec import ModelSpec
 from migrator.spending import hours
 from migrator.spending.pacing import Pacer
-from migrator.state import breaker, budget, leases, migrations, pace
+from migrator.state import account_caps, breaker, budget, leases, migrations, pace
 from migrator.state.budget import CapReached, Purpose, price
 from migrator.state.connection import transaction
 from migrator.state.leases import Lease, LeaseLost
@@ -234,12 +234,16 @@ class LeasePurse:
         return None
 
     async def _book(self, connection: AsyncConnection, request_id: str, bound_tokens: int) -> None:
+        bound = price(bound_tokens, self.usd_per_mtok)
+        shared = await account_caps.find(connection, self.migration.spec.to, hold=True)
+        if shared is not None and shared.committed_usd + bound.usd > shared.max_usd:
+            raise CapReached.of_account(self.migration.name, shared.where, shared.max_usd)
         reserved = await budget.reserve(
             connection,
             self.migration.id,
             request_id=request_id,
             purpose=self.purpose,
-            bound=price(bound_tokens, self.usd_per_mtok),
+            bound=bound,
             lease=str(self.lease),
         )
         if not reserved:

@@ -45,11 +45,24 @@ class CapReached(AtRest):
 
     name: str
     max_usd: Decimal
+    #: Its own, or its account's, and the option of `migrator limits` that sets that.
+    which: str = "its cap"
+    option: str = "--max-cost"
 
     runbook = "budget-reached"
-    happened = "{name} reached its cap of {max_usd:.2f} USD: one more request could pass it."
+    happened = "{name} reached {which} of {max_usd:.2f} USD: one more request could pass it."
     state = "Every vector paid for is kept, and nothing more is spent."
-    next = "Run `migrator limits {name} --max-cost X`, then `migrator resume {name}`, or again what was interrupted."
+    next = "Run `migrator limits {name} {option} X`, then `migrator resume {name}`, or again what was interrupted."
+
+    @classmethod
+    def of_account(cls, name: str, where: str, max_usd: Decimal) -> CapReached:
+        """Return it for the cap that all migrations of an account share."""
+        return cls(name, max_usd, f"the cap of all that ask with {where}", "--account-max-cost")
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the migration's own cap."""
+        return self.option == "--max-cost"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 import migrator
+import migrator.state.account_caps
 import migrator.state.count_tables
 import migrator.state.hook_tables
 import migrator.state.pilot_tables
