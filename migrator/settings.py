@@ -1,14 +1,16 @@
-"""Settings of this process, from the environment or `.env`; secrets come from nowhere else.
+"""Settings of this process, from the environment, `.env` or a file that they name; secrets come from nowhere else.
 
 Floor 0. Promise: no secret is ever read from the spec file or a flag, and none is shown: a URL is printed
-without its password (P11).
+without its password (P11). Where NAME_FILE is set, the value of NAME is what that file holds, as orchestrators hand
+out secrets: it stands in no environment, which every child process inherits.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from dotenv import dotenv_values
@@ -17,6 +19,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from migrator.errors import OperatorError
 
+#: With it, a variable's name is that of the one which names a file: as official images of PostgreSQL have it.
+FILE_SUFFIX = "_FILE"
+#: What may be read from a file: the settings that hold passwords.
+_IN_FILES = ("database_url", "broker_url")
+#: Bytes of the longest file that is read: a wrong path must not be read to its end.
+_LONGEST_BYTES = 65_536
 #: Provider requests in flight per worker process, where nobody says otherwise.
 CONCURRENCY = 4
 
@@ -95,16 +103,56 @@ def load() -> Settings:
     Raises: SettingInvalid, naming the first variable that can't be used.
     """
     try:
-        return Settings()
+        return Settings(**_from_files())
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = "MIGRATOR_" + "_".join(str(part) for part in first["loc"]).upper()
         raise SettingInvalid(name, first["msg"]) from None
 
 
-def api_key(variable: str) -> str | None:
-    """Return a key (the provider's, or what signs hooks) from the environment or `.env`; None where there is none."""
+def secret(variable: str) -> str | None:
+    """Return a secret (the provider's key, what signs hooks, Flower's login); None where there is none.
+
+    Raises: SettingInvalid, where the file that is to hold it can't be read.
+    """
+    plain, file = _given(variable), _given(variable + FILE_SUFFIX)
+    if file is None:
+        return plain
+    if plain is not None:
+        raise SettingInvalid(variable, f"{variable}{FILE_SUFFIX} is set too, and nobody can tell which is meant")
+    return _read(variable + FILE_SUFFIX, Path(file))
+
+
+def has_secret(variable: str) -> bool:
+    """Say whether there is such a secret here, also where its file can't be read: then there is none."""
+    try:
+        return secret(variable) is not None
+    except SettingInvalid:
+        return False
+
+
+def _from_files() -> dict[str, Any]:
+    """Return the settings that files hold."""
+    variables = {name: f"MIGRATOR_{name}".upper() for name in _IN_FILES}
+    named = {name: each for name, each in variables.items() if _given(each + FILE_SUFFIX) is not None}
+    return {name: secret(variable) for name, variable in named.items()}
+
+
+def _given(variable: str) -> str | None:
     return os.environ.get(variable) or dotenv_values(".env").get(variable) or None
+
+
+def _read(variable: str, file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            value = opened.read(_LONGEST_BYTES).decode().strip()
+    except OSError as error:
+        raise SettingInvalid(variable, f"{file} can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingInvalid(variable, f"{file} is not text") from None
+    if not value:
+        raise SettingInvalid(variable, f"{file} is empty")
+    return value
 
 
 def without_password(url: str) -> str:

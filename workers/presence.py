@@ -105,7 +105,7 @@ async def _sign(name: str, slots: int, queues: list[str]) -> None:
                 " unnest(ARRAY['from', 'to']) AS part WHERE spec -> part ->> 'api_key_env' IS NOT NULL"
             )
         )
-        present = [variable for variable in wanted.scalars() if settings.api_key(variable) is not None]
+        present = [variable for variable in wanted.scalars() if settings.has_secret(variable)]
         await workers.sign(
             connection,
             name=name,

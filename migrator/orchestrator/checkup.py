@@ -23,7 +23,7 @@ from migrator.provenance.page import Page
 from migrator.provider import client, profiles
 from migrator.provider.catalogue import Action
 from migrator.provider.client import LostError, RefusedError, Reply, UnbelievableError
-from migrator.settings import Settings, api_key
+from migrator.settings import SettingInvalid, Settings, secret
 from migrator.spec import ModelSpec, Spec
 from migrator.state import canary, migrations, schema, workers
 from migrator.state.canary import STEADY_COSINE, Canary
@@ -191,13 +191,24 @@ async def _provider(spec: Spec) -> list[Check]:
     return [each for side in (Side.TO, Side.FROM) for each in await _model(spec, side)]
 
 
+def _key(name: str, variable: str) -> str | Check:
+    """Return the provider's key, or why there is none here."""
+    try:
+        key = secret(variable)
+    except SettingInvalid as error:
+        return Check(name, "fail", error.sentences()[0].rstrip("."), error.sentences()[-1])
+    if key is None:
+        mend = f"Set {variable} in the environment, here and on every worker."
+        return Check(name, "fail", f"{variable} is not set here", mend)
+    return key
+
+
 async def _model(spec: Spec, side: Side) -> list[Check]:
     model = spec.model_of(side)
     name = f"provider [{side}]"
-    key = api_key(model.api_key_env)
-    if key is None:
-        mend = f"Set {model.api_key_env} in the environment, here and on every worker."
-        return [Check(name, "fail", f"{model.api_key_env} is not set here", mend)]
+    key = _key(name, model.api_key_env)
+    if isinstance(key, Check):
+        return [key]
     profile = profiles.of(model)
     http = client.make_http(key)
     replies: list[Reply] = []

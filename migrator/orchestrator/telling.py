@@ -176,7 +176,7 @@ async def _send(hooks: HooksSpec, claimed: Told, message: bytes) -> str | None:
         if not settings.load().allow_command_hooks:
             return f"MIGRATOR_ALLOW_COMMAND_HOOKS is not 1 on {socket.gethostname()}, so commands are not run there"
         return await command.run(hooks.command or [], message)
-    secret = settings.api_key(hooks.secret_env or "")
+    secret = settings.secret(hooks.secret_env or "")
     if secret is None:
         return f"{hooks.secret_env} is not set on {socket.gethostname()}, and nothing is sent unsigned"
     return await webhook.post(hooks.url or "", claimed.event_id, message, secret)

@@ -55,7 +55,8 @@ class Worker:
     pacer: Pacer
     #: Factor on the provider loop's waits; tests shorten them.
     backoff_seconds: float = 1.0
-    _clients: dict[str, httpx.AsyncClient] = field(default_factory=dict)
+    #: By key, so that an exchanged key is used at once; nothing that shows a worker shows them.
+    _clients: dict[str, httpx.AsyncClient] = field(default_factory=dict, repr=False)
     _sizes: dict[int, LandingSize] = field(default_factory=dict)
 
     @property
@@ -83,12 +84,12 @@ class Worker:
         # Most verbs ask no provider, and its client takes a quarter of a second to load.
         from migrator.provider import client
 
-        key = settings.api_key(model.api_key_env)
+        key = settings.secret(model.api_key_env)
         if key is None:
             raise KeyMissing(model.api_key_env, socket.gethostname())
-        if model.api_key_env not in self._clients:
-            self._clients[model.api_key_env] = client.make_http(key)
-        return self._clients[model.api_key_env]
+        if key not in self._clients:
+            self._clients[key] = client.make_http(key)
+        return self._clients[key]
 
     def landing_size(self, migration: Migration) -> LandingSize:
         """Return what this process has learnt of the writing transactions of a migration."""

@@ -18,7 +18,7 @@ from sqlalchemy import Row, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from migrator.settings import api_key
+from migrator.settings import secret
 from migrator.spec import ModelSpec
 from migrator.state.tables import paces
 
@@ -40,7 +40,7 @@ _FORGOTTEN_SECONDS = 1200.0
 
 def account_of(model: ModelSpec) -> str:
     """Return the name under which a provider counts: host, key and model in one digest that shows none of them."""
-    words = (model.base_url, api_key(model.api_key_env) or "", model.model)
+    words = (model.base_url, secret(model.api_key_env) or "", model.model)
     return hashlib.sha256("\0".join(words).encode()).hexdigest()[:32]
 
 
