@@ -27,6 +27,8 @@ from workers import logs, presence
 TICK_SECONDS = 10.0
 #: Seconds after which an unread tick is dropped: compared with the worker's clock, so far longer than clocks differ.
 TICK_EXPIRES_SECONDS = 600
+#: What a tick looks at, for people.
+TICK_ARGUMENTS = "all migrations"
 #: Seconds for a batch: a backstop, far longer than its lease, which `asyncio` and Postgres end much earlier.
 BATCH_SOFT_SECONDS, BATCH_HARD_SECONDS = 1500, 1800
 #: Seconds for a build: 30 days. `None` would inherit the global limit.
@@ -107,7 +109,8 @@ app.conf.update(
         "tick": {
             "task": "migrator.tick",
             "schedule": min(TICK_SECONDS, _settings.lease_seconds / 3),
-            "options": {"queue": QUEUE_CONTROL, "expires": TICK_EXPIRES_SECONDS},
+            # What Flower shows as its arguments, in words as those of a batch.
+            "options": {"queue": QUEUE_CONTROL, "expires": TICK_EXPIRES_SECONDS, "argsrepr": TICK_ARGUMENTS},
         }
     },
     # Beat remembers nothing worth keeping: its file goes where temporary files go.

@@ -5,13 +5,7 @@ Screenshots are kept in artifacts/, to be looked at.
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -21,64 +15,13 @@ from numpy.typing import NDArray
 from migrator.report import page
 from migrator.report.gather import Report
 from tests import reports
-from tests.deployment import ROOT
+from tests.acceptance.browser import ARTIFACTS, MAKER, Browser, complaints
 from tests.integration.test_report_page import hostile
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
-ARTIFACTS = ROOT / "artifacts"
 _WIDTH, _HEIGHT = 1200, 5000
-_QUIET = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--disable-default-apps", "--hide-scrollbars",
-    "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--v=0",
-)  # fmt: skip
-#: Where Chromium asks for updates and the time of day, whatever it is told.
-_MAKER = (".google.com", ".googleapis.com", ".gvt1.com", ".gstatic.com")
 #: Blink's name for dark: 0 is dark, 1 is light.
 _DARK, _LIGHT = "--blink-settings=preferredColorScheme=0", "--blink-settings=preferredColorScheme=1"
-
-
-@dataclass
-class Browser:
-    """Chromium with a profile of its own for each look."""
-
-    home: Path
-    looks: int = 0
-
-    def look(self, page: Path | str, *options: str) -> tuple[str, str]:
-        """Open a page; what it dumped, and what it logged."""
-        self.looks += 1
-        profile, log = self.home / f"profile-{self.looks}", self.home / f"net-{self.looks}.json"
-        done = subprocess.run(
-            [
-                shutil.which("chromium") or "chromium",
-                *_QUIET,
-                f"--user-data-dir={profile}",
-                f"--log-net-log={log}",
-                *options,
-                page.as_uri() if isinstance(page, Path) else page,
-            ],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-            env={"HOME": str(self.home), "PATH": "/usr/bin:/bin"},
-        )
-        shutil.rmtree(profile, ignore_errors=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout, done.stderr
-
-    def asked(self) -> set[str]:
-        """Every host that the network stack was asked for in all looks, but what Chromium asks its maker by itself.
-
-        None of it left: no name is resolved.
-        """
-        found = set()
-        for log in self.home.glob("net-*.json"):
-            told: dict[str, Any] = json.loads(log.read_text())
-            assert told["events"], "the log is there, so an empty answer means that nothing was asked"
-            found |= {urlsplit(str(event.get("params", {}).get("url", ""))).hostname for event in told["events"]}
-        return {host for host in found if host is not None and not host.endswith(_MAKER)}
 
 
 @pytest.fixture
@@ -95,11 +38,6 @@ def shot(browser: Browser, report: Report, name: str, *options: str) -> NDArray[
     _, said = browser.look(file, f"--screenshot={png}", f"--window-size={_WIDTH},{_HEIGHT}", *options)
     assert complaints(said) == []
     return np.asarray(imread(png), dtype=np.float32)
-
-
-def complaints(said: str) -> list[str]:
-    """What the page said on the console: Chromium logs each such line as CONSOLE."""
-    return [line for line in said.splitlines() if "CONSOLE" in line]
 
 
 def share_near(pixels: NDArray[np.float32], colour: str) -> float:
@@ -154,7 +92,7 @@ def test_report_runs_nothing_whatever_its_strings_say(browser: Browser) -> None:
     assert complaints(said) == []
     assert "<script" not in dom
     assert "<img" not in dom
-    assert not [maker for maker in _MAKER if maker in dom], "so what is asked there is not for the page"
+    assert not [maker for maker in MAKER if maker in dom], "so what is asked there is not for the page"
     assert browser.asked() == set()
 
 

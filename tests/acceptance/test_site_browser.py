@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from migrator.demo import processes
-from tests.acceptance.test_report_browser import Browser
+from tests.acceptance.browser import Browser
 from tests.deployment import ROOT
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
