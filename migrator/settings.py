@@ -8,6 +8,7 @@ out secrets: it stands in no environment, which every child process inherits.
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -95,6 +96,16 @@ class Settings(BaseSettings):
         if scheme not in {"postgresql", "postgres"}:
             raise SettingInvalid("MIGRATOR_DATABASE_URL", "it must begin with postgresql://")
         return self.database_url
+
+
+def beat_file(found: Settings) -> Path:
+    """Return where beat keeps what it remembers: nothing worth keeping, so where temporary files go."""
+    return Path(tempfile.gettempdir()) / f"migrator-beat-{found.instance}"
+
+
+def beat_sign(found: Settings) -> Path:
+    """Return the file that beat touches, for health checks."""
+    return beat_file(found).with_suffix(".alive")
 
 
 def load() -> Settings:

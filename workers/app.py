@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from pathlib import Path
 
 from celery import Celery
@@ -113,8 +112,7 @@ app.conf.update(
             "options": {"queue": QUEUE_CONTROL, "expires": TICK_EXPIRES_SECONDS, "argsrepr": TICK_ARGUMENTS},
         }
     },
-    # Beat remembers nothing worth keeping: its file goes where temporary files go.
-    beat_schedule_filename=str(Path(tempfile.gettempdir()) / f"migrator-beat-{_settings.instance}"),
+    beat_schedule_filename=str(settings.beat_file(_settings)),
     beat_max_loop_interval=1,
     # Ticks that nobody takes would fill the broker.
     beat_scheduler="workers.schedule:Sparing",

@@ -6,12 +6,14 @@ until somebody takes it: a weekend without workers would be 17,000 of them.
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from typing import Any
 
 from celery.beat import PersistentScheduler
 from celery.utils.log import get_logger
 
+from migrator import settings
 from migrator.state.batches import QUEUE_CONTROL
 
 logger = get_logger(__name__)
@@ -24,6 +26,13 @@ class Sparing(PersistentScheduler):
     """Celery's own scheduler, which looks into the queue before it sends."""
 
     _spares = False
+
+    def tick(self, *args: Any, **kwargs: Any) -> Any:
+        """Look at the schedule, and leave a sign of it for `migrator alive --beat`."""
+        wait = super().tick(*args, **kwargs)
+        with contextlib.suppress(OSError):
+            settings.beat_sign(settings.load()).touch()
+        return wait
 
     def apply_async(self, entry: Any, *args: Any, **kwargs: Any) -> Any:
         """Send an entry's task, unless enough of them wait."""

@@ -17,6 +17,7 @@ import typer
 
 from migrator import __version__
 from migrator.cli import (
+    alive,
     batches,
     cancel,
     cleanup,
@@ -115,6 +116,7 @@ for verb in (
     cleanup,
     report,
     exporter,
+    alive,
     demo,
     simulate,
 ):
