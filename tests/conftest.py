@@ -32,6 +32,7 @@ PACKAGES = {
     "docker-compose": "docker-compose",
     "pgbouncer": "pgbouncer",
     "rabbitmq-server": "rabbitmq-server",
+    "systemd": "systemd-analyze",
 }
 # As in workers: what a process has imported is not looked over again and again.
 gc.set_threshold(50_000, 20, 50)
