@@ -8,6 +8,7 @@ out secrets: it stands in no environment, which every child process inherits.
 from __future__ import annotations
 
 import os
+import ssl
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,19 @@ def load() -> Settings:
         first = error.errors(include_input=False, include_url=False)[0]
         name = "MIGRATOR_" + "_".join(str(part) for part in first["loc"]).upper()
         raise SettingInvalid(name, first["msg"]) from None
+
+
+def broker_tls(url: str) -> dict[str, Any] | None:
+    """Return what kombu has to be told so that a broker's certificate and name are looked at; None without TLS.
+
+    By itself it takes any certificate of a Redis (CERT_NONE), and any name of a RabbitMQ. Which authorities are trusted
+    is OpenSSL's to say (SSL_CERT_FILE), or the address's (`?ssl_ca_certs=/path`, Redis alone).
+    """
+    wanted: dict[str, dict[str, Any]] = {
+        "rediss": {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True},
+        "amqps": {"server_hostname": None},  # None: the address's own
+    }
+    return wanted.get(urlsplit(url).scheme)
 
 
 def secret(variable: str) -> str | None:

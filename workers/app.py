@@ -61,6 +61,7 @@ app.conf.update(
     worker_disable_prefetch=True,
     # What is in hand when the broker goes away is leased and paid for: it is finished.
     worker_cancel_long_running_tasks_on_connection_loss=False,
+    broker_use_ssl=settings.broker_tls(_settings.broker_url) or False,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     # Opened as needed. Flower asks eight questions at once and takes two connections for each: with fewer than 16 it

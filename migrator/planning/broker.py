@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from migrator.planning.findings import Finding, info, warn
-from migrator.settings import without_password
+from migrator.settings import broker_tls, without_password
 
 #: Seconds for a server that may not be there.
 PATIENCE_SECONDS = 5.0
@@ -79,7 +79,8 @@ def _amqp(url: str, shown: str) -> Broker:
     from kombu.connection import Connection  # noqa: PLC0415 - only where the broker is one
 
     try:
-        with Connection(url, connect_timeout=PATIENCE_SECONDS) as connection:  # type: ignore[no-untyped-call]
+        tls = broker_tls(url) or False
+        with Connection(url, ssl=tls, connect_timeout=PATIENCE_SECONDS) as connection:  # type: ignore[no-untyped-call]
             connection.ensure_connection(max_retries=1, timeout=PATIENCE_SECONDS)
     except Exception as error:  # noqa: BLE001 - each transport raises its own kinds
         return Broker(shown, problem=type(error).__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,12 @@ def test_a_value_beside_its_file_is_refused(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(SettingInvalid, match="MIGRATOR_DATABASE_URL_FILE is set too") as refused:
         settings.load()
     assert "canary" not in str(refused.value)
+
+
+def test_a_brokers_certificate_and_name_are_looked_at() -> None:
+    """kombu alone takes any certificate of a Redis, and any name of a RabbitMQ."""
+    redis = settings.broker_tls("rediss://:secret@queue.example:6379/0")
+    assert redis == {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True}
+    assert settings.broker_tls("amqps://me:secret@queue.example//") == {"server_hostname": None}, "the address's own"
+    for plain in ("redis://queue.example", "amqp://queue.example"):
+        assert settings.broker_tls(plain) is None
