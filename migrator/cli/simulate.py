@@ -97,7 +97,7 @@ def _account(played: Scenario, **switches: Any) -> Account:
     from migrator.demo.simulator.latency import LIFELIKE
 
     # What text-embedding-v3 counts of one sample, against v4's 23.
-    behaviour = Behaviour(**{**LIFELIKE, "v3_token_ratio": 1.13, **switches})
+    behaviour = Behaviour(**{**LIFELIKE, "v3_token_ratio": 1.13, **switches})  # nosec B105 - a figure
     return Account(behaviour, played, tell=console.say)
 
 

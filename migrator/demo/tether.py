@@ -23,7 +23,7 @@ def main() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number))
     if os.getppid() != parent:  # it died before the tie was made
         sys.exit(1)
-    os.execv(command[0], command)  # noqa: S606 - our own command, without a shell
+    os.execv(command[0], command)  # noqa: S606 # nosec B606 - our own, without a shell
 
 
 if __name__ == "__main__":
