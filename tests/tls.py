@@ -38,7 +38,10 @@ def in_front_of(port: int, context: ssl.SSLContext, *, postgres: bool = False) -
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
 
+    opened: list[asyncio.StreamWriter] = []
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        opened.append(writer)
         with contextlib.suppress(OSError, ssl.SSLError, asyncio.IncompleteReadError):
             if postgres:
                 if await reader.readexactly(8) != _SSL_REQUEST:
@@ -48,6 +51,7 @@ def in_front_of(port: int, context: ssl.SSLContext, *, postgres: bool = False) -
                 await writer.drain()
                 await writer.start_tls(context)
             inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
+            opened.append(inner_writer)
             await asyncio.gather(_pass_on(reader, inner_writer), _pass_on(inner_reader, writer))
 
     async def listen() -> asyncio.Server:
@@ -57,6 +61,9 @@ def in_front_of(port: int, context: ssl.SSLContext, *, postgres: bool = False) -
         server.close()
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
+        for writer in opened:
+            # Not closed: that would wait for the other side's goodbye.
+            writer.transport.abort()
         await asyncio.sleep(0.1)
 
     server = asyncio.run_coroutine_threadsafe(listen(), loop).result(10)

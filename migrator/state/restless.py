@@ -20,7 +20,7 @@ SELECT m.id FROM unnest(CAST(:ids AS bigint[])) AS m (id)
     OR EXISTS (SELECT FROM {SCHEMA}.duties AS d WHERE d.migration_id = m.id AND d.status = 'leased')
     OR EXISTS (SELECT FROM {SCHEMA}.reservations AS r WHERE r.migration_id = m.id AND NOT r.possibly_billed)
     OR EXISTS (SELECT FROM {SCHEMA}.strays AS s WHERE s.migration_id = m.id)
-"""  # noqa: S608 - our own schema's name
+"""  # noqa: S608 # nosec B608 - our own schema's name
 )
 
 
