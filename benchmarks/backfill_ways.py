@@ -48,7 +48,7 @@ _NAME = "bench"
 _PROCESSES, _SPARE_SECONDS = 2, 0.02
 #: Requests that one process has at the provider at a time.
 IN_FLIGHT = 4
-_KEY_VARIABLE = "MIGRATOR_BENCH_KEY"
+_KEY_VARIABLE = "BENCH_PROVIDER_KEY"
 #: Pages of a lane of the lost shapes: the widest of our windows.
 _LANE_PAGES = 256
 

@@ -48,7 +48,7 @@ _SWAPS, _PAUSE_SECONDS, _READER_SECONDS = 20, 0.3, 6.0
 #: Goals: the lock is held for so long at the median; nobody waits longer than one try's deadline and this.
 _HELD_MS, _BESIDES_MS = 50.0, 50.0
 _ANY = Bounds(1_000_000, 1_000_000.0)
-_KEY = "MIGRATOR_BENCH_KEY"
+_KEY = "BENCH_PROVIDER_KEY"
 _TABLE = """
 CREATE EXTENSION vector;
 CREATE TABLE docs (id bigint PRIMARY KEY, body text, n int NOT NULL DEFAULT 0, embedding vector(64));

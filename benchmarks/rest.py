@@ -49,7 +49,7 @@ dimensions = 64
 model = "text-embedding-v4"
 dimensions = 64
 base_url = "{url}"
-api_key_env = "MIGRATOR_BENCH_KEY"
+api_key_env = "BENCH_PROVIDER_KEY"
 price_usd_per_mtok = 1.0
 [limits]
 max_cost_usd = 1.0
@@ -76,7 +76,7 @@ def run() -> list[Figure]:
             **os.environ,
             "MIGRATOR_DATABASE_URL": server.url,
             "MIGRATOR_BROKER_URL": valkey.url,
-            "MIGRATOR_BENCH_KEY": "none",
+            "BENCH_PROVIDER_KEY": "none",
         }
         spec = home / "docs.toml"
         spec.write_text(_SPEC.format(url=simulator.base_url), encoding="utf-8")

@@ -69,8 +69,8 @@ def run() -> list[Figure]:
     home = Path(tempfile.mkdtemp(prefix="mgb-"))
     home.chmod(0o711)
     server, simulator = Postgres(home / "postgres", settings=_SETTINGS), Simulator(home / "simulator")
-    before = os.environ.get("MIGRATOR_BENCH_KEY")
-    os.environ["MIGRATOR_BENCH_KEY"] = "none"
+    before = os.environ.get("BENCH_PROVIDER_KEY")
+    os.environ["BENCH_PROVIDER_KEY"] = "none"
     try:
         server.start()
         simulator.start()
@@ -81,7 +81,7 @@ def run() -> list[Figure]:
         return asyncio.run(_measure(server.url, simulator.base_url))
     finally:
         if before is None:
-            del os.environ["MIGRATOR_BENCH_KEY"]
+            del os.environ["BENCH_PROVIDER_KEY"]
         simulator.stop()
         server.remove()
         shutil.rmtree(home, ignore_errors=True)
@@ -162,7 +162,7 @@ async def _shared_ticks(engine: AsyncEngine, base_url: str) -> float:
 
 
 async def _start(engine: AsyncEngine, base_url: str, name: str) -> None:
-    to = {"model": "text-embedding-v4", "dimensions": 64, "base_url": base_url, "api_key_env": "MIGRATOR_BENCH_KEY"}
+    to = {"model": "text-embedding-v4", "dimensions": 64, "base_url": base_url, "api_key_env": "BENCH_PROVIDER_KEY"}
     data: dict[str, Any] = {
         "name": name,
         "target": {"table": f"public.{name}", "column": "embedding", "text": "{body}"},

@@ -67,3 +67,14 @@ class ProfileOverrides(BaseModel):
     norm: Annotated[Literal["steady", "any"] | None, Field(description='"steady" or "any"')] = None
     #: What this endpoint means by insufficient_quota: Model Studio a rate, OpenAI an empty account.
     insufficient_quota: Annotated[Literal["rate", "credit"] | None, Field(description='"rate" or "credit"')] = None
+
+
+def providers_variable(name: str) -> str:
+    """Return the name of a variable that may hold a provider's key.
+
+    A spec must not have our own secrets, or libpq's, sent to a host that it names itself.
+    Raises: ValueError.
+    """
+    if name.upper().startswith(("MIGRATOR_", "PG")):
+        raise ValueError("what begins with MIGRATOR_ or PG holds no provider's key, and is sent to nobody")
+    return name

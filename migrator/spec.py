@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
 from migrator import events, queries, scope, signals
-from migrator.endpoint import ENDINGS, ProfileOverrides, clean_base_url
+from migrator.endpoint import ENDINGS, ProfileOverrides, clean_base_url, providers_variable
 from migrator.errors import OperatorError
 from migrator.events import HooksSpec
 from migrator.generation import Generation, Side
@@ -140,7 +140,11 @@ class TargetSpec(_Part):
 _Dims = Annotated[int, Field(ge=1, le=16000, description="a whole number, as in 1024")]
 _Name = Annotated[str, Field(pattern=r"^[^\s@'\"\\]{1,200}$", description='a model id, as in "qwen/text-embedding-v4"')]
 _Url = Annotated[str, AfterValidator(clean_base_url)]
-_KeyName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="the NAME of a variable, never a key")]
+_KeyName = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="the NAME of a variable, never a key"),
+    AfterValidator(providers_variable),
+]
 _Price = Annotated[
     tuple[float, float],
     BeforeValidator(_price),

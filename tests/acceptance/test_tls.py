@@ -10,7 +10,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from migrator.hooks import webhook
 from tests.deployment import Deployment
+from tests.receiving import SECRET, receiving
 from tests.tls import Authority, in_front_of
 
 _UNREACHABLE = 75
@@ -120,6 +122,21 @@ def test_the_providers_certificate_is_looked_at(deployed: Deployment, ours: Auth
         done = deployed.run("work", "docs", "--until", "ready", env=env)
         assert done.returncode == 0, done.stderr
         assert deployed.mismatches("embedding__migrator", "text-embedding-v4") == []
+
+
+async def test_a_hooks_certificate_is_looked_at(
+    ours: Authority, strangers: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with receiving() as receiver, in_front_of(port_of(receiver.url), ours.server()) as port:
+        url = f"https://localhost:{port}/hook"
+        for file in (None, strangers.file):
+            if file is not None:
+                monkeypatch.setenv("SSL_CERT_FILE", str(file))
+            assert await webhook.post(url, "1", b"{}", SECRET) == "ConnectError"
+        assert receiver.received == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(ours.file))
+        assert await webhook.post(url, "1", b"{}", SECRET) is None
+        assert receiver.verified()
 
 
 def test_the_databases_certificate_is_looked_at(deployed: Deployment, ours: Authority, strangers: Authority) -> None:

@@ -111,6 +111,15 @@ def test_p11_a_value_is_never_quoted_since_it_might_be_a_pasted_key() -> None:
     assert "canary" not in repr(caught.value.as_json())
 
 
+@pytest.mark.parametrize("name", ["MIGRATOR_DATABASE_URL", "migrator_hook_secret", "PGPASSWORD"])
+@pytest.mark.parametrize("part", ["to", "from"])
+def test_p11_our_own_secrets_are_sent_to_no_host_that_a_spec_names(part: str, name: str) -> None:
+    data = good()
+    data[part]["api_key_env"] = name
+    with pytest.raises(SpecInvalid, match="is sent to nobody"):
+        specs.parse(data, "x")
+
+
 def test_a_missing_file_and_a_broken_file(tmp_path: Path) -> None:
     with pytest.raises(SpecInvalid, match="can't be read"):
         specs.load(tmp_path / "none.toml")
