@@ -69,12 +69,17 @@ class ProfileOverrides(BaseModel):
     insufficient_quota: Annotated[Literal["rate", "credit"] | None, Field(description='"rate" or "credit"')] = None
 
 
-def providers_variable(name: str) -> str:
-    """Return the name of a variable that may hold a provider's key.
+#: What is wrong with one of our own variables as the provider's key, and how to mend it.
+OUR_OWN = (
+    "it is no provider's, and what it holds is sent to no host that a spec names",
+    "name the variable that holds the provider's key",
+)
 
-    A spec must not have our own secrets, or libpq's, sent to a host that it names itself.
-    Raises: ValueError.
+
+def is_our_own(variable: str) -> bool:
+    """Say whether a variable is this tool's own, or one of libpq's secrets.
+
+    Asked of spec files alone: what was frozen before is to be read for ever.
     """
-    if name.upper().startswith(("MIGRATOR_", "PG")):
-        raise ValueError("what begins with MIGRATOR_ or PG holds no provider's key, and is sent to nobody")
-    return name
+    name = variable.upper()
+    return name.startswith(("MIGRATOR_", "PGPASS", "PGSERVICE", "PGSSL"))

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
 from migrator import events, queries, scope, signals
-from migrator.endpoint import ENDINGS, ProfileOverrides, clean_base_url, providers_variable
+from migrator.endpoint import ENDINGS, OUR_OWN, ProfileOverrides, clean_base_url, is_our_own
 from migrator.errors import OperatorError
 from migrator.events import HooksSpec
 from migrator.generation import Generation, Side
@@ -143,7 +143,6 @@ _Url = Annotated[str, AfterValidator(clean_base_url)]
 _KeyName = Annotated[
     str,
     Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="the NAME of a variable, never a key"),
-    AfterValidator(providers_variable),
 ]
 _Price = Annotated[
     tuple[float, float],
@@ -272,6 +271,9 @@ def load(path: Path) -> Spec:
         problem = Problem("file", f"it is no TOML ({error})", "mend the line it names")
         raise SpecInvalid(str(path), [problem]) from None
     spec = parse(data, str(path))
+    keys = {"from": spec.from_.api_key_env, "to": spec.to.api_key_env}
+    if ours := [Problem(f"[{part}] api_key_env", *OUR_OWN) for part, name in keys.items() if is_our_own(name or "")]:
+        raise SpecInvalid(str(path), ours)
     if spec.gates.queries is not None:
         columns = None if spec.target.key is None else len(spec.target.key)
         found, wrong = queries.read(path.parent / spec.gates.queries, columns)

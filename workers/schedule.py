@@ -29,10 +29,10 @@ class Sparing(PersistentScheduler):
 
     def tick(self, *args: Any, **kwargs: Any) -> Any:
         """Look at the schedule, and leave a sign of it for `migrator alive --beat`."""
-        wait = super().tick(*args, **kwargs)
+        # Before: where the broker is away Celery waits in there for it, and starting it again would not help.
         with contextlib.suppress(OSError):
             settings.beat_sign(settings.load()).touch()
-        return wait
+        return super().tick(*args, **kwargs)
 
     def apply_async(self, entry: Any, *args: Any, **kwargs: Any) -> Any:
         """Send an entry's task, unless enough of them wait."""

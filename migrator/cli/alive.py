@@ -76,13 +76,15 @@ def _beat(found: Settings) -> str:
 
 
 async def _worker(found: Settings, name: str | None) -> str:
-    from migrator.state import workers
+    from migrator.state import schema, workers
     from migrator.state.connection import make_engine, transaction
 
     host = socket.gethostname()
     engine = make_engine(found.required_database_url(), "migrator alive", pool_size=1)
     try:
         async with transaction(engine, read_only=True, statement_timeout_seconds=5) as connection:
+            # Of another revision nobody signs: `migrator init`, or the other version, is what helps.
+            await schema.require(connection)
             alive = [row.name for row in await workers.alive(connection)
                      if (row.host == host if name is None else row.name == name)]  # fmt: skip
     except MigratorError as error:

@@ -64,7 +64,8 @@ async def allot(
                 Claim(each.id, priorities.get(each.id, 0), await _wanted(connection, each, limit, trust))
                 for each in sharing
             ]
-            allotted |= share(limit, claims)
+            # Whoever has nothing to hand out now waits for nobody's sake.
+            allotted |= share(limit, [each for each in claims if each.wanted])
     return allotted
 
 

@@ -173,7 +173,10 @@ async def _can_wait(
         return False
     logger.warning("%s: %s", lease, error)
     stopped = isinstance(error, WorkStopped | OutOfHours)
-    seconds = 0.0 if stopped else _RENEWAL_SECONDS
+    seconds = _RENEWAL_SECONDS
+    if stopped:
+        # Nobody need look again until it is closed.
+        seconds = error.seconds if isinstance(error, WindowCloses) else 0.0
     kind = None if stopped else type(error).__name__
     await _give_back(worker, lease, failure=kind, counts=False, after_seconds=seconds)
     if duty is Duty.SETTLE and not stopped:

@@ -113,9 +113,7 @@ async def tick(
         await readers.forget_old(connection)
         found = [each for each in under_way if each.status in UNATTENDED]
         rests = [each for each in under_way if each.status in RESTING]
-        await _tidy(connection, rests)
-    if rests:
-        await schedule.wake(engine, [each for each in rests if only in {None, each.name}])
+    await _tidy(engine, rests, only)
     # `only` is asked for by somebody who works on it without a broker.
     shift = _Shift(actor, max(FEWEST_TICKETS, PER_SLOT * slots), Trust(ticket_seconds, bool(slots) or only is not None))
     allotted: dict[int, int] = {}
@@ -189,14 +187,25 @@ async def _how_far(engine: AsyncEngine, migration: Migration) -> str | None:
     return line
 
 
-async def _tidy(connection: AsyncConnection, rests: Sequence[Migration]) -> None:
-    """Take back what nobody holds any more of migrations at rest, and add up what their fences diverted."""
-    to_tidy = await restless.among(connection, [each.id for each in rests])
-    for each in rests:
-        if each.id in to_tidy:
-            await _rescue(connection, each)
-            # The fence stands through a pause, and what it diverts must not pile up.
-            await strays.fold(connection, each.id)
+async def _tidy(engine: AsyncEngine, rests: Sequence[Migration], only: str | None) -> None:
+    """Take back what nobody holds any more of migrations at rest, add up what their fences diverted, and wake them."""
+    if not rests:
+        return
+    try:
+        async with transaction(engine) as connection:
+            to_tidy = await restless.among(connection, [each.id for each in rests])
+        for each in rests:
+            if each.id in to_tidy:
+                async with transaction(engine) as connection:
+                    await _rescue(connection, each)
+                    # The fence stands through a pause, and what it diverts must not pile up.
+                    await strays.fold(connection, each.id)
+        await schedule.wake(engine, [each for each in rests if only in {None, each.name}])
+    except Exception as error:
+        # The others' work does not wait for those that rest.
+        if only is not None:
+            raise
+        _log("migrations at rest were not looked after", error)
 
 
 async def _tell(engine: AsyncEngine, shift: _Shift, only: str | None) -> list[Ticket]:

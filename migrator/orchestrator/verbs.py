@@ -297,12 +297,13 @@ async def set_limits(engine: AsyncEngine, name: str, wanted: NewLimits, *, actor
             await signals.forget_age(connection, found.id)
         if values:
             await migrations.change(connection, found.id, **values)
-        if wanted.max_cost_usd is not None:
-            await budget.set_cap(connection, found.id, wanted.max_cost_usd)
-            values["max_cost_usd"] = Decimal(str(wanted.max_cost_usd))
+        # The account before the migration, as whoever reserves locks them.
         if (cap := wanted.account_max_cost_usd) is not None:
             await account_caps.put(connection, found.spec.to, None if cap.is_nan() else cap)
             values["account_max_cost_usd"] = "none" if cap.is_nan() else cap
+        if wanted.max_cost_usd is not None:
+            await budget.set_cap(connection, found.id, wanted.max_cost_usd)
+            values["max_cost_usd"] = Decimal(str(wanted.max_cost_usd))
         told = ", ".join(f"{key} = {value}" for key, value in values.items())
         await migrations.note(connection, found.id, found.status, f"limits: {told or 'unchanged'}", actor)
         return await migrations.get(connection, name)

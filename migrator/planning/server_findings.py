@@ -75,7 +75,7 @@ def _connections(found: Survey, around: Surroundings) -> Iterator[Finding]:
             "max_connections",
             f"{found.worker_slots} worker processes keep up to {wanted} connections, and {max(free, 0)} are left beside"
             " the application's",
-            "fewer processes (celery's -c), a smaller MIGRATOR_CONCURRENCY, or a larger max_connections",
+            "fewer processes (celery's -c), or a larger max_connections",
         )
 
 

@@ -132,6 +132,7 @@ class Capture:
             "new_key": target.key_of("NEW"),
             "key_is_new": sql.SQL(" AND ").join(key_is_new),
             "in_where": target.in_where("NEW"),
+            "was_in_where": target.in_where("OLD"),
             "had_vector": target.embedded("OLD", target.column, target.shadow),
             "has_vector": target.embedded("NEW", target.column, target.shadow),
             "old_in_scope": target.in_scope("OLD", target.column, target.shadow),

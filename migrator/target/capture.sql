@@ -101,7 +101,10 @@ $capture$
 -- name: let_go
 -- Part of on_update under `only_embedded`: of a row whose vector a native session takes away, nothing is owed any more.
   IF native AND wrote AND NEW.{live} IS NULL AND NOT is_in_scope THEN
-    DELETE FROM migrator.dirty AS d WHERE d.migration_id = {migration_id} AND d.key IN ({old_key}, {new_key});
+    -- SKIP LOCKED: whoever settles it just now waits for nobody here, nor we for him.
+    DELETE FROM migrator.dirty AS d WHERE d.id IN (
+      SELECT h.id FROM migrator.dirty AS h
+       WHERE h.migration_id = {migration_id} AND h.key IN ({old_key}, {new_key}) FOR UPDATE SKIP LOCKED);
     DELETE FROM migrator.parked AS p WHERE p.migration_id = {migration_id} AND p.key IN ({old_key}, {new_key});
   END IF
 
@@ -112,13 +115,19 @@ $capture$
     INSERT INTO migrator.parked (migration_id, key, side)
     VALUES ({migration_id}, {new_key}, {live_side}), ({migration_id}, {new_key}, {shadow_side}) ON CONFLICT DO NOTHING;
   END IF;
+  -- Catch-up may be parking it just now, unseen: the hint that it settles there is still seen, and a copy outlives it.
+  IF {in_where} AND NOT {was_in_where} AND NOT {has_vector} THEN
+    INSERT INTO migrator.dirty (migration_id, side, key)
+    SELECT DISTINCT {migration_id}, d.side, {new_key}
+      FROM migrator.dirty AS d WHERE d.migration_id = {migration_id} AND d.key = {old_key};
+  END IF;
   IF {in_where} OR key_differs THEN
     WITH taken AS (
       DELETE FROM migrator.parked AS p WHERE p.migration_id = {migration_id} AND p.key IN ({old_key}, {new_key})
       RETURNING p.side),
     kept AS (
       INSERT INTO migrator.parked (migration_id, key, side)
-      SELECT DISTINCT {migration_id}, {new_key}, t.side FROM taken AS t WHERE NOT {in_where})
+      SELECT DISTINCT {migration_id}, {new_key}, t.side FROM taken AS t WHERE NOT {in_where} ON CONFLICT DO NOTHING)
     INSERT INTO migrator.dirty (migration_id, side, key)
     SELECT DISTINCT {migration_id}, t.side, {new_key} FROM taken AS t WHERE {in_where};
   END IF

@@ -51,13 +51,15 @@ BEGIN
   PERFORM set_config('lock_timeout', '2s', true);
   FOR each IN
     SELECT format('ALTER SCHEMA %I OWNER TO %I', n.nspname, {name})
-      FROM pg_namespace n WHERE n.nspname = 'migrator' AND n.nspowner <> {name}::regrole
+      FROM pg_namespace n WHERE n.nspname = 'migrator' AND n.nspowner <> (SELECT r.oid FROM pg_roles r WHERE r.rolname = {name})
     UNION ALL
     SELECT format('ALTER TABLE %s OWNER TO %I', c.oid::regclass, {name})
-      FROM pg_class c WHERE c.relnamespace = 'migrator'::regnamespace AND c.relkind = 'r' AND c.relowner <> {name}::regrole
+      FROM pg_class c WHERE c.relnamespace = 'migrator'::regnamespace AND c.relkind = 'r'
+       AND c.relowner <> (SELECT r.oid FROM pg_roles r WHERE r.rolname = {name})
     UNION ALL
     SELECT format('ALTER FUNCTION %s OWNER TO %I', p.oid::regprocedure, {name})
-      FROM pg_proc p WHERE p.pronamespace = 'migrator'::regnamespace AND p.proowner <> {name}::regrole
+      FROM pg_proc p WHERE p.pronamespace = 'migrator'::regnamespace
+       AND p.proowner <> (SELECT r.oid FROM pg_roles r WHERE r.rolname = {name})
   LOOP
     EXECUTE each;
   END LOOP;

@@ -36,6 +36,15 @@ def test_nobody_is_started_again_because_a_server_is_away(deployed: Deployment, 
     assert "canary" not in done.stdout + done.stderr
 
 
+def test_nobody_is_started_again_because_the_schema_is_of_another_revision(deployed: Deployment) -> None:
+    with deployed.connect() as connection:
+        connection.execute("UPDATE migrator.alembic_version SET version_num = '0001'")
+    assert "starting it again would not help: Schema `migrator` is at revision 0001" in deployed.must("alive")
+    with deployed.connect() as connection:
+        connection.execute("DROP SCHEMA migrator CASCADE")
+    assert "starting it again would not help: This database has no schema" in deployed.must("alive")
+
+
 def test_beat_is_alive_while_it_looks_at_its_schedule(deployed: Deployment) -> None:
     env = {"TMPDIR": str(deployed.home)}
     done = deployed.run("alive", "--beat", env=env)

@@ -67,7 +67,11 @@ def environment(path: Path, deployed: Deployment, home: Path) -> dict[str, str]:
 def command(path: Path, instance: str) -> list[str]:
     (line,) = settings_of(path)["ExecStart"]
     assert line.startswith(PROGRAMS)
-    words = shlex.split(line.removeprefix(PROGRAMS).replace("%i", instance).replace("%H", socket.gethostname()))
+    line = line.removeprefix(PROGRAMS).replace("%i", instance).replace("%H", socket.gethostname())
+    for each in settings_of(path)["Environment"]:
+        name, _, value = each.partition("=")
+        line = line.replace(f"${{{name}}}", value)
+    words = shlex.split(line)
     return [sys.executable, "-m", *(word.replace("%%", "%") for word in words)]
 
 

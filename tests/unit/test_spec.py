@@ -1,5 +1,6 @@
 """A spec is checked whole: every problem at once, each with its place and its mend."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +114,18 @@ def test_p11_a_value_is_never_quoted_since_it_might_be_a_pasted_key() -> None:
 
 @pytest.mark.parametrize("name", ["MIGRATOR_DATABASE_URL", "migrator_hook_secret", "PGPASSWORD"])
 @pytest.mark.parametrize("part", ["to", "from"])
-def test_p11_our_own_secrets_are_sent_to_no_host_that_a_spec_names(part: str, name: str) -> None:
+def test_p11_our_own_secrets_are_sent_to_no_host_that_a_spec_names(tmp_path: Path, part: str, name: str) -> None:
     data = good()
     data[part]["api_key_env"] = name
-    with pytest.raises(SpecInvalid, match="is sent to nobody"):
-        specs.parse(data, "x")
+    file = tmp_path / "docs.toml"
+    lines = [f'name = "{data["name"]}"']
+    for each in ("target", "from", "to", "limits"):
+        lines += [f"[{each}]", *(f"{key} = {json.dumps(value)}" for key, value in data[each].items())]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(SpecInvalid, match=rf"\[{part}\] api_key_env: it is no provider's"):
+        specs.load(file)
+    # What was frozen before this was refused is still read.
+    assert specs.restore(specs.parse(data, "x").dump()).name == data["name"]
 
 
 def test_a_missing_file_and_a_broken_file(tmp_path: Path) -> None:
