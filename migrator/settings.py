@@ -99,14 +99,9 @@ class Settings(BaseSettings):
         return self.database_url
 
 
-def beat_file(found: Settings) -> Path:
-    """Return where beat keeps what it remembers: nothing worth keeping, so where temporary files go."""
-    return Path(tempfile.gettempdir()) / f"migrator-beat-{found.instance}"
-
-
 def beat_sign(found: Settings) -> Path:
-    """Return the file that beat touches, for health checks."""
-    return beat_file(found).with_suffix(".alive")
+    """Return the file that beat touches, for health checks; two deployments on one machine have two."""
+    return Path(tempfile.gettempdir()) / f"migrator-beat-{found.instance}.alive"
 
 
 def load() -> Settings:

@@ -113,7 +113,6 @@ app.conf.update(
             "options": {"queue": QUEUE_CONTROL, "expires": TICK_EXPIRES_SECONDS, "argsrepr": TICK_ARGUMENTS},
         }
     },
-    beat_schedule_filename=str(settings.beat_file(_settings)),
     beat_max_loop_interval=1,
     # Ticks that nobody takes would fill the broker.
     beat_scheduler="workers.schedule:Sparing",

@@ -10,7 +10,7 @@ import contextlib
 import uuid
 from typing import Any
 
-from celery.beat import PersistentScheduler
+from celery.beat import Scheduler
 from celery.utils.log import get_logger
 
 from migrator import settings
@@ -22,8 +22,11 @@ logger = get_logger(__name__)
 MOST_WAITING = 6
 
 
-class Sparing(PersistentScheduler):
-    """Celery's own scheduler, which looks into the queue before it sends."""
+class Sparing(Scheduler):
+    """Celery's own scheduler, which looks into the queue before it sends.
+
+    Not the one that is persistent: what it keeps is a pickle, and whoever could write that file would run code here.
+    """
 
     _spares = False
 

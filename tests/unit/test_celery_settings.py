@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery.beat import PersistentScheduler
 from packaging.requirements import Requirement
+
+from migrator.settings import Settings, beat_sign
+from workers.schedule import Sparing
 
 ROOT = Path(__file__).resolve().parents[2]
 REDIS, RABBITMQ = "redis://127.0.0.1:1/0", "amqp://guest@127.0.0.1:1//"
@@ -191,9 +195,14 @@ def test_rabbitmq_gets_no_option_of_redis(told_everywhere: dict[str, Any]) -> No
     assert told["conf"]["task_acks_late"] is False
 
 
-def test_two_deployments_on_one_machine_have_two_schedules(told_everywhere: dict[str, Any]) -> None:
-    names = {told_everywhere[name]["conf"]["beat_schedule_filename"] for name in ("plain", "another instance")}
-    assert len(names) == 2
+def test_two_deployments_on_one_machine_have_two_signs_of_beat() -> None:
+    assert beat_sign(Settings(instance="blue")) != beat_sign(Settings(instance="green"))
+
+
+def test_beat_reads_no_file_that_somebody_else_could_have_written(told_everywhere: dict[str, Any]) -> None:
+    """Celery's persistent scheduler keeps a pickle where it is told, for us where temporary files go."""
+    assert told_everywhere["plain"]["conf"]["beat_scheduler"] == "workers.schedule:Sparing"
+    assert not issubclass(Sparing, PersistentScheduler)
 
 
 def test_celery_is_pinned_below_what_kills_its_workers() -> None:
