@@ -42,7 +42,7 @@ async def _shift(worker: Worker) -> None:
 
 async def test_many_edits_of_a_row_within_the_window_are_one_embedding(deployment: Deployment, worker: Worker) -> None:
     await ready(deployment, worker, rows=20)
-    before = deployment.simulator.ledger()["tokens"]
+    before = len(deployment.entries())
     working = asyncio.create_task(_shift(worker))
     with deployment.connect() as connection:
         for number in range(12):  # 1.2 s of keystrokes, and catch-up looks all the time
@@ -51,8 +51,8 @@ async def test_many_edits_of_a_row_within_the_window_are_one_embedding(deploymen
     await working
     await drain(worker)
     assert deployment.mismatches("embedding__migrator", V4) == []
-    requests = [each for each in deployment.simulator.ledger(entries=True)["entries"] if each["at"] > 0][-1]
-    assert deployment.simulator.ledger()["tokens"] - before == requests["tokens"], "one request, for the last of them"
+    # Without the canary's texts: where the table was made `ready` long ago it is due again.
+    assert len(deployment.entries()) - before == 1, "one request, for the last of them"
 
 
 async def test_a_row_that_is_edited_all_the_time_is_not_put_off_for_ever(
