@@ -33,7 +33,8 @@ def linked(root: Path, page: PurePosixPath) -> Iterator[PurePosixPath]:
 
 def _below(root: Path, folder: PurePosixPath) -> Iterator[PurePosixPath]:
     for path in sorted((root / folder).rglob("*")):
-        if path.is_file() and path.suffix != ".md":
+        # What Python leaves there is no source.
+        if path.is_file() and path.suffix != ".md" and "__pycache__" not in path.parts:
             yield PurePosixPath(path.relative_to(root))
 
 
