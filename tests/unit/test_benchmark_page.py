@@ -37,3 +37,11 @@ def test_a_page_without_a_place_for_it_stays_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(page.PageLacksMarks, match="end of c"):
         page.write(file, [Figure("a", "x", 1, "ms"), Figure("c", "x", 1, "ms")])
     assert file.read_text(encoding="utf-8") == BEFORE
+
+
+@pytest.mark.parametrize("bench", ["backfill"])
+def test_the_committed_page_holds_figures_of(bench: str) -> None:
+    text = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    section = text.partition(f"<!-- {bench} -->")[2].partition(f"<!-- end of {bench} -->")[0]
+    assert "| what | figure | goal |" in section
+    assert "Measured on 20" in section
