@@ -37,7 +37,7 @@ class _Skewed(_Right, metaclass=_Kind):
 
 if __name__ == "__main__":
     time.time = lambda: _right() + SECONDS
-    dt.datetime = _Skewed  # type: ignore[misc]
+    dt.datetime = _Skewed
     # As `python -m celery` has it: the working directory, and not this file's.
     sys.path[0] = str(Path.cwd())
     from celery.__main__ import main

@@ -85,4 +85,4 @@ def there_and_back(moved: Moved) -> None:
 
 def say(line: str) -> None:
     """Tell whoever watches."""
-    print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)  # noqa: T201
+    print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)  # noqa: T201 - somebody watches it for half an hour
