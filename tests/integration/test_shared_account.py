@@ -159,3 +159,35 @@ async def test_p7_two_who_reserve_at_once_do_so_one_after_the_other(deployment: 
             lease="x",
         )
     assert await other == before + Decimal("0.9")
+
+
+async def test_p8_limits_lock_the_account_before_the_migration_as_whoever_reserves_does(
+    deployment: Deployment, worker: Worker
+) -> None:
+    """In the other order a batch that reserves and an operator who types would wait for each other."""
+    await begin(deployment, worker, 5)
+    deployment.must("limits", "docs", "--account-max-cost", "5")
+    wanted = verbs.NewLimits(max_cost_usd=0.9, account_max_cost_usd=Decimal(4))
+    with deployment.connect() as reserving, reserving.transaction():
+        reserving.execute("SELECT FROM migrator.account_caps FOR UPDATE")
+        typed = asyncio.create_task(verbs.set_limits(worker.engine, "docs", wanted, actor="test"))
+        await asyncio.sleep(0.5)
+        assert not typed.done(), "it waits for the account"
+        reserving.execute("SET LOCAL lock_timeout = '500ms'")
+        reserving.execute("SELECT FROM migrator.budgets FOR UPDATE")
+    await typed
+
+
+async def test_what_rests_and_fails_takes_no_ticket_from_the_others(
+    deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await begin(deployment, worker, 20)
+    await begin_another(deployment, worker, "notes", 20)
+    deployment.must("pause", "notes")
+
+    async def no_zone(*_: Any) -> None:
+        raise ValueError("no such time zone here")
+
+    monkeypatch.setattr(schedule, "wake", no_zone)
+    made = await tick(worker.engine, actor="test")
+    assert [each.label for each in made.tickets if each.label.startswith("docs.b")]
