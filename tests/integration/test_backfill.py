@@ -147,7 +147,7 @@ async def test_p4_no_transaction_is_open_while_the_provider_is_asked(
     for _ in range(10):
         sql.execute("CREATE TABLE IF NOT EXISTS pulse (n int); INSERT INTO pulse VALUES (1)")
         await asyncio.sleep(0.05)
-        assert held_open(sql) == []
+        assert await held_open(sql) == []
     after = sql.execute("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint").fetchone()
     assert before is not None
     assert after is not None

@@ -262,7 +262,7 @@ async def test_p4_no_transaction_is_open_while_a_pilot_asks(
     await asyncio.sleep(0.3)  # what came before the requests has ended by then
     for _ in range(10):
         await asyncio.sleep(0.05)
-        assert held_open(sql) == []
+        assert await held_open(sql) == []
     assert deployment.simulator.ledger()["in_flight"] == 4, "it was still being asked"
     deployment.simulator.admin(latency_seconds=0)
     await running
