@@ -54,11 +54,20 @@ class Verbatim(sql.SQL):
 
 def compose(file: str, name: str, parts: Mapping[str, sql.Composable] | None = None) -> sql.Composed:
     """Return a statement with its {placeholders} filled; no name or value in it ends a block that it stands in."""
+    return _filled(file, name, parts) if parts else _without_parts(file, name)
+
+
+@cache
+def _without_parts(file: str, name: str) -> sql.Composed:
+    return _filled(file, name, {})
+
+
+def _filled(file: str, name: str, parts: Mapping[str, sql.Composable]) -> sql.Composed:
     # The text comes from a file of this package, never from input: psycopg asks for a literal and can't know.
     text: Any = load(file)[name]
     # Parts are often those of several statements: what another one takes as parameters is no matter here.
     named = set(_PART.findall(text))
-    filled = {key: each for key, each in (parts or {}).items() if key in named}
+    filled = {key: each for key, each in parts.items() if key in named}
     text = _with_free_tags(text, filled.values())
     if "%(" in text or any(_has_parameters(each) for each in filled.values()):
         filled = {key: _percent_signs_doubled(each) for key, each in filled.items()}

@@ -64,6 +64,11 @@ async def is_deferred(connection: AsyncConnection, migration: Migration) -> bool
     if not await batches.any_open(connection, migration.id):
         return False
     keys, _ = await dirty.count(connection, migration.id, Side.TO)
+    return defers(keys)
+
+
+def defers(keys: int) -> bool:
+    """Say whether so many dirty keys may wait for the end of a pass that is under way."""
     return keys < DEFERRED_KEYS
 
 

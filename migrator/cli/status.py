@@ -87,12 +87,12 @@ async def _all(worker: Worker) -> list[Progress]:
 
 async def _watch(worker: Worker, name: str) -> Progress:
     from migrator.lifecycle import MigrationStatus
-    from migrator.orchestrator import progress
+    from migrator.orchestrator import position
 
     moving = {MigrationStatus.BACKFILLING, MigrationStatus.INDEXING, MigrationStatus.VALIDATING}
     while True:
         found = await _one(worker, name)
-        console.say(progress.line(found))
+        console.say(position.line(found))
         if found.migration.status not in moving:
             return found
         await asyncio.sleep(_WATCH_SECONDS)
@@ -106,7 +106,7 @@ def _row(found: Progress) -> tuple[str, ...]:
 def show(found: Progress) -> None:
     """Print a migration for people."""
     from migrator.lifecycle import FINAL
-    from migrator.orchestrator import diverted, judgement, progress, readers, suspicious
+    from migrator.orchestrator import diverted, judgement, position, progress, readers, suspicious
 
     migration, counts = found.migration, found.counts
     console.heading(
@@ -122,7 +122,7 @@ def show(found: Progress) -> None:
         ("rows", f"{found.rows_done:,} of {found.rows_total:,} ({100 * found.share:.1f} %), {', '.join(extras)}")
     )
     if found.rows_per_second:
-        eta = progress.eta(found)
+        eta = position.eta(found)
         rows.append(
             ("rate", f"{found.rows_per_second:,.0f} rows/s, {found.tokens_per_minute:,.0f} tokens/min, ETA {eta}")
         )

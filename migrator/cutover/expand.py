@@ -71,7 +71,7 @@ async def run(
     )
     async with transaction(engine) as connection:
         # Read behind the rehearsal, whose rows count as written although none is there.
-        baseline = await lanes.write_counters(connection, relation.oid)
+        baseline = await lanes.write_counters(connection, migration.target_schema, migration.target_table)
         await migrations.change(connection, migration.id, write_baseline=baseline)
         if prepared is not None:
             told = str(prepared.rehearsed)

@@ -7,7 +7,7 @@ waits for one that does nothing. Catch-up, indexes and gates are no bulk work, a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -15,9 +15,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
 from migrator.spending import hours
-from migrator.state import batches, pace, signals
+from migrator.state import batches, pace
 from migrator.state.batches import Trust
 from migrator.state.migrations import Migration
+from migrator.state.schedules import Schedule
+from migrator.state.signals import Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +48,30 @@ def share(limit: int, claims: Collection[Claim]) -> dict[int, int]:
     return found
 
 
-async def allot(
-    connection: AsyncConnection, found: Sequence[Migration], priorities: Mapping[int, int], limit: int, trust: Trust
-) -> dict[int, int]:
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A migration with its schedule and the last look at its signals."""
+
+    migration: Migration
+    schedule: Schedule
+    reading: Reading
+
+
+async def allot(connection: AsyncConnection, found: Sequence[Standing], limit: int, trust: Trust) -> dict[int, int]:
     """Return how many batches each migration that shares its account may have under way; the others have no limit.
 
-    Cost: some six small statements for each of them, and none where no account is shared.
+    Cost: a small statement for each of them, and none where no account is shared.
     """
-    accounts: dict[str, list[Migration]] = {}
+    accounts: dict[str, list[Standing]] = {}
     for each in found:
-        if each.status is MigrationStatus.BACKFILLING and each.capture_off_at is None:
-            accounts.setdefault(pace.account_of(each.spec.model_of(Side.TO)), []).append(each)
+        migration = each.migration
+        if migration.status is MigrationStatus.BACKFILLING and migration.capture_off_at is None:
+            accounts.setdefault(pace.account_of(migration.spec.model_of(Side.TO)), []).append(each)
     allotted: dict[int, int] = {}
     for sharing in accounts.values():
         if len(sharing) > 1:
             claims = [
-                Claim(each.id, priorities.get(each.id, 0), await _wanted(connection, each, limit, trust))
+                Claim(each.migration.id, each.schedule.priority, await _wanted(connection, each, limit, trust))
                 for each in sharing
             ]
             # Whoever has nothing to hand out now waits for nobody's sake.
@@ -69,10 +79,10 @@ async def allot(
     return allotted
 
 
-async def _wanted(connection: AsyncConnection, migration: Migration, limit: int, trust: Trust) -> int:
+async def _wanted(connection: AsyncConnection, standing: Standing, limit: int, trust: Trust) -> int:
     """Return how many batches could be under way; none while it rests, by the hour or by the last look at signals."""
-    reading = await signals.reading(connection, migration.id)
+    migration, reading = standing.migration, standing.reading
     throttled = not reading.is_stale and reading.binding is not None
-    if throttled or await hours.binding(connection, migration) is not None:
+    if throttled or await hours.binding(connection, migration, standing.schedule) is not None:
         return 0
     return await batches.wanted(connection, migration.id, limit, trust)

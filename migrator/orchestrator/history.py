@@ -1,19 +1,39 @@
 """A migration's history as the tick writes it down, for the report.
 
-Floor 3. Promise: what is kept is what `status` told at that moment, read once for both.
+Floor 3. Promise: what is kept is what the tick's line told at that moment, read once for both.
 """
 
 from __future__ import annotations
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from migrator.orchestrator.progress import Progress
-from migrator.state import flows, samples
+from migrator.backfill import catch_up
+from migrator.generation import Side
+from migrator.lifecycle import MigrationStatus
+from migrator.orchestrator import position
+from migrator.orchestrator.position import Position
+from migrator.state import dirty, flows, samples, tallies
+from migrator.state.migrations import Migration
 from migrator.state.samples import Sample
 
 
-async def note(connection: AsyncConnection, found: Progress) -> bool:
-    """Keep how far a migration is, unless that was done a moment ago."""
+async def see(connection: AsyncConnection, migration: Migration) -> Position:
+    """Read where a migration is, and keep that, unless it was kept a moment ago.
+
+    Catch-up's backlog too, unless that is to wait for the end of the pass.
+    """
+    counts = await tallies.counts(connection, migration.id)
+    keys = await dirty.count_both(connection, migration.id)
+    under_way = migration.status is MigrationStatus.BACKFILLING and bool(counts.pending or counts.leased)
+    if not (under_way and catch_up.defers(keys[Side.TO])):
+        kept = catch_up.sides(migration, deferred=False)
+        await flows.note(connection, migration.id, sum(keys[side] for side in set(kept)))
+    found = await position.read(connection, migration, counts=counts, dirty_keys=keys)
+    await _note(connection, found)
+    return found
+
+
+async def _note(connection: AsyncConnection, found: Position) -> None:
     migration, counts, account = found.migration, found.counts, found.account
     sample = Sample(
         status=migration.status.value,
@@ -29,4 +49,4 @@ async def note(connection: AsyncConnection, found: Progress) -> bool:
         dead_rows=found.counters.get("dead_rows"),
         binding=found.binding,
     )
-    return await samples.note(connection, migration.id, sample, began=migration.started_at or migration.since)
+    await samples.note(connection, migration.id, sample, began=migration.started_at or migration.since)

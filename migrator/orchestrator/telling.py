@@ -21,7 +21,7 @@ from migrator.errors import MigratorError
 from migrator.events import FULL_SPEED, Channel, Event, HooksSpec
 from migrator.hooks import command, webhook
 from migrator.orchestrator import progress
-from migrator.orchestrator.progress import Progress
+from migrator.orchestrator.position import Position
 from migrator.spending.worker import Worker
 from migrator.state import budget, leases, migrations, outbox, workers
 from migrator.state.connection import transaction
@@ -42,7 +42,7 @@ _VERDICT = ("gate", "passed", "figure", "threshold")
 _MAX_BINDING = 200
 
 
-async def notice(connection: AsyncConnection, seen: Progress) -> None:
+async def notice(connection: AsyncConnection, seen: Position) -> None:
     """Write what a tick sees and no move tells: costs, and what has lasted too long."""
     migration = seen.migration
     hooks = migration.spec.hooks

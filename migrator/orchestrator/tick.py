@@ -9,11 +9,12 @@ wrong with it is logged and takes nothing back.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from sqlalchemy import text
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from migrator.backfill import catch_up, suspects
@@ -21,32 +22,34 @@ from migrator.backfill.proof import plan_pass
 from migrator.errors import MigratorError
 from migrator.generation import Side
 from migrator.lifecycle import UNATTENDED, MigrationStatus
-from migrator.orchestrator import allotment, brakes, history, progress, schedule, telling
+from migrator.orchestrator import allotment, brakes, history, position, schedule, telling
+from migrator.orchestrator.allotment import Standing
 from migrator.spending import hours
 from migrator.state import (
+    agenda,
     batches,
     budget,
     dirty,
     dispositions,
-    flows,
     leases,
     migrations,
     outbox,
     readers,
-    restless,
     schedules,
+    signals,
     strays,
     tallies,
     timeline,
     verdicts,
     workers,
-    written,
 )
+from migrator.state.agenda import Agenda
 from migrator.state.batches import Trust
 from migrator.state.connection import transaction
 from migrator.state.leases import TICKET_SECONDS, Duty, Ticket
 from migrator.state.migrations import Migration
-from migrator.state.tallies import Counts
+from migrator.state.schedules import Schedule
+from migrator.state.signals import Reading
 from migrator.target import watermark
 from migrator.throttle import weigh
 from migrator.validation import recent
@@ -60,9 +63,11 @@ _LOCK_CLASS = 0x6D67
 PER_SLOT = 2
 #: With no worker to be seen: enough for the one that is about to come.
 FEWEST_TICKETS = 4
-#: Share of the batches tried lately that may fail, and the number from which on a share means something.
-BREAKER_SHARE, BREAKER_BATCHES = 0.5, 50
-
+#: Migrations looked after at once: while the database answers for one, another's next statement is made. As many
+#: connections as a worker process keeps even where it may have one request under way.
+_AT_ONCE = 3
+#: Where no agenda was read.
+_WHATEVER = Agenda(silent=True, booked=True)
 #: Nobody carries these on, but a worker may have died with something of theirs in hand: a pause ends with its lease.
 RESTING = frozenset({S.PAUSED, S.CANCELLED})
 #: What each status has to be done by one holder at a time, beside its batches.
@@ -92,6 +97,25 @@ class _Shift:
     trust: Trust
 
 
+@dataclass(slots=True)
+class _Turn:
+    """A migration's turn: what waits there, what was read of it with others', its share, and what comes of it."""
+
+    migration: Migration
+    agenda: Agenda
+    limit: int
+    schedule: Schedule | None = None
+    reading: Reading | None = None
+    to_read: weigh.Turn | None = None
+    tickets: list[Ticket] = field(default_factory=list)
+    line: str | None = None
+
+    @property
+    def priority(self) -> int:
+        """Who is offered work first."""
+        return 0 if self.schedule is None else self.schedule.priority
+
+
 async def tick(
     engine: AsyncEngine,
     *,
@@ -104,82 +128,113 @@ async def tick(
 
     What fails for one of them is logged, and the others' tickets are given out; with `only` it is raised.
 
-    Cost: some 25 statements a migration, and as many again where it `tells` how far they are.
+    Cost: a handful of statements for all of them; ten for each at which nothing happened, and as many again where it
+    `tells` how far it is. What there is to tidy up costs a few more.
     """
     made = Tick()
     async with transaction(engine) as connection:
         under_way = await migrations.list_all(connection, UNATTENDED | RESTING)
         slots = sum(row.slots for row in await workers.alive(connection))
         await readers.forget_old(connection)
+        agendas = await agenda.read(connection, [each.id for each in under_way])
         found = [each for each in under_way if each.status in UNATTENDED]
         rests = [each for each in under_way if each.status in RESTING]
-    await _tidy(engine, rests, only)
+    await _tidy(engine, rests, agendas, only)
     # `only` is asked for by somebody who works on it without a broker.
     shift = _Shift(actor, max(FEWEST_TICKETS, PER_SLOT * slots), Trust(ticket_seconds, bool(slots) or only is not None))
-    allotted: dict[int, int] = {}
     if only is not None:
         # Whoever works on one by name waits for no other; the pace is shared all the same.
         found = [each for each in found if each.name == only]
-    elif len(found) > 1:
-        found, allotted = await _in_turn(engine, found, shift)
-    for migration in found:
-        try:
-            mine = replace(shift, limit=allotted.get(migration.id, shift.limit))
-            made.tickets += await _look_after(engine, migration, mine)
-        except Exception as error:
-            # What one of them makes fail is no trouble of the others; whoever works on this one alone is told.
-            if only is not None:
-                raise
-            made.lines.append(f"{migration.name}: {type(error).__name__}")
-            _log(f"{migration.name} was not looked after", error)
-            continue
-        if tells and (told := await _how_far(engine, migration)) is not None:
-            made.lines.append(told)
+    turns = await _in_turn(engine, [_Turn(each, agendas[each.id], shift.limit) for each in found], shift)
+    room = asyncio.Semaphore(_AT_ONCE)
+    await asyncio.gather(*(_take(engine, room, turn, shift, alone=only is not None, tells=tells) for turn in turns))
+    for turn in turns:
+        made.tickets += turn.tickets
+        made.lines += [] if turn.line is None else [turn.line]
     made.tickets += await _tell(engine, shift, only)
     return made
 
 
-async def _in_turn(
-    engine: AsyncEngine, found: list[Migration], shift: _Shift
-) -> tuple[list[Migration], dict[int, int]]:
-    """Return migrations by their priority, and how many batches each that shares its account may have under way."""
+async def _take(
+    engine: AsyncEngine, room: asyncio.Semaphore, turn: _Turn, shift: _Shift, *, alone: bool, tells: bool
+) -> None:
+    async with room:
+        try:
+            turn.tickets += await _look_after(engine, turn, shift)
+        except Exception as error:
+            # What one of them makes fail is no trouble of the others; whoever works on this one alone is told.
+            if alone:
+                raise
+            turn.line = f"{turn.migration.name}: {type(error).__name__}"
+            _log(f"{turn.migration.name} was not looked after", error)
+            return
+        if tells:
+            turn.line = await _how_far(engine, turn)
+
+
+async def _in_turn(engine: AsyncEngine, found: list[_Turn], shift: _Shift) -> list[_Turn]:
+    """Return turns by priority, each with how many batches may be under way where several share an account."""
+    if not found:
+        return []
+    ids = [each.migration.id for each in found]
     try:
         async with transaction(engine) as connection:
-            known = await schedules.find_all(connection, [each.id for each in found])
-            priorities = {migration_id: each.priority for migration_id, each in known.items()}
-            ordered = sorted(found, key=lambda each: (-priorities.get(each.id, 0), each.id))
-            return ordered, await allotment.allot(connection, ordered, priorities, shift.limit, shift.trust)
+            planned = await schedules.find_all(connection, ids)
+            read = await signals.readings(connection, ids)
+            to_read = await weigh.take_turns(connection, read)
+            standing = [
+                Standing(each.migration, planned.get(each.migration.id, Schedule()), read[each.migration.id])
+                for each in found
+            ]
+            allotted = await allotment.allot(connection, standing, shift.limit, shift.trust)
     except Exception as error:  # noqa: BLE001 - it is logged, and work that is out of turn is better than none
         _log("priorities could not be looked at", error)
-        return found, {}
+        return found
+    for turn, seen in zip(found, standing, strict=True):
+        turn.limit = allotted.get(seen.migration.id, shift.limit)
+        turn.schedule, turn.reading = seen.schedule, seen.reading
+        turn.to_read = to_read.get(seen.migration.id)
+    return sorted(found, key=lambda each: (-each.priority, each.migration.id))
 
 
-async def _look_after(engine: AsyncEngine, migration: Migration, shift: _Shift) -> list[Ticket]:
+async def _look_after(engine: AsyncEngine, turn: _Turn, shift: _Shift) -> list[Ticket]:
     """Hand out what is to be done for one migration, unless somebody else is at it."""
-    binding = (await weigh.look(engine, migration.id)).binding
+    migration_id = turn.migration.id
+    binding = (await _weigh(engine, turn)).binding
     async with transaction(engine) as connection:
-        if not await _alone(connection, migration.id):
+        alone, timeline_now = await _alone(connection, migration_id)
+        if not alone:
             return []
-        fresh = await migrations.get_by_id(connection, migration.id)
+        fresh = await migrations.get_by_id(connection, migration_id)
         if fresh.status not in UNATTENDED or fresh.capture_off_at is not None:
             return []
-        return await _hand_out(connection, fresh, shift, throttled=binding)
+        if await _moved_on_another_timeline(connection, fresh, timeline_now, shift.actor):
+            return []
+        return await _hand_out(connection, fresh, turn, shift, throttled=binding)
 
 
-async def _how_far(engine: AsyncEngine, migration: Migration) -> str | None:
+async def _weigh(engine: AsyncEngine, turn: _Turn) -> Reading:
+    if turn.to_read is not None:
+        return await weigh.read(engine, turn.to_read)
+    if turn.reading is not None and not turn.reading.is_stale:
+        return turn.reading
+    return await weigh.look(engine, turn.migration.id)
+
+
+async def _how_far(engine: AsyncEngine, turn: _Turn) -> str | None:
     """Look how far it is, for the line, the history and hooks; its tickets are given out, whatever fails here."""
-    line = None
+    line, migration = None, turn.migration
     try:
         async with transaction(engine) as connection:
-            await tallies.fold(connection, migration.id)
-            await dispositions.fold(connection, migration.id)
-            await strays.fold(connection, migration.id)
-            now = await migrations.get_by_id(connection, migration.id)
-            await _note_flow(connection, now)
-            seen = await progress.read(connection, now)
-            await history.note(connection, seen)
-        line = progress.line(seen)
-        if now.spec.hooks is not None:
+            if turn.agenda.finished:
+                await tallies.fold(connection, migration.id)
+            if turn.agenda.disposed:
+                await dispositions.fold(connection, migration.id)
+            if turn.agenda.diverted:
+                await strays.fold(connection, migration.id)
+            seen = await history.see(connection, await migrations.get_by_id(connection, migration.id))
+        line = position.line(seen)
+        if migration.spec.hooks is not None:
             async with transaction(engine) as connection:
                 await telling.notice(connection, seen)
     except Exception as error:  # noqa: BLE001 - it is logged, and the next tick looks again
@@ -187,15 +242,15 @@ async def _how_far(engine: AsyncEngine, migration: Migration) -> str | None:
     return line
 
 
-async def _tidy(engine: AsyncEngine, rests: Sequence[Migration], only: str | None) -> None:
+async def _tidy(
+    engine: AsyncEngine, rests: Sequence[Migration], agendas: Mapping[int, Agenda], only: str | None
+) -> None:
     """Take back what nobody holds any more of migrations at rest, add up what their fences diverted, and wake them."""
     if not rests:
         return
     try:
-        async with transaction(engine) as connection:
-            to_tidy = await restless.among(connection, [each.id for each in rests])
         for each in rests:
-            if each.id in to_tidy:
+            if agendas[each.id].untidy:
                 async with transaction(engine) as connection:
                     await _rescue(connection, each)
                     # The fence stands through a pause, and what it diverts must not pile up.
@@ -230,30 +285,29 @@ def _log(what: str, error: Exception) -> None:
     logger.warning("%s: %s: %s", what, type(error).__name__, error, exc_info=not isinstance(error, MigratorError))
 
 
-async def _alone(connection: AsyncConnection, migration_id: int) -> bool:
-    query = text("SELECT pg_try_advisory_xact_lock(:lock_class, :id)")
-    taken = await connection.execute(query, {"lock_class": _LOCK_CLASS, "id": migration_id})
-    return bool(taken.scalar_one())
+async def _alone(connection: AsyncConnection, migration_id: int) -> tuple[bool, int]:
+    """Say whether nobody else is at it, until this transaction ends; and on which timeline the server is."""
+    query = select(func.pg_try_advisory_xact_lock(_LOCK_CLASS, migration_id), timeline.now)
+    taken, now = (await connection.execute(query)).one()
+    return bool(taken), int(now)
 
 
 async def _hand_out(
-    connection: AsyncConnection, migration: Migration, shift: _Shift, *, throttled: str | None
+    connection: AsyncConnection, migration: Migration, turn: _Turn, shift: _Shift, *, throttled: str | None
 ) -> list[Ticket]:
-    if await _moved_on_another_timeline(connection, migration, shift.actor):
-        return []
-    await _rescue(connection, migration)
-    binding = await hours.binding(connection, migration) or throttled
+    await _rescue(connection, migration, turn.agenda)
+    binding = await hours.binding(connection, migration, turn.schedule) or throttled
     resting = binding is not None
     if binding is not None:
         await migrations.set_binding(connection, migration.id, binding)
     tickets = await _catch_up(connection, migration, shift, resting=resting)
     # It asks nobody and pays nothing, so no window and no throttle keeps it: readers may be searching those vectors.
-    if await written.any_to_do(connection, migration.id):
+    if turn.agenda.written:
         tickets += await _offer(connection, migration, Duty.WATCH, shift)
     if resting:
         return tickets
     if migration.status is S.BACKFILLING:
-        return tickets + await _backfill(connection, migration, shift)
+        return tickets + await _backfill(connection, migration, turn, shift)
     if migration.status is not S.READY and migration.status not in _DUTIES:
         return tickets
     duty = _DUTIES.get(migration.status, Duty.VALIDATE)
@@ -277,18 +331,20 @@ async def _verdicts_fade(connection: AsyncConnection, migration: Migration) -> b
     return bool(missing) or any(verdicts.why_stale(row, migration, now, share=share) for row in newest)
 
 
-async def _rescue(connection: AsyncConnection, migration: Migration) -> None:
+async def _rescue(connection: AsyncConnection, migration: Migration, what: Agenda = _WHATEVER) -> None:
     """Take back leases that ran out; what their requests may have cost stays counted."""
-    for lease in await leases.rescue(connection, migration.id):
-        await budget.write_off(connection, lease=str(lease))
+    if what.silent:
+        for lease in await leases.rescue(connection, migration.id):
+            await budget.write_off(connection, lease=str(lease))
+    if not (what.silent or what.booked):
+        return
     # However a lease ended: what is booked under it and has no outcome will never have one.
     for name in await leases.ended(connection, await budget.leases_with_open(connection, migration.id)):
         await budget.write_off(connection, lease=name)
 
 
-async def _moved_on_another_timeline(connection: AsyncConnection, migration: Migration, actor: str) -> bool:
+async def _moved_on_another_timeline(connection: AsyncConnection, migration: Migration, found: int, actor: str) -> bool:
     """Pause a migration whose server is a promoted standby: what it remembers may be older than what was paid (H27)."""
-    found = await timeline.read(connection)
     if migration.timeline is None and found:
         await migrations.change(connection, migration.id, timeline=found)
     if not found or migration.timeline in {None, found}:
@@ -303,19 +359,20 @@ async def _moved_on_another_timeline(connection: AsyncConnection, migration: Mig
     return True
 
 
-async def _backfill(connection: AsyncConnection, migration: Migration, shift: _Shift) -> list[Ticket]:
+async def _backfill(connection: AsyncConnection, migration: Migration, turn: _Turn, shift: _Shift) -> list[Ticket]:
     if migration.pass_number == 0:
         await plan_pass(connection, migration)
-    await suspects.divide(connection, migration)
+    if turn.agenda.worn or turn.agenda.silent:
+        await suspects.divide(connection, migration)
     counts = await tallies.counts(connection, migration.id)
     reason = await brakes.too_many_quarantined(connection, migration, counts)
-    reason = reason or await broken(connection, migration, counts)
+    reason = reason or await brakes.broken(connection, migration, counts)
     if reason is not None:
         await migrations.pause(connection, migration.id, reason=reason, actor=shift.actor)
         return []
-    if not shift.limit:
+    if not turn.limit:
         await migrations.set_binding(connection, migration.id, "priority: others of its provider account go first")
-    limit = min(shift.limit, await brakes.fewer_while_open(connection, migration, shift.limit))
+    limit = min(turn.limit, await brakes.fewer_while_open(connection, migration, turn.limit))
     tickets = await batches.offer(connection, migration, limit, shift.trust)
     if tickets or counts.pending or counts.leased:
         return tickets
@@ -323,42 +380,17 @@ async def _backfill(connection: AsyncConnection, migration: Migration, shift: _S
     return tickets + await _offer(connection, migration, Duty.PROVE, shift)
 
 
-async def broken(connection: AsyncConnection, migration: Migration, counts: Counts) -> str | None:
-    """Say why no further batch should be tried, or None: most tried lately failed, or only failed ones are left.
-
-    Lately, because a million batches that went well yesterday say nothing about what fails now.
-    """
-    where = f"migrator batches {migration.name} --failed"
-    if counts.troubled > BREAKER_SHARE * BREAKER_BATCHES:
-        tried, troubled = await batches.lately(connection, migration.id, limit=max(BREAKER_BATCHES, 2 * counts.leased))
-        if tried >= BREAKER_BATCHES and troubled > BREAKER_SHARE * tried:
-            return f"{troubled} of the last {tried} batches failed ({where})"
-    if counts.failed and not counts.pending and not counts.leased:
-        return f"{counts.failed} of {counts.done + counts.failed} batches failed ({where})"
-    return None
-
-
 async def _catch_up(connection: AsyncConnection, migration: Migration, shift: _Shift, *, resting: bool) -> list[Ticket]:
     """Offer catch-up: always where rows missing from search wait for it, else when there is something to do."""
-    live, _ = await dirty.count(connection, migration.id, migration.live_side)
+    keys = await dirty.count_both(connection, migration.id)
     standing = migration.status in {S.READY, S.COMPLETED} and not resting
-    shadow = 0
-    if migration.live_side is Side.FROM and migration.status is not S.ROLLED_BACK and not resting:
-        deferred = await catch_up.is_deferred(connection, migration)
-        shadow = 0 if deferred else (await dirty.count(connection, migration.id, Side.TO))[0]
-    tickets = await _offer(connection, migration, Duty.CATCH_UP, shift) if standing or live or shadow else []
-    if catch_up.owes(migration) and not resting and await dirty.any_left(connection, migration.id, Side.FROM):
+    wanted = standing or keys[migration.live_side]
+    if not wanted and keys[Side.TO] and migration.status is not S.ROLLED_BACK and not resting:
+        wanted = not await catch_up.is_deferred(connection, migration)
+    tickets = await _offer(connection, migration, Duty.CATCH_UP, shift) if wanted else []
+    if catch_up.owes(migration) and not resting and keys[Side.FROM]:
         tickets += await _offer(connection, migration, Duty.SETTLE, shift)
     return tickets
-
-
-async def _note_flow(connection: AsyncConnection, migration: Migration) -> None:
-    """Take a sample of catch-up's backlog, unless that is meant to wait for the end of the pass."""
-    if migration.status is S.BACKFILLING and await catch_up.is_deferred(connection, migration):
-        return
-    kept = catch_up.sides(migration, deferred=False)
-    backlog = sum([(await dirty.count(connection, migration.id, side))[0] for side in dict.fromkeys(kept)])
-    await flows.note(connection, migration.id, backlog)
 
 
 async def _offer(connection: AsyncConnection, migration: Migration, duty: Duty, shift: _Shift) -> list[Ticket]:

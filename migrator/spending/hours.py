@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from migrator.errors import AtRest
 from migrator.state import migrations, schedules
 from migrator.state.migrations import Migration
+from migrator.state.schedules import Schedule
 from migrator.windows import Window, closes_at
 
 
@@ -61,12 +62,16 @@ class WindowCloses(AtRest):
 OutOfHours = StartsLater | OutsideWindow | WindowCloses
 
 
-async def require(connection: AsyncConnection, migration: Migration, *, spare_seconds: float = 0.0) -> float | None:
+async def require(
+    connection: AsyncConnection, migration: Migration, *, spare_seconds: float = 0.0, known: Schedule | None = None
+) -> float | None:
     """Make sure that work may be done for so long yet; returns the seconds until a window's end, None without one.
+
+    By the schedule that is `known`, or else by the one that is stored now.
 
     Raises: StartsLater, OutsideWindow, WindowCloses.
     """
-    not_before = (await schedules.find(connection, migration.id)).not_before
+    not_before = (known or await schedules.find(connection, migration.id)).not_before
     if not_before is None and not migration.windows:
         return None
     now = await migrations.database_now(connection)
@@ -83,10 +88,10 @@ async def require(connection: AsyncConnection, migration: Migration, *, spare_se
     return left
 
 
-async def binding(connection: AsyncConnection, migration: Migration) -> str | None:
+async def binding(connection: AsyncConnection, migration: Migration, known: Schedule | None = None) -> str | None:
     """Return what binds by the hour, as `status` tells it; None where work may be done."""
     try:
-        await require(connection, migration)
+        await require(connection, migration, known=known)
     except StartsLater as error:
         return f"start at {error.moment}"
     except OutsideWindow:

@@ -92,7 +92,8 @@ async def offer(
 ) -> list[Ticket]:
     """Give out tickets for pending batches so that at most `limit` are under way, and remember that they were."""
     trust = trust or Trust()
-    room = limit - await _under_way(connection, migration.id, trust)
+    # A statement of its own: with a limit that is not known beforehand, all that is pending would be read and sorted.
+    room = limit - (await connection.execute(select(_under_way(migration.id, trust)))).scalar_one()
     if room <= 0:
         return []
     free = (
@@ -116,19 +117,19 @@ async def wanted(connection: AsyncConnection, migration_id: int, limit: int, tru
     """Return how many batches are under way, or could be if they were given out; up to `limit`."""
     mine = and_(batches.c.migration_id == migration_id, batches.c.status == "pending")
     free = select(literal(1)).where(mine, trust.is_free(batches)).limit(limit).subquery()
-    found = (await connection.execute(select(func.count()).select_from(free))).scalar_one()
-    return min(limit, int(found) + await _under_way(connection, migration_id, trust))
+    count = select(func.count()).select_from(free).scalar_subquery()
+    found = (await connection.execute(select(count + _under_way(migration_id, trust)))).scalar_one()
+    return min(limit, int(found))
 
 
-async def _under_way(connection: AsyncConnection, migration_id: int, trust: Trust) -> int:
+def _under_way(migration_id: int, trust: Trust) -> ColumnElement[int]:
     """Count batches that are leased or whose ticket is trusted: two small indexes, whatever is planned."""
     mine = select(func.count()).select_from(batches).where(batches.c.migration_id == migration_id)
     leased = mine.where(batches.c.status == "leased")
     ticketed = mine.where(batches.c.status == "pending", batches.c.ticket_until.is_not(None))
     if trust.give_again:
         ticketed = ticketed.where(batches.c.ticket_until > func.clock_timestamp())
-    found = await connection.execute(select(leased.scalar_subquery() + ticketed.scalar_subquery()))
-    return int(found.scalar_one())
+    return leased.scalar_subquery() + ticketed.scalar_subquery()
 
 
 def _batch_ticket(migration: Migration, row: Row[Any]) -> Ticket:

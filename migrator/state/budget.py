@@ -15,9 +15,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, case, delete, func, insert, literal, select, true, update
+from sqlalchemy import (
+    BigInteger,
+    BindParameter,
+    Select,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -230,9 +244,11 @@ class Account:
     unwritten_tokens: int = 0
 
 
-async def account(connection: AsyncConnection, migration_id: int) -> Account:
-    """Read where the money stands, in one statement: a request that is settled meanwhile is seen whole, or not yet."""
-    limits = select(budgets.c.max_usd, budgets.c.committed_usd).where(budgets.c.migration_id == migration_id).subquery()
+@cache
+def _standing() -> Select[Any]:
+    """Return the statement that reads an account, made once: every tick and every status asks it."""
+    mine: BindParameter[int] = bindparam("migration_id")
+    limits = select(budgets.c.max_usd, budgets.c.committed_usd).where(budgets.c.migration_id == mine).subquery()
     spent = (
         select(
             func.coalesce(func.sum(ledger.c.spent_usd), 0).label("spent_usd"),
@@ -240,7 +256,7 @@ async def account(connection: AsyncConnection, migration_id: int) -> Account:
             func.coalesce(func.sum(ledger.c.estimated_tokens), 0).label("estimated_tokens"),
             func.coalesce(func.sum(ledger.c.unwritten_tokens), 0).label("unwritten_tokens"),
         )
-        .where(ledger.c.migration_id == migration_id)
+        .where(ledger.c.migration_id == mine)
         .subquery()
     )
     billed = reservations.c.possibly_billed
@@ -250,11 +266,16 @@ async def account(connection: AsyncConnection, migration_id: int) -> Account:
             func.coalesce(func.sum(case((billed, reservations.c.usd), else_=0)), 0).label("possibly_billed_usd"),
             func.coalesce(func.sum(case((billed, reservations.c.tokens), else_=0)), 0).label("possibly_billed_tokens"),
         )
-        .where(reservations.c.migration_id == migration_id)
+        .where(reservations.c.migration_id == mine)
         .subquery()
     )
     everything = spent.join(held, true()).join(limits, true(), isouter=True)
-    row = (await connection.execute(select(spent, held, limits).select_from(everything))).one()
+    return select(spent, held, limits).select_from(everything)
+
+
+async def account(connection: AsyncConnection, migration_id: int) -> Account:
+    """Read where the money stands, in one statement: a request that is settled meanwhile is seen whole, or not yet."""
+    row = (await connection.execute(_standing(), {"migration_id": migration_id})).one()
     return Account(
         max_usd=Decimal(row.max_usd or 0),
         committed_usd=Decimal(row.committed_usd or 0),

@@ -111,6 +111,13 @@ async def count(connection: AsyncConnection, migration_id: int, side: Side) -> t
     return int(keys), float(oldest)
 
 
+async def count_both(connection: AsyncConnection, migration_id: int) -> dict[Side, int]:
+    """Return how many keys are dirty on each side, in one statement."""
+    query = select(dirty.c.side, func.count(dirty.c.key.distinct()))
+    query = query.where(dirty.c.migration_id == migration_id).group_by(dirty.c.side)
+    return dict.fromkeys(Side, 0) | {Side(side): int(keys) for side, keys in await connection.execute(query)}
+
+
 async def listed(
     connection: AsyncConnection, migration_id: int, side: Side, *, limit: int
 ) -> list[tuple[tuple[str, ...], datetime]]:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
-from sqlalchemy import Row, Text, cast, delete, func, select, text, union_all
+from sqlalchemy import Row, Select, Text, bindparam, cast, delete, func, select, text, union_all
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql import ColumnElement
@@ -57,17 +58,23 @@ async def withdraw(connection: AsyncConnection, migration_id: int, keys: Sequenc
         await _delete(connection, migration_id, matching)
 
 
-async def counts(connection: AsyncConnection, migration_id: int) -> dict[tuple[str, str], int]:
-    """Return how many dispositions there are by (kind, reason): exact, without reading them."""
+@cache
+def _counting() -> Select[Any]:
+    """Return the statement that counts, made once: every tick and every status asks it."""
     parts = [
-        select(table.c.kind, table.c.reason, table.c.rows).where(table.c.migration_id == migration_id)
+        select(table.c.kind, table.c.reason, table.c.rows).where(table.c.migration_id == bindparam("migration_id"))
         for table in (disposition_sums, disposition_changes)
     ]
     # One statement, one snapshot: what is folded meanwhile is seen in one of the two.
     both = union_all(*parts).subquery()
     total = func.sum(both.c.rows)
-    query = select(both.c.kind, both.c.reason, total).group_by(both.c.kind, both.c.reason).having(total != 0)
-    return {(kind, reason): int(rows) for kind, reason, rows in await connection.execute(query)}
+    return select(both.c.kind, both.c.reason, total).group_by(both.c.kind, both.c.reason).having(total != 0)
+
+
+async def counts(connection: AsyncConnection, migration_id: int) -> dict[tuple[str, str], int]:
+    """Return how many dispositions there are by (kind, reason): exact, without reading them."""
+    found = await connection.execute(_counting(), {"migration_id": migration_id})
+    return {(kind, reason): int(rows) for kind, reason, rows in found}
 
 
 async def fold(connection: AsyncConnection, migration_id: int) -> None:

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import cache
+from typing import Any
 
-from sqlalchemy import BigInteger, bindparam, delete, func, literal, or_, select
+from sqlalchemy import BigInteger, DateTime, Select, bindparam, delete, func, literal, or_, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -65,32 +67,31 @@ def thinned_by(number: int) -> list[int]:
     return gone
 
 
-async def note(connection: AsyncConnection, migration_id: int, found: Sample, *, began: datetime) -> bool:
-    """Keep a sample and thin the old ones, unless the last one is fresh; returns whether it was kept.
-
-    Cost: one statement: the newest number by the primary key, one insert, at most one delete for each doubling.
-    """
-    mine = samples.c.migration_id == migration_id
+@cache
+def _noting(keep: int, fewest_seconds: float, most_seconds: float) -> Select[Any]:
+    """Return the statement that keeps a sample, made once: every tick asks it."""
+    mine = samples.c.migration_id == bindparam("migration_id")
     now = func.clock_timestamp()
-    shortest, longest = timedelta(seconds=FEWEST_SECONDS), timedelta(seconds=MOST_SECONDS)
+    began = bindparam("began", type_=DateTime(timezone=True))
+    shortest, longest = timedelta(seconds=fewest_seconds), timedelta(seconds=most_seconds)
     pause = func.greatest(shortest, func.least(longest, (now - began) / _OF_AGE))
     newest = select(samples.c.number, samples.c.at).where(mine).order_by(samples.c.number.desc()).limit(1)
     last = newest.subquery("last")
     number = func.coalesce(select(last.c.number).scalar_subquery(), 0) + 1
     due = select(last.c.at).scalar_subquery()
-    values = {"migration_id": migration_id, **asdict(found)}
-    parts = [literal(value, samples.c[name].type).label(name) for name, value in values.items()]
+    names = ("migration_id", *Sample.__slots__)
+    parts = [bindparam(name, type_=samples.c[name].type).label(name) for name in names]
     taken = select(number.label("number"), now.label("at"), *parts).where(or_(due.is_(None), due < now - pause))
     # Two ticks at once find the same newest number: the later one keeps nothing.
     added = (
         upsert(samples)
-        .from_select(["number", "at", *values], taken)
+        .from_select(["number", "at", *names], taken)
         .on_conflict_do_nothing()
         .returning(samples.c.number)
         .cte("added")
     )
     # The rule of `thinned_by`, where the number is first known: n & -n is the largest power of 2 that divides n.
-    spans = func.unnest(bindparam("spans", [KEEP << each for each in range(_DOUBLINGS)], ARRAY(BigInteger)))
+    spans = func.unnest(bindparam("spans", [keep << each for each in range(_DOUBLINGS)], ARRAY(BigInteger)))
     ends = select((added.c.number - spans.column_valued("span", joins_implicitly=True)).label("number")).select_from(
         added
     )
@@ -98,11 +99,20 @@ async def note(connection: AsyncConnection, migration_id: int, found: Sample, *,
     gone = delete(samples).where(
         mine,
         samples.c.number.in_(ends),
-        power * KEEP == select(added.c.number).scalar_subquery() - samples.c.number,
+        power * keep == select(added.c.number).scalar_subquery() - samples.c.number,
     )
     statement = gone.returning(literal(1)).cte("gone")
-    query = select(select(func.count()).select_from(added).scalar_subquery()).add_cte(statement)
-    return bool((await connection.execute(query)).scalar_one())
+    return select(select(func.count()).select_from(added).scalar_subquery()).add_cte(statement)
+
+
+async def note(connection: AsyncConnection, migration_id: int, found: Sample, *, began: datetime) -> bool:
+    """Keep a sample and thin the old ones, unless the last one is fresh; returns whether it was kept.
+
+    Cost: one statement: the newest number by the primary key, one insert, at most one delete for each doubling.
+    """
+    statement = _noting(KEEP, FEWEST_SECONDS, MOST_SECONDS)
+    values = {"migration_id": migration_id, "began": began, **asdict(found)}
+    return bool((await connection.execute(statement, values)).scalar_one())
 
 
 async def read(connection: AsyncConnection, migration_id: int) -> Sequence[Taken]:

@@ -6,18 +6,18 @@ for nothing, and then its absence is what binds. A signal that can't be read bin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, or_, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Row, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.signals import BELIEVED_SECONDS, STALE_SECONDS, Signal, phrase
 from migrator.state.signal_tables import signals
-from migrator.state.tables import migrations
+from migrator.state.tables import SCHEMA, migrations
 
 #: Seconds for which whoever reads has the turn: longer than every look of a reading together may take.
 TURN_SECONDS = 25.0
@@ -83,14 +83,27 @@ class Reading:
 
 async def reading(connection: AsyncConnection, migration_id: int) -> Reading:
     """Return the stored reading."""
+    return (await readings(connection, [migration_id])).get(migration_id, Reading((), None))
+
+
+async def readings(connection: AsyncConnection, migration_ids: Collection[int]) -> dict[int, Reading]:
+    """Return the stored readings of migrations, by their ids, in one statement."""
+    if not migration_ids:
+        return {}
     now = func.clock_timestamp()
     query = (
-        select(signals, func.extract("epoch", now - migrations.c.signals_at).label("age"))
+        select(migrations.c.id, signals, func.extract("epoch", now - migrations.c.signals_at).label("age"))
         .select_from(migrations.outerjoin(signals, signals.c.migration_id == migrations.c.id))
-        .where(migrations.c.id == migration_id)
+        .where(migrations.c.id.in_(migration_ids))
     )
-    rows = (await connection.execute(query)).all()
-    age = None if not rows or rows[0].age is None else max(0.0, float(rows[0].age))
+    by_id: dict[int, list[Row[Any]]] = {}
+    for row in await connection.execute(query):
+        by_id.setdefault(row.id, []).append(row)
+    return {migration_id: _reading(rows) for migration_id, rows in by_id.items()}
+
+
+def _reading(rows: Sequence[Row[Any]]) -> Reading:
+    age = None if rows[0].age is None else max(0.0, float(rows[0].age))
     order = list(Signal)
     found = [
         Weighed(
@@ -102,49 +115,59 @@ async def reading(connection: AsyncConnection, migration_id: int) -> Reading:
     return Reading(tuple(sorted(found, key=lambda each: order.index(each.signal))), age)
 
 
-async def take_turn(connection: AsyncConnection, migration_id: int) -> datetime | None:
-    """Take the turn to read; None when the reading is fresh, or somebody else is at it."""
+async def take_turns(connection: AsyncConnection, migration_ids: Collection[int]) -> dict[int, datetime]:
+    """Take the turn to read for each migration where that is due and nobody is at it; returns those turns, by id."""
     now = func.clock_timestamp()
+    believed = now - timedelta(seconds=BELIEVED_SECONDS)
+    # In one order: two who take turns at once wait for each other, and never both.
+    free = (
+        select(migrations.c.id)
+        .where(
+            migrations.c.id.in_(migration_ids),
+            or_(migrations.c.signals_until.is_(None), migrations.c.signals_until < now),
+            or_(migrations.c.signals_at.is_(None), migrations.c.signals_at < believed),
+        )
+        .order_by(migrations.c.id)
+        .with_for_update()
+    )
     statement = (
         update(migrations)
-        .where(
-            migrations.c.id == migration_id,
-            or_(migrations.c.signals_until.is_(None), migrations.c.signals_until < now),
-            or_(migrations.c.signals_at.is_(None), migrations.c.signals_at < now - timedelta(seconds=BELIEVED_SECONDS)),
-        )
+        .where(migrations.c.id.in_(free.scalar_subquery()))
         .values(signals_until=now + timedelta(seconds=TURN_SECONDS))
-        .returning(migrations.c.signals_until)
+        .returning(migrations.c.id, migrations.c.signals_until)
     )
-    turn: datetime | None = (await connection.execute(statement)).scalar_one_or_none()
-    return turn
+    return {row.id: row.signals_until for row in await connection.execute(statement)}
+
+
+#: One statement: it is done with the turn, or not at all.
+_RECORD = text(
+    f"""
+WITH mine AS (
+  UPDATE {SCHEMA}.migrations SET signals_at = clock_timestamp(), signals_until = NULL
+   WHERE id = :migration_id AND signals_until = :turn RETURNING id),
+found AS (
+  SELECT mine.id, f.* FROM mine, jsonb_to_recordset(CAST(:found AS jsonb)) AS f (signal text, value float8,
+         threshold float8, binds boolean, detail text, problem text, memory jsonb)),
+gone AS (
+  DELETE FROM {SCHEMA}.signals AS s USING mine
+   WHERE s.migration_id = mine.id AND s.signal NOT IN (SELECT signal FROM found)),
+kept AS (
+  INSERT INTO {SCHEMA}.signals (migration_id, signal, value, threshold, binds, detail, problem, memory, at)
+  SELECT id, signal, value, threshold, binds, detail, problem, memory, clock_timestamp() FROM found
+  ON CONFLICT (migration_id, signal) DO UPDATE SET value = excluded.value, threshold = excluded.threshold,
+     binds = excluded.binds, detail = excluded.detail, problem = excluded.problem, memory = excluded.memory,
+     at = excluded.at)
+SELECT count(*) FROM mine
+"""  # noqa: S608 # nosec B608 - our own schema's name
+)
+_RECORDED = ("value", "threshold", "binds", "detail", "problem", "memory")
 
 
 async def record(connection: AsyncConnection, migration_id: int, turn: datetime, found: Sequence[Weighed]) -> bool:
     """Store a reading; False when the turn was lost meanwhile (thresholds changed, or it took too long)."""
-    mine = (
-        update(migrations)
-        .where(migrations.c.id == migration_id, migrations.c.signals_until == turn)
-        .values(signals_at=func.clock_timestamp(), signals_until=None)
-    )
-    if (await connection.execute(mine)).rowcount != 1:
-        return False
-    kept = [each.signal.value for each in found]
-    gone = delete(signals).where(signals.c.migration_id == migration_id, signals.c.signal.not_in(kept))
-    await connection.execute(gone)
-    for each in found:
-        values = {
-            "value": each.value,
-            "threshold": each.threshold,
-            "binds": each.binds,
-            "detail": each.detail,
-            "problem": each.problem,
-            "memory": each.memory,
-            "at": func.clock_timestamp(),
-        }
-        statement = insert(signals).values(migration_id=migration_id, signal=each.signal.value, **values)
-        statement = statement.on_conflict_do_update(index_elements=["migration_id", "signal"], set_=values)
-        await connection.execute(statement)
-    return True
+    rows = [{"signal": each.signal.value, **{name: getattr(each, name) for name in _RECORDED}} for each in found]
+    values = {"migration_id": migration_id, "turn": turn, "found": json.dumps(rows)}
+    return bool((await connection.execute(_RECORD, values)).scalar_one())
 
 
 async def forget_age(connection: AsyncConnection, migration_id: int) -> None:

@@ -8,9 +8,10 @@ rest was never touched, and its number is a difference.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import Select, bindparam, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -79,8 +80,9 @@ def _touched() -> Any:
     return ~batches.c.folded & or_(batches.c.status != "pending", batches.c.fence > 0)
 
 
-async def counts(connection: AsyncConnection, migration_id: int) -> Counts:
-    """Count a migration's batches; never a scan of them all, let alone of the table."""
+@cache
+def _counting() -> Select[Any]:
+    """Return the statement that counts, made once: every tick and every status asks it."""
     trouble = or_(
         batches.c.status == "failed",
         (batches.c.status == "pending") & batches.c.failure.is_not(None) & (batches.c.attempts > 0),
@@ -88,11 +90,16 @@ async def counts(connection: AsyncConnection, migration_id: int) -> Counts:
     statuses = [func.count().filter(batches.c.status == each).label(each) for each in _STATUSES]
     sums = [func.coalesce(func.sum(batches.c[name]), 0).label(name) for name in _SUMS]
     touched = select(func.count().label("touched"), func.count().filter(trouble).label("troubled"), *statuses, *sums)
-    hand = touched.where(batches.c.migration_id == migration_id, _touched()).subquery("hand")
+    hand = touched.where(batches.c.migration_id == bindparam("migration_id"), _touched()).subquery("hand")
     kept = [func.coalesce(tallies.c[name], 0).label(f"kept_{name}") for name in ("total", "done", *_SUMS)]
     # One statement: between two, a batch could be folded and be counted twice, or not at all.
-    joined = hand.outerjoin(tallies, tallies.c.migration_id == migration_id)
-    row = (await connection.execute(select(hand, *kept).select_from(joined))).one()
+    joined = hand.outerjoin(tallies, tallies.c.migration_id == bindparam("migration_id"))
+    return select(hand, *kept).select_from(joined)
+
+
+async def counts(connection: AsyncConnection, migration_id: int) -> Counts:
+    """Count a migration's batches; never a scan of them all, let alone of the table."""
+    row = (await connection.execute(_counting(), {"migration_id": migration_id})).one()
     return Counts(
         total=row.kept_total,
         done=row.kept_done + row.done,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import ARRAY, ColumnElement, Text, cast, delete, exists, func, select, update
@@ -50,16 +49,6 @@ async def read(connection: AsyncConnection, migration_id: int, *, limit: int) ->
 async def settle(connection: AsyncConnection, notes: Sequence[Note]) -> None:
     """Delete exactly these notes."""
     await connection.execute(delete(written).where(written.c.id.in_([each.id for each in notes])))
-
-
-async def any_to_do(connection: AsyncConnection, migration_id: int) -> bool:
-    """Say whether there is a note that nobody looked at, or a suspect that may have been mended by now."""
-    due = suspects.c.looked_at < func.clock_timestamp() - timedelta(seconds=AGAIN_SECONDS)
-    query = select(
-        exists().where(written.c.migration_id == migration_id),
-        exists().where(suspects.c.migration_id == migration_id, due),
-    )
-    return any((await connection.execute(query)).one())
 
 
 async def newest_id(connection: AsyncConnection, migration_id: int, side: Side) -> int:

@@ -243,9 +243,10 @@ class Lanes:
         return int(rows[0]["left"])
 
 
-async def write_counters(connection: AsyncConnection, oid: int) -> dict[str, int]:
-    """Return the counters of what was written to the table and its partitions."""
-    return (await fetch(connection, compose(_FILE, "write_counters"), {"oid": oid}))[0]
+async def write_counters(connection: AsyncConnection, schema: str, table: str) -> dict[str, int]:
+    """Return the counters of what was written to the table and its partitions; empty where it is gone."""
+    rows = await fetch(connection, compose(_FILE, "write_counters"), {"schema": schema, "table": table})
+    return rows[0] if rows else {}
 
 
 def _row(found: Mapping[str, Any]) -> Row:

@@ -95,15 +95,18 @@ SELECT p.relid IS NULL AS hidden, p.pid, p.phase,
  LIMIT 1
 
 -- name: writes
--- The counters of the table and its partitions, what their pages allow, and whether our own index build is under way.
+-- The counters of the table and its partitions, what their pages allow, and whether our own index build is under way. By
+-- the functions under pg_stat_all_tables, which joins what nobody asks for here.
 WITH RECURSIVE tree AS (
   SELECT %(oid)s::oid AS oid UNION SELECT i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.oid)
-SELECT sum(s.n_tup_upd)::bigint AS updates, sum(s.n_tup_hot_upd)::bigint AS hot_updates,
-       sum(s.n_dead_tup)::bigint AS dead_rows, sum(s.n_live_tup)::bigint AS live_rows,
+SELECT sum(pg_stat_get_tuples_updated(c.oid))::bigint AS updates,
+       sum(pg_stat_get_tuples_hot_updated(c.oid))::bigint AS hot_updates,
+       sum(pg_stat_get_dead_tuples(c.oid))::bigint AS dead_rows,
+       sum(pg_stat_get_live_tuples(c.oid))::bigint AS live_rows,
        coalesce(greatest(1 - sum(c.relpages) FILTER (WHERE c.reltuples > 0)
                              / nullif(sum(c.reltuples) FILTER (WHERE c.reltuples > 0), 0), 0), 0)::float8 AS ceiling,
        EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.relid IN (SELECT t.oid FROM tree t)) AS building
-  FROM tree t JOIN pg_class c ON c.oid = t.oid JOIN pg_stat_all_tables s ON s.relid = c.oid
+  FROM tree t JOIN pg_class c ON c.oid = t.oid
 HAVING count(*) > 0
 
 -- name: database_size

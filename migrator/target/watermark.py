@@ -12,14 +12,12 @@ from migrator.state import canary, flows
 from migrator.state.migrations import Migration
 from migrator.state.verdicts import Watermark
 from migrator.target import lanes
-from migrator.target.signals import table_oid
 
 
 async def read(connection: AsyncConnection, migration: Migration) -> Watermark | None:
     """Return what has been written until now, or None where the table is gone."""
-    oid = await table_oid(connection, migration.target_schema, migration.target_table)
-    if oid is None:
+    counters = await lanes.write_counters(connection, migration.target_schema, migration.target_table)
+    if not counters:
         return None
-    counters = await lanes.write_counters(connection, oid)
     xid = canary.row_xid(await canary.horizon(connection))
     return Watermark(counters["inserts"], await flows.embedded(connection, migration.id), xid)

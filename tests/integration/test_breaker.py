@@ -16,7 +16,7 @@ from migrator.orchestrator import brakes, progress, verbs, work
 from migrator.orchestrator.tick import tick
 from migrator.orchestrator.work import CameToRest
 from migrator.spending.worker import Worker
-from migrator.state import breaker, migrations, pace
+from migrator.state import breaker, migrations, pace, tallies
 from migrator.state.connection import transaction
 from tests.deployment import V4, Deployment, until
 from tests.integration.steps import begin, start, to
@@ -139,7 +139,7 @@ async def test_r21_resume_counts_from_what_was_seen(deployment: Deployment, work
             ),
             {"id": made.id, "count": 1000},
         )
-        counts = await progress.tallies.counts(connection, made.id)
+        counts = await tallies.counts(connection, made.id)
         assert "1,000 of 1,000" in str(await brakes.too_many_quarantined(connection, made, counts))
         again = await migrations.get(connection, "docs")
         assert await brakes.too_many_quarantined(connection, again, counts) is None

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from migrator.backfill import suspects
 from migrator.errors import Defect, MigratorError, StatusConflict
 from migrator.lifecycle import TRANSITIONS, MigrationStatus, is_allowed
-from migrator.orchestrator import tick
+from migrator.orchestrator import brakes
 from migrator.state import batches, budget, leases, migrations, pace, splits, tables, tallies
 from migrator.state import connection as connections
 from migrator.state.batches import Heap
@@ -229,11 +229,11 @@ async def test_the_breaker_looks_at_the_last_fifty_not_at_yesterday(engine: Asyn
     await _try_batches(engine, made, 25, fail=True)
     async with transaction(engine) as connection:
         counts = await tallies.counts(connection, made.id)
-        assert await tick.broken(connection, made, counts) is None, "25 of the last 50 are no more than half"
+        assert await brakes.broken(connection, made, counts) is None, "25 of the last 50 are no more than half"
     await _try_batches(engine, made, 1, fail=True)
     async with transaction(engine) as connection:
         counts = await tallies.counts(connection, made.id)
-        assert await tick.broken(connection, made, counts) == (
+        assert await brakes.broken(connection, made, counts) == (
             "26 of the last 50 batches failed (migrator batches docs --failed)"
         )
 
