@@ -11,7 +11,7 @@ import pytest
 
 from migrator.demo.servers import Valkey
 from migrator.lifecycle import MigrationStatus
-from migrator.orchestrator import schedule, verbs, work
+from migrator.orchestrator import metrics, schedule, verbs, work
 from migrator.orchestrator.schedule import Wanted
 from migrator.orchestrator.tick import tick
 from migrator.orchestrator.work import CameToRest
@@ -104,6 +104,12 @@ async def test_p7_the_cap_of_an_account_holds_over_its_migrations(deployment: De
     status = json.loads(deployment.must("status", "notes", "--json"))["cost"]
     assert (status["account_max_usd"], status["account_usd"]) == (0.006, pytest.approx(float(committed)))
     assert "by all that ask with TEST_PROVIDER_KEY at 127.0.0.1, cap 0.01" in deployment.must("status", "notes")
+    readings, _ = await metrics.read(worker.engine)
+    for metric, usd in (("migrator_account_cost_cap_usd", 0.006), ("migrator_account_cost_usd", float(committed))):
+        (found,) = [each for each in metrics.METRICS if each.name == metric]
+        assert [list(found.told(each)) for each in readings] == [
+            [((name,), pytest.approx(usd))] for name in ("docs", "notes")
+        ]
     deployment.must("limits", "notes", "--account-max-cost", "1")
     for each, name in zip(workers, ("docs", "notes"), strict=True):
         await verbs.resume(each.engine, name, actor="test")
@@ -123,6 +129,9 @@ async def test_an_accounts_cap_is_tried_again_each_day_and_taken_away(deployment
     await tick(worker.engine, actor="test")
     await work.work(worker, "docs", until=S.READY, on_line=lambda _: None)
     assert json.loads(deployment.must("status", "docs", "--json"))["cost"]["account_max_usd"] is None
+    readings, _ = await metrics.read(worker.engine)
+    of_account = [each for each in metrics.METRICS if each.name.startswith("migrator_account_")]
+    assert [list(found.told(each)) for found in of_account for each in readings] == 4 * [[]]
 
 
 async def test_another_key_or_address_is_another_account(deployment: Deployment, worker: Worker) -> None:
