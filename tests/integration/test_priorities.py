@@ -101,6 +101,16 @@ async def test_the_lower_does_not_wait_for_one_that_does_nothing(
     assert "could not be looked at" not in caplog.text
 
 
+async def test_who_has_nothing_to_hand_out_is_not_said_to_wait_for_others(both: Deployment, worker: Worker) -> None:
+    await prefer(worker, notes=5)
+    both.query(
+        "UPDATE migrator.batches SET not_before = now() + interval '1 h' WHERE migration_id ="
+        " (SELECT id FROM migrator.migrations WHERE name = 'docs') RETURNING 1"
+    )
+    assert names(await handed_out(worker)) == {"notes": FEWEST_TICKETS}
+    assert both.value("SELECT binding FROM migrator.migrations WHERE name = 'docs'") is None
+
+
 async def test_other_accounts_and_those_who_are_asked_by_name_wait_for_nobody(both: Deployment, worker: Worker) -> None:
     await prefer(worker, notes=5)
     made = await tick(worker.engine, actor="test", only="docs")

@@ -21,11 +21,11 @@ from migrator.spending.asking import make_embedder
 from migrator.spending.hours import OutsideWindow, StartsLater, WindowCloses
 from migrator.spending.purse import LeasePurse
 from migrator.spending.worker import Worker
-from migrator.state import leases, migrations
+from migrator.state import leases, migrations, pace
 from migrator.state.budget import Purpose
 from migrator.state.connection import transaction
 from tests.deployment import V4, Deployment
-from tests.integration.steps import begin, first_tickets, start, stored, to
+from tests.integration.steps import begin, first_tickets, ready, start, stored, to
 
 S = MigrationStatus
 
@@ -215,3 +215,25 @@ async def test_a_slow_account_is_known_to_be_slow_by_the_next_lease(
             worker.pacer.answered(mine.account, 0.1)
         assert await mine.admit("r2", bound_tokens=9, likely_tokens=9) is not None, "it is forgotten again"
         await mine.refund("r2")
+
+
+async def test_a_renewal_near_its_windows_end_waits_until_it_is_closed(
+    deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gates are measured again while `ready`: whoever would answer too late is not asked once a tick."""
+    migration = await ready(deployment, worker, 20)
+    deployment.query("UPDATE migrator.verdicts SET at = at - interval '23 h' RETURNING 1")
+    clock = Clock(monkeypatch, 60)
+    await verbs.set_limits(worker.engine, "docs", verbs.NewLimits(windows=(clock.WINDOW,)), actor="test")
+    worker.pacer.answered(pace.account_of(migration.spec.to), 100.0)
+    (ticket,) = [each for each in await first_tickets(worker) if ".validate." in each.label]
+    requests = deployment.simulator.ledger()["requests"]
+    clock.watched = True
+    assert "WindowCloses" in await perform(worker, ticket)
+    # One request is the canary's, which no window binds.
+    assert (deployment.status, deployment.simulator.ledger()["requests"]) == ("ready", requests + 1)
+    waits = deployment.value(
+        "SELECT extract(epoch FROM not_before - now()) FROM migrator.duties WHERE duty = 'validate' AND attempts = 0"
+    )
+    assert 30 < waits <= 60
+    assert [each for each in await first_tickets(worker) if ".validate." in each.label] == []
