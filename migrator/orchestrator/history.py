@@ -23,7 +23,7 @@ async def see(connection: AsyncConnection, migration: Migration) -> Position:
     Catch-up's backlog too, unless that is to wait for the end of the pass.
     """
     counts = await tallies.counts(connection, migration.id)
-    keys = await dirty.count_both(connection, migration.id)
+    keys = await dirty.count_sides(connection, migration.id, tuple(Side))
     under_way = migration.status is MigrationStatus.BACKFILLING and bool(counts.pending or counts.leased)
     if not (under_way and catch_up.defers(keys[Side.TO])):
         kept = catch_up.sides(migration, deferred=False)

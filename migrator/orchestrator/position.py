@@ -120,7 +120,7 @@ async def read(
     Cost: some eight small statements.
     """
     counts = counts or await tallies.counts(connection, migration.id)
-    dirty_keys = dirty_keys or await dirty.count_both(connection, migration.id)
+    dirty_keys = dirty_keys or await dirty.count_sides(connection, migration.id, tuple(Side))
     found = await dispositions.counts(connection, migration.id)
     rows, tokens, seconds = await batches.recent(connection, migration.id, seconds=RATE_SECONDS)
     is_backfilling = migration.status is S.BACKFILLING

@@ -24,6 +24,7 @@ from migrator.generation import Side
 from migrator.lifecycle import UNATTENDED, MigrationStatus
 from migrator.orchestrator import allotment, brakes, history, position, schedule, telling
 from migrator.orchestrator.allotment import Standing
+from migrator.settings import connections
 from migrator.spending import hours
 from migrator.state import (
     agenda,
@@ -65,9 +66,7 @@ PER_SLOT = 2
 FEWEST_TICKETS = 4
 #: Migrations looked after at once: while the database answers for one, another's next statement is made. As many
 #: connections as a worker process keeps even where it may have one request under way.
-_AT_ONCE = 3
-#: Where no agenda was read.
-_WHATEVER = Agenda(silent=True, booked=True)
+_AT_ONCE = connections(1)
 #: Nobody carries these on, but a worker may have died with something of theirs in hand: a pause ends with its lease.
 RESTING = frozenset({S.PAUSED, S.CANCELLED})
 #: What each status has to be done by one holder at a time, beside its batches.
@@ -106,7 +105,6 @@ class _Turn:
     limit: int
     schedule: Schedule | None = None
     reading: Reading | None = None
-    to_read: weigh.Turn | None = None
     tickets: list[Ticket] = field(default_factory=list)
     line: str | None = None
 
@@ -136,9 +134,9 @@ async def tick(
         under_way = await migrations.list_all(connection, UNATTENDED | RESTING)
         slots = sum(row.slots for row in await workers.alive(connection))
         await readers.forget_old(connection)
-        agendas = await agenda.read(connection, [each.id for each in under_way])
         found = [each for each in under_way if each.status in UNATTENDED]
         rests = [each for each in under_way if each.status in RESTING]
+    agendas = await _read_agendas(engine, [each.id for each in under_way])
     await _tidy(engine, rests, agendas, only)
     # `only` is asked for by somebody who works on it without a broker.
     shift = _Shift(actor, max(FEWEST_TICKETS, PER_SLOT * slots), Trust(ticket_seconds, bool(slots) or only is not None))
@@ -153,6 +151,16 @@ async def tick(
         made.lines += [] if turn.line is None else [turn.line]
     made.tickets += await _tell(engine, shift, only)
     return made
+
+
+async def _read_agendas(engine: AsyncEngine, migration_ids: Sequence[int]) -> Mapping[int, Agenda]:
+    """Read what waits for a tick; where that fails, everything may."""
+    try:
+        async with transaction(engine) as connection:
+            return await agenda.read(connection, migration_ids)
+    except Exception as error:  # noqa: BLE001 - it is logged, and looking everywhere is better than nowhere
+        _log("what waits for a tick could not be looked at", error)
+        return dict.fromkeys(migration_ids, agenda.WHATEVER)
 
 
 async def _take(
@@ -181,26 +189,24 @@ async def _in_turn(engine: AsyncEngine, found: list[_Turn], shift: _Shift) -> li
         async with transaction(engine) as connection:
             planned = await schedules.find_all(connection, ids)
             read = await signals.readings(connection, ids)
-            to_read = await weigh.take_turns(connection, read)
             standing = [
                 Standing(each.migration, planned.get(each.migration.id, Schedule()), read[each.migration.id])
                 for each in found
             ]
             allotted = await allotment.allot(connection, standing, shift.limit, shift.trust)
     except Exception as error:  # noqa: BLE001 - it is logged, and work that is out of turn is better than none
-        _log("priorities could not be looked at", error)
+        _log("schedules, signals and priorities could not be looked at", error)
         return found
     for turn, seen in zip(found, standing, strict=True):
         turn.limit = allotted.get(seen.migration.id, shift.limit)
         turn.schedule, turn.reading = seen.schedule, seen.reading
-        turn.to_read = to_read.get(seen.migration.id)
     return sorted(found, key=lambda each: (-each.priority, each.migration.id))
 
 
 async def _look_after(engine: AsyncEngine, turn: _Turn, shift: _Shift) -> list[Ticket]:
     """Hand out what is to be done for one migration, unless somebody else is at it."""
     migration_id = turn.migration.id
-    binding = (await _weigh(engine, turn)).binding
+    binding = (await weigh.look(engine, migration_id, turn.reading)).binding
     async with transaction(engine) as connection:
         alone, timeline_now = await _alone(connection, migration_id)
         if not alone:
@@ -211,14 +217,6 @@ async def _look_after(engine: AsyncEngine, turn: _Turn, shift: _Shift) -> list[T
         if await _moved_on_another_timeline(connection, fresh, timeline_now, shift.actor):
             return []
         return await _hand_out(connection, fresh, turn, shift, throttled=binding)
-
-
-async def _weigh(engine: AsyncEngine, turn: _Turn) -> Reading:
-    if turn.to_read is not None:
-        return await weigh.read(engine, turn.to_read)
-    if turn.reading is not None and not turn.reading.is_stale:
-        return turn.reading
-    return await weigh.look(engine, turn.migration.id)
 
 
 async def _how_far(engine: AsyncEngine, turn: _Turn) -> str | None:
@@ -331,7 +329,7 @@ async def _verdicts_fade(connection: AsyncConnection, migration: Migration) -> b
     return bool(missing) or any(verdicts.why_stale(row, migration, now, share=share) for row in newest)
 
 
-async def _rescue(connection: AsyncConnection, migration: Migration, what: Agenda = _WHATEVER) -> None:
+async def _rescue(connection: AsyncConnection, migration: Migration, what: Agenda = agenda.WHATEVER) -> None:
     """Take back leases that ran out; what their requests may have cost stays counted."""
     if what.silent:
         for lease in await leases.rescue(connection, migration.id):
@@ -382,13 +380,14 @@ async def _backfill(connection: AsyncConnection, migration: Migration, turn: _Tu
 
 async def _catch_up(connection: AsyncConnection, migration: Migration, shift: _Shift, *, resting: bool) -> list[Ticket]:
     """Offer catch-up: always where rows missing from search wait for it, else when there is something to do."""
-    keys = await dirty.count_both(connection, migration.id)
+    # Not what a rollback would owe, which may be a whole table.
+    keys = await dirty.count_sides(connection, migration.id, tuple({migration.live_side, Side.TO}))
     standing = migration.status in {S.READY, S.COMPLETED} and not resting
     wanted = standing or keys[migration.live_side]
     if not wanted and keys[Side.TO] and migration.status is not S.ROLLED_BACK and not resting:
         wanted = not await catch_up.is_deferred(connection, migration)
     tickets = await _offer(connection, migration, Duty.CATCH_UP, shift) if wanted else []
-    if catch_up.owes(migration) and not resting and keys[Side.FROM]:
+    if catch_up.owes(migration) and not resting and await dirty.any_left(connection, migration.id, Side.FROM):
         tickets += await _offer(connection, migration, Duty.SETTLE, shift)
     return tickets
 

@@ -43,7 +43,10 @@ class Agenda:
         return self.silent or self.booked or self.diverted
 
 
-#: Each condition names the partial index that it is read from, whatever is planned.
+#: Where no agenda could be read: everything may wait.
+WHATEVER = Agenda(**dict.fromkeys((each.name for each in fields(Agenda)), True))
+#: Conditions on batches are those of their partial indexes, so that a million planned ones cost nothing. Lines of the
+#: application's triggers (`strays`, `written`) have no index on purpose: it would pay for that, and ticks fold them.
 _QUERY = text(
     f"""
 SELECT m.id,

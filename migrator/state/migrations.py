@@ -6,7 +6,7 @@ commit together, and two who try at once can't both succeed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -203,12 +203,6 @@ async def hold(connection: AsyncConnection, name: str) -> Migration:
 async def get_by_id(connection: AsyncConnection, migration_id: int) -> Migration:
     """Return the migration of that id."""
     return _record((await connection.execute(select(migrations).where(migrations.c.id == migration_id))).one())
-
-
-async def list_by_id(connection: AsyncConnection, migration_ids: Collection[int]) -> list[Migration]:
-    """Return the migrations of those ids, oldest first."""
-    query = select(migrations).where(migrations.c.id.in_(migration_ids)).order_by(migrations.c.id)
-    return [_record(row) for row in await connection.execute(query)]
 
 
 async def list_all(

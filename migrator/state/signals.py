@@ -115,28 +115,31 @@ def _reading(rows: Sequence[Row[Any]]) -> Reading:
     return Reading(tuple(sorted(found, key=lambda each: order.index(each.signal))), age)
 
 
-async def take_turns(connection: AsyncConnection, migration_ids: Collection[int]) -> dict[int, datetime]:
-    """Take the turn to read for each migration where that is due and nobody is at it; returns those turns, by id."""
+async def take_turn(connection: AsyncConnection, migration_id: int) -> datetime | None:
+    """Take the turn to read; None when the reading is fresh, or somebody else is at it.
+
+    Nobody is waited for: who holds the migration's row for long plans its batches, and what is stored will do.
+    """
     now = func.clock_timestamp()
     believed = now - timedelta(seconds=BELIEVED_SECONDS)
-    # In one order: two who take turns at once wait for each other, and never both.
     free = (
         select(migrations.c.id)
         .where(
-            migrations.c.id.in_(migration_ids),
+            migrations.c.id == migration_id,
             or_(migrations.c.signals_until.is_(None), migrations.c.signals_until < now),
             or_(migrations.c.signals_at.is_(None), migrations.c.signals_at < believed),
         )
-        .order_by(migrations.c.id)
-        .with_for_update()
+        # Not against the foreign keys of those who reserve and record.
+        .with_for_update(key_share=True, skip_locked=True)
     )
     statement = (
         update(migrations)
-        .where(migrations.c.id.in_(free.scalar_subquery()))
+        .where(migrations.c.id == free.scalar_subquery())
         .values(signals_until=now + timedelta(seconds=TURN_SECONDS))
-        .returning(migrations.c.id, migrations.c.signals_until)
+        .returning(migrations.c.signals_until)
     )
-    return {row.id: row.signals_until for row in await connection.execute(statement)}
+    turn: datetime | None = (await connection.execute(statement)).scalar_one_or_none()
+    return turn
 
 
 #: One statement: it is done with the turn, or not at all.

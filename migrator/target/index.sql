@@ -93,12 +93,14 @@ SELECT DISTINCT a.attname::text AS name
 SELECT set_config('lock_timeout', '2s', false), set_config('statement_timeout', '2s', false)
 
 -- name: progress
--- Ours before somebody else's.
+-- Ours before somebody else's. Partitions by pg_inherits: pg_partition_tree would open them, behind an ALTER TABLE, too.
+WITH RECURSIVE tree AS (
+  SELECT %(oid)s::oid AS oid UNION SELECT i.inhrelid FROM tree AS t JOIN pg_inherits AS i ON i.inhparent = t.oid)
 SELECT p.phase, p.blocks_done, p.blocks_total, p.tuples_done, p.tuples_total, c.relname::text AS name,
        coalesce(a.usename = current_user AND starts_with(a.application_name, 'migrator index '), false) AS ours
   FROM pg_stat_progress_create_index p LEFT JOIN pg_stat_activity a ON a.pid = p.pid
   LEFT JOIN pg_class c ON c.oid = p.index_relid
- WHERE p.relid = %(oid)s::oid OR p.relid IN (SELECT t.relid FROM pg_partition_tree(%(oid)s::oid) AS t)
+ WHERE p.relid IN (SELECT t.oid FROM tree AS t)
  ORDER BY ours DESC LIMIT 1
 
 -- name: analyze

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -43,53 +42,33 @@ class Throttled(TransientError):
     next = "Run `migrator status {name}`; `migrator limits {name} --throttle KEY=VALUE` moves a threshold."
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """The right to read a migration's signals, until a moment; the migration is read behind it.
-
-    So whoever changes a threshold meanwhile takes the right away, and nothing is stored by the old one.
-    """
-
-    migration: Migration
-    until: datetime
-    #: What is stored: what signals remember from one reading to the next.
-    before: Reading
-
-
-async def take_turns(connection: AsyncConnection, stored: Mapping[int, Reading]) -> dict[int, Turn]:
-    """Take the turn to read of those that are due and that nobody else is at, by their ids."""
-    due = [migration_id for migration_id, each in stored.items() if each.is_due]
-    taken = await signals.take_turns(connection, due) if due else {}
-    found = await migrations.list_by_id(connection, taken) if taken else []
-    return {each.id: Turn(each, taken[each.id], stored[each.id]) for each in found}
-
-
-async def look(engine: AsyncEngine, migration_id: int) -> Reading:
+async def look(engine: AsyncEngine, migration_id: int, known: Reading | None = None) -> Reading:
     """Return the stored reading; reads anew first, when it is due and nobody else is at it.
 
-    Where somebody else is, and what is stored counts for nothing, theirs is waited for a little.
+    Where somebody else is, and what is stored counts for nothing, theirs is waited for a little. What is `known`,
+    read a moment ago, is not asked for again.
     """
+    if known is not None and not known.is_due:
+        return known
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _PATIENCE_SECONDS
     while True:
         async with transaction(engine) as connection:
-            found = await signals.reading(connection, migration_id)
-            turn = (await take_turns(connection, {migration_id: found})).get(migration_id)
-        if turn is not None:
-            return await read(engine, turn)
+            found = known or await signals.reading(connection, migration_id)
+            turn = await signals.take_turn(connection, migration_id) if found.is_due else None
+            if turn is not None:
+                # Behind the turn, which whoever changes a threshold takes away.
+                migration = await migrations.get_by_id(connection, migration_id)
+                break
+        known = None
         if not found.is_stale or loop.time() > deadline:
             return found
         await asyncio.sleep(_POLL_SECONDS)
-
-
-async def read(engine: AsyncEngine, turn: Turn) -> Reading:
-    """Read the signals whose turn it is, and store them; returns what is stored then."""
-    migration = turn.migration
-    found = await _read(engine, migration, {each.signal: each.memory for each in turn.before.signals})
+    read = await _read(engine, migration, {each.signal: each.memory for each in found.signals})
     async with transaction(engine) as connection:
-        if await signals.record(connection, migration.id, turn.until, found):
-            return Reading(tuple(found), 0.0)
-        return await signals.reading(connection, migration.id)
+        if await signals.record(connection, migration_id, turn, read):
+            return Reading(tuple(read), 0.0)
+        return await signals.reading(connection, migration_id)
 
 
 async def require(engine: AsyncEngine, migration: Migration) -> None:

@@ -344,3 +344,19 @@ async def test_p12_a_standby_that_lags_binds_and_is_named(standby: tuple[Postgre
         other.execute("SELECT pg_wal_replay_resume()")
         await watch.until(Signal.LAG, lambda each: not each.binds)
     await watch.engine.dispose()
+
+
+async def test_p8_the_turn_to_read_waits_for_nobody_and_nobody_for_it(watch: Watch) -> None:
+    """Who plans batches holds the migration's row for seconds; who reserves asks it for a foreign key."""
+    async with transaction(watch.engine) as connection:
+        await signals.forget_age(connection, watch.id)
+    with psycopg.connect(watch.url) as planner:
+        planner.execute("SELECT 1 FROM migrator.migrations WHERE id = %s FOR NO KEY UPDATE", [watch.id])
+        async with transaction(watch.engine, lock_timeout_seconds=0.2) as connection:
+            assert await signals.take_turn(connection, watch.id) is None
+    async with transaction(watch.engine) as connection:
+        assert await signals.take_turn(connection, watch.id) is not None
+        with psycopg.connect(watch.url, options="-c lock_timeout=200ms") as reserving:
+            reserving.execute("SELECT 1 FROM migrator.migrations WHERE id = %s FOR KEY SHARE", [watch.id])
+    async with transaction(watch.engine) as connection:
+        assert await signals.take_turn(connection, watch.id) is None, "somebody is at it"
