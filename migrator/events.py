@@ -65,7 +65,15 @@ NOISE = frozenset({Event.CUTOVER_TRIED})
 FULL_SPEED = ("window", "start at", "priority", "requests/min", "tokens/min")
 
 
-def _url(url: str) -> str:
+#: How names of environment variables look.
+_VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+
+
+def checked_url(url: str) -> str:
+    """Return a URL that may be POSTed to.
+
+    Raises: ValueError, in words that hold nothing of it.
+    """
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("it must begin with https:// (or http://) and name a host")
@@ -103,9 +111,13 @@ class HooksSpec(BaseModel):
 
     #: Who is told by POST, signed.
     url: (
-        Annotated[str, AfterValidator(_url), Field(max_length=2000, description='"https://host/path", without a user')]
+        Annotated[
+            str, AfterValidator(checked_url), Field(max_length=2000, description='"https://host/path", without a user')
+        ]
         | None
     ) = None
+    #: The name of the variable that holds the URL, where that is a secret itself (a chat's webhook).
+    url_env: Annotated[str, Field(pattern=_VARIABLE, description="the NAME of a variable, never a URL")] | None = None
     #: What is run, without a shell; the event comes on its standard input.
     command: (
         Annotated[
@@ -123,8 +135,7 @@ class HooksSpec(BaseModel):
     ] = tuple(each for each in Event if each not in NOISE)
     #: The name of the variable whose value signs what is POSTed.
     secret_env: (
-        Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="the NAME of a variable, never a secret")]
-        | None
+        Annotated[str, Field(pattern=_VARIABLE, description="the NAME of a variable, never a secret")] | None
     ) = None
     #: Ten minutes outlast a vacuum's or a report's moment; what is longer is worth a look.
     throttled_minutes: Annotated[float, Field(strict=False, gt=0, le=10_080, description="minutes, as in 10")] = 10.0
@@ -132,7 +143,7 @@ class HooksSpec(BaseModel):
     @property
     def channels(self) -> tuple[Channel, ...]:
         """The ways in which events are told; none where there are no hooks."""
-        wanted = {Channel.URL: self.url, Channel.COMMAND: self.command}
+        wanted = {Channel.URL: self.url or self.url_env, Channel.COMMAND: self.command}
         return tuple(channel for channel, value in wanted.items() if value is not None)
 
     def channels_of(self, event: Event) -> tuple[Channel, ...]:
@@ -141,6 +152,8 @@ class HooksSpec(BaseModel):
 
     def place(self, channel: Channel) -> str:
         """Return who is told, as it may be shown."""
+        if channel is Channel.URL and self.url_env is not None:
+            return f"at ${self.url_env}"
         if channel is Channel.URL:
             parts = urlsplit(self.url or "")
             return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
@@ -150,10 +163,15 @@ class HooksSpec(BaseModel):
 def impossible(data: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return combinations that no single key shows, as (key, what, mend); tolerant of wrong types."""
     problems = []
-    if data.get("url") is not None and data.get("secret_env") is None:
+    urls = [key for key in ("url", "url_env") if data.get(key) is not None]
+    if urls and data.get("secret_env") is None:
         problems.append(
-            ("secret_env", "what is POSTed to `url` is signed, and nothing names the key", "name a variable")
+            ("secret_env", f"what is POSTed to `{urls[0]}` is signed, and nothing names the key", "name a variable")
         )
-    if data.get("url") is None and data.get("command") is None:
-        problems.append(("url", "there is nobody to be told", "give `url`, `command` or both, or leave [hooks] out"))
+    if len(urls) > 1:
+        problems.append(("url_env", "there is a `url` as well", "leave one of them out"))
+    if not urls and data.get("command") is None:
+        problems.append(
+            ("url", "there is nobody to be told", "give `url`, `url_env` or `command`, or leave [hooks] out")
+        )
     return problems

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from migrator import reasons, settings
 from migrator.errors import MigratorError
-from migrator.events import FULL_SPEED, Channel, Event, HooksSpec
+from migrator.events import FULL_SPEED, Channel, Event, HooksSpec, checked_url
 from migrator.hooks import command, webhook
 from migrator.orchestrator import progress
 from migrator.orchestrator.position import Position
@@ -179,7 +179,14 @@ async def _send(hooks: HooksSpec, claimed: Told, message: bytes) -> str | None:
     secret = settings.secret(hooks.secret_env or "")
     if secret is None:
         return f"{hooks.secret_env} is not set on {socket.gethostname()}, and nothing is sent unsigned"
-    return await webhook.post(hooks.url or "", claimed.event_id, message, secret)
+    url = hooks.url
+    if hooks.url_env is not None:
+        url = settings.secret(hooks.url_env)
+        try:
+            checked_url(url or "")
+        except ValueError as error:
+            return f"{hooks.url_env} on {socket.gethostname()} is no URL for a hook: {error}"
+    return await webhook.post(url or "", claimed.event_id, message, secret)
 
 
 async def body(engine: AsyncEngine, migration: Migration, claimed: Told) -> bytes:

@@ -278,3 +278,24 @@ async def test_a_hanging_receiver_costs_a_shutdown_nothing(
         await task
     rows = deployment.query("SELECT tries, not_before <= clock_timestamp(), failure FROM migrator.hook_events")
     assert rows == [(0, True, "shut down")]
+
+
+async def test_a_url_that_is_a_secret_stays_in_the_workers_environment(
+    deployment: Deployment, worker: Worker, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = deployment.spec_data["hooks"].pop("url")
+    deployment.spec_data["hooks"]["url_env"] = "TEST_HOOK_URL"
+    await begin(deployment, worker, 5)
+    await tell(worker)
+    (said,) = notes(deployment)
+    assert said.startswith("hook at $TEST_HOOK_URL was not told started: TEST_HOOK_URL on ")
+    assert "is no URL for a hook: it must begin with https://" in said
+    assert receiver.received == []
+    monkeypatch.setenv("TEST_HOOK_URL", url)
+    due_now(deployment)
+    await tell(worker)
+    assert receiver.events == ["started"]
+    assert receiver.verified()
+    stored_specs = deployment.value("SELECT string_agg(spec::text, '') FROM migrator.migrations")
+    assert "TEST_HOOK_URL" in stored_specs
+    assert "url-canary" not in stored_specs

@@ -49,6 +49,9 @@ def test_hooks_survive_the_freezer_and_say_only_their_host() -> None:
     assert hooks.on == (Event.PAUSED, Event.READY)
     assert hooks.place(Channel.URL) == "https://ops.example"
     assert hooks.place(Channel.COMMAND) == "page"
+    named = parsed({"url_env": "HOOK_URL", "secret_env": "HOOK_SECRET"}).hooks
+    assert named is not None
+    assert (named.channels, named.place(Channel.URL)) == ((Channel.URL,), "at $HOOK_URL")
     assert specs.parse(good(), "docs.toml").hooks is None
 
 
@@ -79,6 +82,9 @@ def test_everything_but_noise_is_told_by_default() -> None:
         ({**URL, "on": ["done"]}, "[hooks] on"),
         ({**URL, "throttled_minutes": 0}, "[hooks] throttled_minutes"),
         ({**URL, "throttled_minutes": "ten"}, "[hooks] throttled_minutes"),
+        ({"url_env": "HOOK_URL"}, "[hooks] secret_env"),
+        ({**URL, "url_env": "HOOK_URL"}, "[hooks] url_env"),
+        ({"url_env": "https://ops.example/canary", "secret_env": "HOOK_SECRET"}, "[hooks] url_env"),
         ({"on": ["ready"]}, "[hooks] url"),
         ({}, "[hooks] url"),
         ("https://ops.example", "hooks"),
