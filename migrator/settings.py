@@ -8,6 +8,7 @@ out secrets: it stands in no environment, which every child process inherits.
 from __future__ import annotations
 
 import os
+import re
 import ssl
 import tempfile
 from dataclasses import dataclass
@@ -175,17 +176,22 @@ def _read(variable: str, file: Path) -> str:
     return value
 
 
+#: Parameters of a URL that hold a password: `password` of redis-py, `sslpassword` of libpq, `ssl_password`.
+_PASSWORD = re.compile(r"((?:^|&)[^=&]*pass[^=&]*=)[^&]*", re.IGNORECASE)
+
+
 def without_password(url: str) -> str:
-    """Return a URL that may be printed: the password is replaced, everything else stays."""
+    """Return a URL that may be printed: passwords are replaced, also as parameters; everything else stays."""
     try:
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""
         # Behind a password with #, / or ? in it the host is no host, and its rest stands elsewhere.
         if "@" in f"{parts.path}{parts.query}{parts.fragment}":
             return "(unreadable URL)"
+        query = _PASSWORD.sub(r"\1***", parts.query)
         if parts.password is None:
-            return url
+            return urlunsplit(parts._replace(query=query))
         host = parts.hostname or ""
     except ValueError:
         return "(unreadable URL)"
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}{port}"))
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}{port}", query=query))

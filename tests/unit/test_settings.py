@@ -117,3 +117,18 @@ def test_a_brokers_certificate_and_name_are_looked_at() -> None:
     assert settings.broker_tls("amqps://me:secret@queue.example//") == {"server_hostname": None}, "the address's own"
     for plain in ("redis://queue.example", "amqp://queue.example"):
         assert settings.broker_tls(plain) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
+        ("redis://me:canary@127.0.0.1:6379/0", "redis://me:***@127.0.0.1:6379/0"),
+        ("redis://127.0.0.1/0?password=canary&db=1", "redis://127.0.0.1/0?password=***&db=1"),
+        ("rediss://h/0?ssl_password=canary", "rediss://h/0?ssl_password=***"),
+        ("rediss://me:canary@h/0?db=1&Password=can%26ary", "rediss://me:***@h/0?db=1&Password=***"),
+        ("redis://me:can#ary@h/0", "(unreadable URL)"),
+    ],
+)
+def test_p11_a_url_is_shown_without_its_passwords(url: str, shown: str) -> None:
+    assert settings.without_password(url) == shown
