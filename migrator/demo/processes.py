@@ -79,6 +79,40 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def kill_with_children(process: subprocess.Popen[bytes], *, patience_seconds: float = 10) -> None:
+    """SIGKILL a process, its group, and its children in sessions of their own; returns when none of them is left."""
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGSTOP)  # so that it makes no further ones
+    left = _children(process.pid)
+    kill_group(process)
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + patience_seconds
+    while any(_is_alive(pid) for pid in left) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _children(pid: int) -> list[int]:
+    return [
+        int(each.name)
+        for each in Path("/proc").iterdir()
+        if each.name.isdigit() and _stat(each.name)[1:2] == [str(pid)]
+    ]
+
+
+def _is_alive(pid: int) -> bool:
+    return _stat(pid)[:1] not in ([], ["Z"])
+
+
+def _stat(pid: int | str) -> list[str]:
+    """Return a process's state, parent and more, as the kernel tells them; empty where there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
 def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, *, seconds: float) -> None:
     """Wait for a condition while the process lives.
 

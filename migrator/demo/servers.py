@@ -143,7 +143,8 @@ class Postgres:
 
     def kill(self) -> None:
         """SIGKILL the postmaster and every backend: the crash that P2 speaks of."""
-        processes.kill_group(self.process)
+        # Backends are in sessions of their own; while one of them is left, another postmaster refuses to start.
+        processes.kill_with_children(self.process)
         self._process = None
         with contextlib.suppress(FileNotFoundError):
             (self.home / "data" / "postmaster.pid").unlink()
