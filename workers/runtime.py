@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from celery.signals import worker_process_init, worker_process_shutdown, worker_shutdown
 
+from migrator import settings
 from migrator.spending.worker import Worker
 
 T = TypeVar("T")
@@ -79,11 +80,19 @@ def spare_the_collector() -> None:
     gc.set_threshold(*_GC_THRESHOLDS)
 
 
+def stand_back() -> None:
+    """Let everything else on this machine go first, as far as MIGRATOR_NICE says; nicer than that it may be already."""
+    wanted = settings.load().nice
+    if os.getpriority(os.PRIO_PROCESS, 0) < wanted:
+        os.setpriority(os.PRIO_PROCESS, 0, wanted)
+
+
 @worker_process_init.connect
 def note_child(**_: Any) -> None:
     """Remember that this process is a pool's child."""
     _Process.is_child = True
     spare_the_collector()
+    stand_back()
 
 
 @worker_process_shutdown.connect

@@ -83,7 +83,7 @@ def kill_with_children(process: subprocess.Popen[bytes], *, patience_seconds: fl
     """SIGKILL a process, its group, and its children in sessions of their own; returns when none of them is left."""
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(signal.SIGSTOP)  # so that it makes no further ones
-    left = _children(process.pid)
+    left = children(process.pid)
     kill_group(process)
     for pid in left:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -93,7 +93,8 @@ def kill_with_children(process: subprocess.Popen[bytes], *, patience_seconds: fl
         time.sleep(0.01)
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """Return a process's children, by their pids."""
     return [
         int(each.name)
         for each in Path("/proc").iterdir()

@@ -14,6 +14,7 @@ from pathlib import Path
 import psycopg
 import redis
 
+from migrator.demo.processes import children
 from migrator.demo.servers import Postgres, Valkey
 from migrator.demo.simulator.control import Simulator
 from tests.deployment import V4, Deployment
@@ -51,6 +52,9 @@ def test_workers_carry_a_migration_to_ready_by_themselves(deployed: Deployment) 
     log = (deployed.home / "w1.log").read_text()
     assert re.search(r"migrator\.batch\[docs\.b000001\.a1-[0-9a-f]{4}\]", log)
     assert deployed.must("doctor").count("ok ") >= 4
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    crew = {os.getpriority(os.PRIO_PROCESS, pid) for pid in children(worker.pid)}
+    assert (os.getpriority(os.PRIO_PROCESS, worker.pid), crew) == (ours, {max(ours, 10)}), "others go first"
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(30) == 0
     assert deployed.query("SELECT name FROM migrator.workers") == [], "it said goodbye"
