@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, Row, Table, and_, case, exists, func, insert, literal, or_, select, update
+from sqlalchemy import BigInteger, Row, Table, and_, bindparam, case, exists, func, insert, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql import ColumnElement
 
@@ -171,6 +171,19 @@ async def get(connection: AsyncConnection, batch_id: int) -> Row[Any]:
     return (await connection.execute(select(batches).where(batches.c.id == batch_id))).one()
 
 
+#: Made once: every landing makes it.
+_COUNT = (
+    update(batches)
+    .where(batches.c.id == bindparam("batch"))
+    .values(
+        rows_written=batches.c.rows_written + bindparam("written"),
+        rows_skipped=batches.c.rows_skipped + bindparam("skipped"),
+        rows_quarantined=batches.c.rows_quarantined + bindparam("quarantined"),
+        tokens=batches.c.tokens + bindparam("billed"),
+    )
+)
+
+
 async def count_written(
     connection: AsyncConnection,
     batch_id: int,
@@ -181,16 +194,8 @@ async def count_written(
     tokens: int = 0,
 ) -> None:
     """Add to a batch's counts, in the transaction that wrote what is counted."""
-    await connection.execute(
-        update(batches)
-        .where(batches.c.id == batch_id)
-        .values(
-            rows_written=batches.c.rows_written + written,
-            rows_skipped=batches.c.rows_skipped + skipped,
-            rows_quarantined=batches.c.rows_quarantined + quarantined,
-            tokens=batches.c.tokens + tokens,
-        )
-    )
+    added = {"written": written, "skipped": skipped, "quarantined": quarantined, "billed": tokens}
+    await connection.execute(_COUNT, {"batch": batch_id, **added})
 
 
 async def any_open(connection: AsyncConnection, migration_id: int) -> bool:

@@ -140,21 +140,24 @@ async def settle(connection: AsyncConnection, request_id: str, actual: Bill, *, 
     await settle_all(connection, {request_id: actual}, unwritten=unwritten)
 
 
+#: Made once: every landing makes it.
+_SETTLE = (
+    delete(reservations)
+    .where(reservations.c.id.in_(bindparam("requests", expanding=True)))
+    .returning(
+        reservations.c.id,
+        reservations.c.migration_id,
+        reservations.c.purpose,
+        reservations.c.usd,
+        reservations.c.estimated,
+    )
+)
+
+
 async def settle_all(connection: AsyncConnection, actual: Mapping[str, Bill], *, unwritten: bool = False) -> None:
     """Replace reservations, by request, by what the provider reported."""
-    statement = (
-        delete(reservations)
-        .where(reservations.c.id.in_(list(actual)))
-        .returning(
-            reservations.c.id,
-            reservations.c.migration_id,
-            reservations.c.purpose,
-            reservations.c.usd,
-            reservations.c.estimated,
-        )
-    )
     together: dict[tuple[int, str], list[Any]] = {}
-    for row in await connection.execute(statement):
+    for row in await connection.execute(_SETTLE, {"requests": list(actual)}):
         together.setdefault((row.migration_id, row.purpose), []).append(row)
     for (migration_id, purpose), rows in together.items():
         bills = [actual[row.id] for row in rows]

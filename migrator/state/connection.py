@@ -119,6 +119,15 @@ def make_engine(url: str, application_name: str, *, pool_size: int = 4) -> Async
     )
 
 
+#: What every transaction of ours begins with.
+_OURS = text(
+    "SELECT set_config('row_security', 'off', true), set_config('search_path', 'pg_catalog', true),"
+    " set_config('lock_timeout', :lock, true), set_config('statement_timeout', :statement, true),"
+    " set_config('idle_in_transaction_session_timeout', :idle, true),"
+    " set_config('transaction_read_only', :read_only, true)"
+)
+
+
 @asynccontextmanager
 async def transaction(
     engine: AsyncEngine,
@@ -135,12 +144,7 @@ async def transaction(
     with translated(engine.url.render_as_string(hide_password=True)):
         async with engine.connect() as connection, connection.begin():
             await connection.execute(
-                text(
-                    "SELECT set_config('row_security', 'off', true), set_config('search_path', 'pg_catalog', true),"
-                    " set_config('lock_timeout', :lock, true), set_config('statement_timeout', :statement, true),"
-                    " set_config('idle_in_transaction_session_timeout', :idle, true),"
-                    " set_config('transaction_read_only', :read_only, true)"
-                ),
+                _OURS,
                 {
                     "lock": f"{lock_timeout_seconds * 1000:.0f}ms",
                     "statement": f"{statement_timeout_seconds * 1000:.0f}ms",

@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Table, func, literal, or_, select, true, update
+from sqlalchemy import Integer, Interval, Table, bindparam, func, literal, or_, select, true, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql import ColumnElement
@@ -150,16 +151,29 @@ async def is_held(connection: AsyncConnection, lease: Lease) -> bool:
     return (await connection.execute(query)).one_or_none() is not None
 
 
+@cache
+def _holding(kind: Kind) -> Any:
+    """Return the statement that renews, made once: every landing begins with it."""
+    table, migrations, of = kind.table, tables.migrations, bindparam("on_timeline", type_=Integer)
+    epoch = select(migrations.c.epoch).where(migrations.c.id == table.c.migration_id).scalar_subquery()
+    mine = (table.c.id == bindparam("row"), table.c.fence == bindparam("held_fence"), table.c.status == "leased")
+    until = func.clock_timestamp() + bindparam("longer", type_=Interval)
+    return update(table).where(*mine, or_(of == 0, timeline.now == of)).values(lease_until=until).returning(epoch)
+
+
 async def hold(connection: AsyncConnection, lease: Lease) -> int:
     """Renew a lease; the first thing that every writing transaction does, and what fences it.
 
     Returns the epoch that its migration is in, as this statement sees it: each swap raises it.
     Raises: LeaseLost.
     """
-    table, migrations = lease.kind.table, tables.migrations
-    epoch = select(migrations.c.epoch).where(migrations.c.id == table.c.migration_id).scalar_subquery()
-    statement = _held(table, lease).values(lease_until=_until(lease.seconds)).returning(epoch)
-    found = (await connection.execute(statement)).scalar_one_or_none()
+    values = {
+        "row": lease.row_id,
+        "held_fence": lease.fence,
+        "on_timeline": lease.timeline,
+        "longer": timedelta(seconds=lease.seconds),
+    }
+    found = (await connection.execute(_holding(lease.kind), values)).scalar_one_or_none()
     if found is None:
         raise LeaseLost(str(lease))
     return int(found)

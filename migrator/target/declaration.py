@@ -15,15 +15,17 @@ from migrator.state.migrations import Migration
 
 #: One statement, by whether triggers are silenced: it stands in every landing.
 _DECLARE = {
-    False: "SELECT set_config('migrator.generation', :generation, true),"
-    " set_config('migrator.internal', 'landing', true)",
-    True: "SELECT set_config('migrator.generation', :generation, true),"
-    " set_config('migrator.internal', 'landing', true), set_config('session_replication_role', 'replica', true)",
+    False: text(
+        "SELECT set_config('migrator.generation', :generation, true), set_config('migrator.internal', 'landing', true)"
+    ),
+    True: text(
+        "SELECT set_config('migrator.generation', :generation, true), set_config('migrator.internal', 'landing', true),"
+        " set_config('session_replication_role', 'replica', true)"
+    ),
 }
 
 
 async def declare(connection: AsyncConnection, migration: Migration, side: Side) -> None:
     """Declare that what is written is of a side's generation; call it once the columns can't change places any more."""
-    await connection.execute(
-        text(_DECLARE[bool(migration.plan.get("silence_triggers"))]), {"generation": str(migration.generation(side))}
-    )
+    statement = _DECLARE[bool(migration.plan.get("silence_triggers"))]
+    await connection.execute(statement, {"generation": str(migration.generation(side))})
