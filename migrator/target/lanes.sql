@@ -49,7 +49,7 @@ SELECT {key} AS key, t.{from_column} AS vector
 WITH taken AS (
   SELECT t.tableoid AS heap, t.ctid AS place, v.vector AS vector
     FROM {heap} AS t
-    JOIN unnest({key_arrays}, %(hashes)s::bytea[], %(vectors)b::{type}[]) AS v ({key_names}, text_hash, vector)
+    JOIN unnest({key_arrays}, %(hashes)b::bytea[], %(vectors)b::{type}[]) AS v ({key_names}, text_hash, vector)
       ON {key_equals}
    WHERE t.{column} IS NULL AND sha256(convert_to({text}, 'UTF8')) = v.text_hash AND {owed}
      FOR NO KEY UPDATE OF t SKIP LOCKED)

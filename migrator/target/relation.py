@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from psycopg import sql
+from psycopg.adapt import PyFormat
 
 from migrator.generation import Side
 from migrator.state.migrations import Migration
@@ -148,9 +149,12 @@ class Target:
         return sql.SQL("({})").format(sql.SQL(" AND ").join(pairs))
 
     def key_arrays(self) -> tuple[sql.Composable, sql.Composable]:
-        """Return unnest's arguments for the key (%(k1)s::text[], ...) and their names (k1, ...)."""
+        """Return unnest's arguments for the key (%(k1)b::text[], ...) and their names (k1, ...).
+
+        In binary: in text each word of an array is looked through for what has to be quoted.
+        """
         names = [f"k{number}" for number in range(1, len(self.key_columns) + 1)]
-        arrays = [sql.SQL("{}::text[]").format(sql.Placeholder(name)) for name in names]
+        arrays = [sql.SQL("{}::text[]").format(sql.Placeholder(name, PyFormat.BINARY)) for name in names]
         return sql.SQL(", ").join(arrays), sql.SQL(", ").join(map(sql.Identifier, names))
 
     def key_values(self, keys: list[tuple[str, ...]]) -> dict[str, list[str]]:
