@@ -50,7 +50,7 @@ _PROCESSES, _SPARE_SECONDS = 2, 0.02
 IN_FLIGHT = 4
 _KEY_VARIABLE = "BENCH_PROVIDER_KEY"
 #: Pages of a lane of the lost shapes: the widest of our windows.
-_LANE_PAGES = 256
+_LANE_PAGES = 384
 
 
 Wait = Callable[[int], Awaitable[None]]

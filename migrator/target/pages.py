@@ -11,13 +11,14 @@ import math
 
 #: Rows a batch aims at where rows are few to a page: about 50 requests of 10, ten seconds of four in flight at 0.8 s.
 BATCH_ROWS = 500
-#: Pages of a lane: four landings of 64 rows. Room on a page is free only when nobody's snapshot is older than the
+#: Pages of a lane: four landings of 96 rows. Room on a page is free only when nobody's snapshot is older than the
 #: commit that left it, and other workers' landings are such snapshots: a page must rest for longer than one of them.
-LANE_PAGES = 256
+LANE_PAGES = 384
 #: A lane shorter than this would come back to a page within three requests of 10, before the first of them landed.
 MIN_PAGES = 32
-#: Batches that a table is cut into before its lanes get longer than that: two for each slot of a few workers.
-MIN_BATCHES = 16
+#: Batches that a table is cut into before its lanes get longer than that: one for each slot of a few workers. With
+#: twice as many, lanes of a table of 20,000 rows are too short for its pages to rest.
+MIN_BATCHES = 8
 
 
 def width(pages: int, rows: int) -> int:

@@ -15,9 +15,9 @@ from migrator.target import pages
         (0, 0, 500),  # an empty table
         (15, 300, 32),  # one batch
         (3_000, 3_000, 500),  # one row a page: many pages make a batch
-        (3_000, 21_000, 188),  # a small table: sixteen batches
-        (1_000_000, 7_000_000, 256),  # a whole lane
-        (1_000_000, 200_000_000, 256),
+        (3_000, 21_000, 375),  # a small table: eight batches
+        (1_000_000, 7_000_000, 384),  # a whole lane
+        (1_000_000, 200_000_000, 384),
         (100, 20_000, 32),  # 200 rows a page
     ],
 )
