@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 import random
 import shutil
 import tempfile
@@ -78,6 +79,7 @@ def _engine(url: str, found: Vectors, going: Any, done: Any) -> None:
         while not going.is_set():  # noqa: ASYNC110 - the event is of another process
             await asyncio.sleep(0.02)
 
+    os.setsid()  # as a worker, whose session is not the application's
     stand_back()
     ways.ours(url, found, wait=wait)
     done.set()

@@ -44,8 +44,8 @@ once, each with its place and its mend. A key without a default is needed.
 _SETTINGS = """# Settings
 
 From the environment, or from a file `.env` in the folder where a command runs. The environment wins. Secrets come from
-nowhere else; the provider's key has the name that the spec's `api_key_env` gives, and the key that signs hooks that of
-`secret_env`.
+nowhere else; the provider's key has the name that the spec's `api_key_env` gives, the key that signs hooks that of
+`secret_env`, and a hook's URL, where it is a secret, that of `url_env`.
 """
 
 

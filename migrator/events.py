@@ -74,11 +74,16 @@ def checked_url(url: str) -> str:
 
     Raises: ValueError, in words that hold nothing of it.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        names_host = bool(parts.hostname)
+    except ValueError:
+        # Its own words quote what is wrong.
+        raise ValueError("it is no URL") from None
+    if parts.scheme not in {"http", "https"} or not names_host:
         raise ValueError("it must begin with https:// (or http://) and name a host")
     if parts.username or parts.password:
-        raise ValueError("it holds a user or a password, and a spec holds no secret")
+        raise ValueError("it holds a user or a password; what is sent is signed instead")
     if any(each.isspace() or not each.isprintable() for each in url):
         raise ValueError("it holds a blank or a control character")
     try:

@@ -77,8 +77,8 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=30.0, ge=1, le=600)
     #: Provider requests in flight per worker process. httpx slows down above 32 connections a client.
     concurrency: int = Field(default=CONCURRENCY, ge=1, le=32)
-    #: Niceness of a worker's processes, 0 to 19: where they share a machine with the database or the application, those
-    #: go first (benchmarks/application: the p99 of searches beside the backfill rises by a fifth, and not by two).
+    #: Niceness of a worker's processes and of their session, 0 to 19: where they share a machine with the database or
+    #: the application, those go first. Between containers a weight decides (compose: cpu_shares; systemd: CPUWeight).
     nice: int = Field(default=10, ge=0, le=19)
     #: Tells apart two deployments on one machine, in the name of beat's file.
     instance: str = Field(default="default", pattern=r"^[A-Za-z0-9_-]{1,40}$")
@@ -179,8 +179,9 @@ def _read(variable: str, file: Path) -> str:
     return value
 
 
-#: Parameters of a URL that hold a password: `password` of redis-py, `sslpassword` of libpq, `ssl_password`.
-_PASSWORD = re.compile(r"((?:^|&)[^=&]*pass[^=&]*=)[^&]*", re.IGNORECASE)
+#: Parameters of a URL that hold a password: `password` of redis-py, `sslpassword` of libpq, `ssl_password`; and those
+#: whose names are written so that nobody can tell.
+_PASSWORD = re.compile(r"((?:^|&)[^=&]*(?:pass|%)[^=&]*=)[^&]*", re.IGNORECASE)
 
 
 def without_password(url: str) -> str:
@@ -191,10 +192,12 @@ def without_password(url: str) -> str:
         # Behind a password with #, / or ? in it the host is no host, and its rest stands elsewhere.
         if "@" in f"{parts.path}{parts.query}{parts.fragment}":
             return "(unreadable URL)"
-        query = _PASSWORD.sub(r"\1***", parts.query)
+        query, fragment = (_PASSWORD.sub(r"\1***", each) for each in (parts.query, parts.fragment))
         if parts.password is None:
-            return urlunsplit(parts._replace(query=query))
+            # What is put together again may lose a slash or a question mark.
+            same = (query, fragment) == (parts.query, parts.fragment)
+            return url if same else urlunsplit(parts._replace(query=query, fragment=fragment))
         host = parts.hostname or ""
     except ValueError:
         return "(unreadable URL)"
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}{port}", query=query))
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}{port}", query=query, fragment=fragment))

@@ -13,6 +13,7 @@ import gc
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 from celery.signals import worker_process_init, worker_process_shutdown, worker_shutdown
@@ -85,6 +86,9 @@ def stand_back() -> None:
     wanted = settings.load().nice
     if os.getpriority(os.PRIO_PROCESS, 0) < wanted:
         os.setpriority(os.PRIO_PROCESS, 0, wanted)
+    # Linux groups processes by their sessions, and niceness counts within one: the group has one of its own.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(wanted), encoding="ascii")
 
 
 @worker_process_init.connect

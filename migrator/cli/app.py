@@ -73,6 +73,7 @@ app = typer.Typer(
     "  the broker, redis://... or amqp://...        (env: MIGRATOR_BROKER_URL)\n"
     "  seconds until a silent worker loses a batch  (env: MIGRATOR_LEASE_SECONDS)\n"
     "  provider requests in flight per process      (env: MIGRATOR_CONCURRENCY)\n"
+    "  niceness of workers' processes, 10           (env: MIGRATOR_NICE)\n"
     "  1: [hooks] of a spec may run commands here   (env: MIGRATOR_ALLOW_COMMAND_HOOKS)\n"
     "  the provider's key, named by the spec        (env: THE_ROUTER_API_KEY)\n\n"
     "What holds a secret may also be read from a file: NAME_FILE=/run/secrets/name instead of NAME=...",

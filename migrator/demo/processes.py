@@ -80,7 +80,10 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def kill_with_children(process: subprocess.Popen[bytes], *, patience_seconds: float = 10) -> None:
-    """SIGKILL a process, its group, and its children in sessions of their own; returns when none of them is left."""
+    """SIGKILL a process, its group, and its children in sessions of their own; returns when none of them is left.
+
+    Raises: NotReady, when some are after `patience_seconds`.
+    """
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(signal.SIGSTOP)  # so that it makes no further ones
     left = children(process.pid)
@@ -89,7 +92,9 @@ def kill_with_children(process: subprocess.Popen[bytes], *, patience_seconds: fl
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + patience_seconds
-    while any(_is_alive(pid) for pid in left) and time.monotonic() < deadline:
+    while any(_is_alive(pid) for pid in left):
+        if time.monotonic() > deadline:
+            raise NotReady(f"children of {process.args!r} did not end")
         time.sleep(0.01)
 
 
@@ -110,7 +115,7 @@ def _stat(pid: int | str) -> list[str]:
     """Return a process's state, parent and more, as the kernel tells them; empty where there is none."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:
         return []
 
 

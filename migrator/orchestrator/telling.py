@@ -166,6 +166,8 @@ async def _send_safely(hooks: HooksSpec, claimed: Told, message: bytes) -> str |
     """Tell one event; whatever that raises is a failure to tell, by its class: its words may quote a URL."""
     try:
         return await _send(hooks, claimed, message)
+    except settings.SettingInvalid as error:
+        return error.sentences()[0]
     except Exception as error:  # noqa: BLE001 - a defect of telling is a failed try, never a worker's
         return type(error).__name__
 
@@ -182,8 +184,10 @@ async def _send(hooks: HooksSpec, claimed: Told, message: bytes) -> str | None:
     url = hooks.url
     if hooks.url_env is not None:
         url = settings.secret(hooks.url_env)
+        if url is None:
+            return f"{hooks.url_env} is not set on {socket.gethostname()}"
         try:
-            checked_url(url or "")
+            checked_url(url)
         except ValueError as error:
             return f"{hooks.url_env} on {socket.gethostname()} is no URL for a hook: {error}"
     return await webhook.post(url or "", claimed.event_id, message, secret)

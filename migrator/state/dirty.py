@@ -113,7 +113,7 @@ async def count(connection: AsyncConnection, migration_id: int, side: Side) -> t
 
 async def count_sides(connection: AsyncConnection, migration_id: int, sides: Collection[Side]) -> dict[Side, int]:
     """Return how many keys are dirty on each of these sides, in one statement."""
-    # Not grouped by side: keys come in order from their index, and so nothing is sorted.
+    # Not grouped by side: keys come in order from their index, and so, from PostgreSQL 16 on, nothing is sorted.
     counts = select(func.count(dirty.c.key.distinct())).where(dirty.c.migration_id == migration_id)
     query = select(*(counts.where(dirty.c.side == side).scalar_subquery() for side in sides))
     return dict(zip(sides, map(int, (await connection.execute(query)).one()), strict=True))

@@ -1,8 +1,8 @@
 """Pages into batches: how wide a window of heap pages is, by arithmetic on the relation's size.
 
 Floor 1. Pure. A window is a lane wide at least: one row of every page fills many requests before the same page comes
-again, so that what the first row left is pruned by then. It is narrow enough that a small table still gives every
-worker a batch. No statement over the table is needed.
+again, so that what the first row left is pruned by then. It is narrow enough that a small table still gives a few
+workers a batch each. No statement over the table is needed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,14 @@ MIN_PAGES = 32
 #: Batches that a table is cut into before its lanes get longer than that: one for each slot of a few workers. With
 #: twice as many, lanes of a table of 20,000 rows are too short for its pages to rest.
 MIN_BATCHES = 8
+#: Rows of a batch from which on its lanes get no longer than NARROW_PAGES: three minutes at the 50 rows a second of
+#: BATCH_ROWS, which is as long as units and pods wait for a worker that is told to stop.
+MOST_ROWS, NARROW_PAGES = 9_000, 256
 
 
 def width(pages: int, rows: int) -> int:
     """Return how many pages a window has."""
     per_page = max(rows / pages, 0.1) if pages else 1.0
-    lane = min(LANE_PAGES, max(MIN_PAGES, math.ceil(pages / MIN_BATCHES)))
+    longest = min(LANE_PAGES, max(NARROW_PAGES, int(MOST_ROWS / per_page)))
+    lane = min(longest, max(MIN_PAGES, math.ceil(pages / MIN_BATCHES)))
     return max(lane, math.ceil(BATCH_ROWS / per_page))

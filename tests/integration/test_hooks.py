@@ -288,8 +288,15 @@ async def test_a_url_that_is_a_secret_stays_in_the_workers_environment(
     await begin(deployment, worker, 5)
     await tell(worker)
     (said,) = notes(deployment)
-    assert said.startswith("hook at $TEST_HOOK_URL was not told started: TEST_HOOK_URL on ")
-    assert "is no URL for a hook: it must begin with https://" in said
+    assert said.startswith("hook at $TEST_HOOK_URL was not told started: TEST_HOOK_URL is not set on ")
+    for value, words in (
+        ("postgresql://me:url-canary@h/app", "is no URL for a hook: it must begin"),
+        ("https://[url-canary]/", "is no URL for a hook: it is no URL"),
+    ):
+        monkeypatch.setenv("TEST_HOOK_URL", value)
+        due_now(deployment)
+        await tell(worker)
+        assert words in str(deployment.value("SELECT failure FROM migrator.hook_events WHERE told_at IS NULL"))
     assert receiver.received == []
     monkeypatch.setenv("TEST_HOOK_URL", url)
     due_now(deployment)

@@ -250,9 +250,9 @@ async def test_report_history_is_taken_by_the_tick_and_no_more_often_than_it_say
     async with transaction(worker.engine) as connection:
         began = datetime.now(UTC) - timedelta(days=1)
         newest = "(SELECT max(at) FROM migrator.samples)"
-        deployment.query(f"UPDATE migrator.samples SET at = at - ({newest} - now()) - interval '9 seconds' RETURNING 1")
+        deployment.query(f"UPDATE migrator.samples SET at = at - ({newest} - now()) - interval '5 seconds' RETURNING 1")
         assert not await samples.note(connection, migration.id, _sample(1), began=began)
-        deployment.query("UPDATE migrator.samples SET at = at - interval '2 seconds' RETURNING 1")
+        deployment.query("UPDATE migrator.samples SET at = at - interval '6 seconds' RETURNING 1")
         assert await samples.note(connection, migration.id, _sample(1), began=began)
     last = (await told(worker))[0].samples[-1].sample
     assert last == _sample(1)

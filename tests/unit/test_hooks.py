@@ -70,6 +70,8 @@ def test_everything_but_noise_is_told_by_default() -> None:
         ({**URL, "url": "https://me:canary@ops.example/"}, "[hooks] url"),
         ({**URL, "url": "https://ops.example/a b"}, "[hooks] url"),
         ({**URL, "url": "https://ops.example:99999/"}, "[hooks] url"),
+        ({**URL, "url": "https://[canary]/"}, "[hooks] url"),
+        ({**URL, "url": "https://me:canary\u2100@ops.example/"}, "[hooks] url"),
         ({**URL, "url": 7}, "[hooks] url"),
         ({"url": "https://ops.example"}, "[hooks] secret_env"),
         ({**URL, "secret_env": "sk-canary key"}, "[hooks] secret_env"),

@@ -128,6 +128,10 @@ def test_a_brokers_certificate_and_name_are_looked_at() -> None:
         ("rediss://h/0?ssl_password=canary", "rediss://h/0?ssl_password=***"),
         ("rediss://me:canary@h/0?db=1&Password=can%26ary", "rediss://me:***@h/0?db=1&Password=***"),
         ("redis://me:can#ary@h/0", "(unreadable URL)"),
+        ("redis://h/0?p%61ssword=canary", "redis://h/0?p%61ssword=***"),
+        ("redis://h/0#password=canary", "redis://h/0#password=***"),
+        ("redis:///0", "redis:///0"),
+        ("redis+socket:///tmp/x.sock?virtual_host=1", "redis+socket:///tmp/x.sock?virtual_host=1"),
     ],
 )
 def test_p11_a_url_is_shown_without_its_passwords(url: str, shown: str) -> None:
