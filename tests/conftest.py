@@ -57,14 +57,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--system", action="store_true", help="also run tests that need Debian packages")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Each tier has its time limit; long and system forms are asked for by name."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Say what is missing before any process of the run is started: in one of those it would look like a crash."""
     if config.getoption("system"):
         missing = [package for package, program in PACKAGES.items() if find_program(program) is None]
         if missing:
             raise pytest.UsageError(
                 f"--system needs Debian's {', '.join(missing)}: apt-get install {' '.join(missing)}"
             )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Each tier has its time limit; long and system forms are asked for by name."""
     kept, dropped = [], []
     for item in items:
         for tier, seconds in _TIERS.items():
