@@ -107,9 +107,11 @@ async def test_p3_what_waits_for_a_tick_is_on_its_agenda(deployment: Deployment,
 
 async def test_p3_leases_and_suspects_that_can_wait_are_on_no_agenda(deployment: Deployment, worker: Worker) -> None:
     await begin(deployment, worker, 10)
+    await first_tickets(worker)
     found = int(deployment.value("SELECT id FROM migrator.migrations"))
-    for statement, _ in _MAKING.values():
+    for what, (statement, _) in _MAKING.items():
         if "interval" in statement:
-            deployment.query(statement.format(id=found).replace("now() - interval", "now() + interval"))
+            made = deployment.query(statement.format(id=found).replace("now() - interval", "now() + interval"))
+            assert made, f"{what} was not made"
     async with transaction(worker.engine) as connection:
         assert await agenda.read(connection, [found]) == {found: Agenda()}

@@ -297,6 +297,13 @@ async def test_a_url_that_is_a_secret_stays_in_the_workers_environment(
         due_now(deployment)
         await tell(worker)
         assert words in str(deployment.value("SELECT failure FROM migrator.hook_events WHERE told_at IS NULL"))
+    monkeypatch.delenv("TEST_HOOK_URL")
+    monkeypatch.setenv("TEST_HOOK_URL_FILE", "/nowhere/url")
+    due_now(deployment)
+    await tell(worker)
+    failure = str(deployment.value("SELECT failure FROM migrator.hook_events WHERE told_at IS NULL"))
+    assert failure.startswith("TEST_HOOK_URL_FILE can't be used: /nowhere/url can't be read")
+    monkeypatch.delenv("TEST_HOOK_URL_FILE")
     assert receiver.received == []
     monkeypatch.setenv("TEST_HOOK_URL", url)
     due_now(deployment)

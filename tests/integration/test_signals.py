@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 import time
@@ -18,6 +19,8 @@ from migrator.signals import Signal
 from migrator.state import signals, tables
 from migrator.state.connection import make_engine, transaction
 from migrator.state.signals import Weighed
+from migrator.target import index, lanes
+from migrator.target.signals import table_oid
 from migrator.throttle import weigh
 from tests.integration import stored
 
@@ -360,3 +363,32 @@ async def test_p8_the_turn_to_read_waits_for_nobody_and_nobody_for_it(watch: Wat
             reserving.execute("SELECT 1 FROM migrator.migrations WHERE id = %s FOR KEY SHARE", [watch.id])
     async with transaction(watch.engine) as connection:
         assert await signals.take_turn(connection, watch.id) is None, "somebody is at it"
+
+
+async def test_p8_how_far_it_is_waits_for_no_lock_on_a_partition(watch: Watch) -> None:
+    """Whoever watches a migration must not queue behind an ALTER TABLE, with everybody who comes after."""
+    with psycopg.connect(watch.url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE parts (id int) PARTITION BY RANGE (id)")
+        connection.execute("CREATE TABLE part_1 PARTITION OF parts FOR VALUES FROM (0) TO (100)")
+        connection.execute("INSERT INTO parts SELECT generate_series(1, 50)")
+        connection.execute("SELECT pg_stat_force_next_flush()")
+
+    def build() -> None:
+        with psycopg.connect(watch.url, autocommit=True) as connection:
+            connection.execute("CREATE INDEX CONCURRENTLY built ON docs (n)")
+
+    builder = threading.Thread(target=build)
+    with psycopg.connect(watch.url) as altering, psycopg.connect(watch.url, autocommit=True) as looking:
+        altering.execute("LOCK TABLE docs IN ROW EXCLUSIVE MODE; LOCK TABLE ONLY part_1 IN ACCESS EXCLUSIVE MODE")
+        builder.start()
+        # Whose build it is, is only looked at while there is one; this one waits for us.
+        while not looking.execute("SELECT 1 FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting%'").fetchone():
+            await asyncio.sleep(0.02)
+        async with transaction(watch.engine, lock_timeout_seconds=0.2) as connection:
+            counters = await lanes.write_counters(connection, "public", "parts")
+            assert (counters["inserts"], counters["updates"]) == (50, 0), "a partition's are its table's"
+            oid = await table_oid(connection, "public", "parts")
+            assert oid is not None
+            assert await index.progress(connection, oid) is None
+            assert await lanes.write_counters(connection, "public", "gone") == {}
+    builder.join()
