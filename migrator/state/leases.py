@@ -146,7 +146,7 @@ async def is_held(connection: AsyncConnection, lease: Lease) -> bool:
         table.c.fence == lease.fence,
         table.c.status == "leased",
         table.c.lease_until > func.clock_timestamp(),
-        _same_timeline(lease),
+        or_(literal(lease.timeline == 0), timeline.now == lease.timeline),
     )
     return (await connection.execute(query)).one_or_none() is not None
 
@@ -154,11 +154,10 @@ async def is_held(connection: AsyncConnection, lease: Lease) -> bool:
 @cache
 def _holding(kind: Kind) -> Any:
     """Return the statement that renews, made once: every landing begins with it."""
-    table, migrations, of = kind.table, tables.migrations, bindparam("on_timeline", type_=Integer)
+    table, migrations = kind.table, tables.migrations
     epoch = select(migrations.c.epoch).where(migrations.c.id == table.c.migration_id).scalar_subquery()
-    mine = (table.c.id == bindparam("row"), table.c.fence == bindparam("held_fence"), table.c.status == "leased")
     until = func.clock_timestamp() + bindparam("longer", type_=Interval)
-    return update(table).where(*mine, or_(of == 0, timeline.now == of)).values(lease_until=until).returning(epoch)
+    return _held(table).values(lease_until=until).returning(epoch)
 
 
 async def hold(connection: AsyncConnection, lease: Lease) -> int:
@@ -167,12 +166,7 @@ async def hold(connection: AsyncConnection, lease: Lease) -> int:
     Returns the epoch that its migration is in, as this statement sees it: each swap raises it.
     Raises: LeaseLost.
     """
-    values = {
-        "row": lease.row_id,
-        "held_fence": lease.fence,
-        "on_timeline": lease.timeline,
-        "longer": timedelta(seconds=lease.seconds),
-    }
+    values = {**_of(lease), "longer": timedelta(seconds=lease.seconds)}
     found = (await connection.execute(_holding(lease.kind), values)).scalar_one_or_none()
     if found is None:
         raise LeaseLost(str(lease))
@@ -186,7 +180,7 @@ async def finish(connection: AsyncConnection, lease: Lease, **values: Any) -> No
     """
     table = lease.kind.table
     done = {"status": "done", "holder": None, "lease_until": None, "failure": None, "deaths": 0, **values}
-    if (await connection.execute(_held(table, lease).values(**done))).rowcount != 1:
+    if (await connection.execute(_held(table).values(**done), _of(lease))).rowcount != 1:
         raise LeaseLost(str(lease))
 
 
@@ -200,7 +194,7 @@ async def give_back(
 ) -> bool:
     """Put the work back for anybody, not before `after_seconds`; False when the lease was lost meanwhile."""
     table = lease.kind.table
-    statement = _held(table, lease).values(
+    statement = _held(table).values(
         status="pending",
         holder=None,
         lease_until=None,
@@ -208,20 +202,18 @@ async def give_back(
         failure=failure,
         attempts=table.c.attempts - (0 if counts_as_attempt else 1),
     )
-    return (await connection.execute(statement)).rowcount == 1
+    return (await connection.execute(statement, _of(lease))).rowcount == 1
 
 
-def _held(table: Table, lease: Lease) -> Any:
-    return update(table).where(
-        table.c.id == lease.row_id,
-        table.c.fence == lease.fence,
-        table.c.status == "leased",
-        _same_timeline(lease),
-    )
+def _held(table: Table) -> Any:
+    """Return an UPDATE of the row of a lease that still stands; `_of` gives it the lease."""
+    of = bindparam("on_timeline", type_=Integer)
+    mine = (table.c.id == bindparam("row"), table.c.fence == bindparam("held_fence"), table.c.status == "leased")
+    return update(table).where(*mine, or_(of == 0, timeline.now == of))
 
 
-def _same_timeline(lease: Lease) -> ColumnElement[bool]:
-    return or_(literal(lease.timeline == 0), timeline.now == lease.timeline)
+def _of(lease: Lease) -> dict[str, Any]:
+    return {"row": lease.row_id, "held_fence": lease.fence, "on_timeline": lease.timeline}
 
 
 async def rescue(connection: AsyncConnection, migration_id: int) -> list[Lease]:

@@ -22,6 +22,7 @@ from migrator.state.signals import Weighed
 from migrator.target import index, lanes
 from migrator.target.signals import table_oid
 from migrator.throttle import weigh
+from tests.deployment import until
 from tests.integration import stored
 
 _TABLE = """
@@ -382,8 +383,8 @@ async def test_p8_how_far_it_is_waits_for_no_lock_on_a_partition(watch: Watch) -
         altering.execute("LOCK TABLE docs IN ROW EXCLUSIVE MODE; LOCK TABLE ONLY part_1 IN ACCESS EXCLUSIVE MODE")
         builder.start()
         # Whose build it is, is only looked at while there is one; this one waits for us.
-        while not looking.execute("SELECT 1 FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting%'").fetchone():
-            await asyncio.sleep(0.02)
+        waits = "SELECT 1 FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting%'"
+        await until(lambda: asyncio.to_thread(lambda: looking.execute(waits).fetchone()))
         async with transaction(watch.engine, lock_timeout_seconds=0.2) as connection:
             counters = await lanes.write_counters(connection, "public", "parts")
             assert (counters["inserts"], counters["updates"]) == (50, 0), "a partition's are its table's"
