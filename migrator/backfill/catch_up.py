@@ -12,6 +12,7 @@ provider withdraws must not keep searched rows from their vectors.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -167,11 +168,13 @@ async def shift(
 ) -> Progress:
     """Keep the sides fresh for a while, looking again as soon as everything is done; or, of the `debt`, the old one.
 
+    A worker that is leaving takes up no further handful.
+
     Raises: LeaseLost, TextTooLong, KeyMissing; other failures come in the progress.
     """
     loop = asyncio.get_running_loop()
     until, total = loop.time() + seconds, Progress()
-    while loop.time() < until:
+    while loop.time() < until and not worker.leaving.is_set():
         async with transaction(worker.engine) as connection:
             migration = await migrations.get_by_id(connection, migration.id)
             deferred = await is_deferred(connection, migration)
@@ -196,5 +199,6 @@ async def shift(
                 worker, migration, deferred=deferred
             ):
                 return total  # the proof waits for us
-            await asyncio.sleep(IDLE_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(worker.leaving.wait(), IDLE_SECONDS)
     return total

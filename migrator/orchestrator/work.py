@@ -1,7 +1,7 @@
 """Working in the foreground: the same tick and the same performing as the workers', without a broker.
 
 Floor 3. Promise: it may run beside Celery workers, or ten times at once; leases and fences keep them apart. Ctrl-C
-gives back what is in hand, and that is no attempt.
+gives back what is in hand, and that is no attempt. Who is there lands what catch-up has asked for.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from migrator.orchestrator.perform import perform
 from migrator.orchestrator.tick import tick
 from migrator.spending.worker import Worker
 from migrator.state import migrations
+from migrator.state.batches import QUEUE_LIVE
 from migrator.state.connection import transaction
 from migrator.state.leases import Ticket
 from migrator.state.migrations import Migration
@@ -103,6 +104,7 @@ async def _work(
         while True:
             found = await _look(worker, name)
             if found.status in WAY and until in WAY and WAY.index(found.status) >= WAY.index(until):
+                await _land(worker, running)
                 return found.status
             try:
                 _refuse_rest(found)
@@ -124,6 +126,16 @@ async def _work(
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _land(worker: Worker, running: dict[asyncio.Task[str], Ticket]) -> None:
+    """Let catch-up land what it has asked for: the status does not wait for it, and the answers are paid for."""
+    worker.leaving.set()
+    try:
+        if landing := [task for task, ticket in running.items() if ticket.queue == QUEUE_LIVE]:
+            await asyncio.wait(landing)
+    finally:
+        worker.leaving.clear()
 
 
 async def _in_turn(worker: Worker, ticket: Ticket, room: asyncio.Semaphore) -> str:

@@ -6,6 +6,7 @@ it all.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from dataclasses import dataclass, field
@@ -55,6 +56,8 @@ class Worker:
     pacer: Pacer
     #: Factor on the provider loop's waits; tests shorten them.
     backoff_seconds: float = 1.0
+    #: Set where the process goes as soon as what is in hand is landed: catch-up takes up nothing further.
+    leaving: asyncio.Event = field(default_factory=asyncio.Event)
     #: By key, so that an exchanged key is used at once; nothing that shows a worker shows them.
     _clients: dict[str, httpx.AsyncClient] = field(default_factory=dict, repr=False)
     _sizes: dict[int, LandingSize] = field(default_factory=dict)

@@ -13,7 +13,9 @@ from tests.chaos import invariants
 from tests.chaos.writer import Writer
 from tests.deployment import Deployment
 
-ROWS = 300
+#: Five batches for two processes, each of them some eight seconds of answers: whatever is pushed meets some at work
+#: and some that are still to come.
+ROWS, LATENCY_SECONDS = 3000, 0.4
 
 
 @pytest.fixture
@@ -22,10 +24,10 @@ def url(deployed: Deployment) -> Iterator[str]:
     _, address = begin(deployed)
     deployed.make_table(ROWS)
     Writer(deployed, 0).make_twin()
-    deployed.simulator.admin(latency_seconds=1.0)
+    deployed.must("start", deployed.spec_file, "--yes")
+    deployed.simulator.admin(latency_seconds=LATENCY_SECONDS)
     deployed.worker()
     deployed.beat()
-    deployed.must("start", deployed.spec_file, "--yes")
     deployed.wait(lambda: at_work(address), log="a batch at work in Flower")
     httpx.get(f"{address}/api/workers", params={"refresh": "1"}, auth=LOGIN, timeout=20).raise_for_status()
     yield address

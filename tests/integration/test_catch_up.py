@@ -55,6 +55,30 @@ async def test_many_edits_of_a_row_within_the_window_are_one_embedding(deploymen
     assert len(deployment.entries()) - before == 1, "one request, for the last of them"
 
 
+async def test_p2_work_that_has_got_there_lands_what_catch_up_asked_for(deployment: Deployment, worker: Worker) -> None:
+    """The status does not wait for a late edit; its answer is paid for, and whoever leaves waits for that."""
+    await ready(deployment, worker, rows=20)
+    with deployment.connect() as connection:
+        connection.execute("UPDATE migrator.migrations SET status = 'validating'")
+        connection.execute("DELETE FROM migrator.verdicts")
+        connection.execute("UPDATE docs SET body = 'edited late' WHERE id = 7")
+        connection.execute("UPDATE migrator.dirty SET at = at - interval '2 s'")
+    deployment.simulator.admin(latency_seconds=1.0)
+    working = asyncio.create_task(to(worker, S.READY))
+
+    async def asked() -> bool:
+        return bool(deployment.query("SELECT FROM migrator.reservations WHERE purpose = 'catch-up'"))
+
+    await until(asked)
+    with deployment.connect() as connection:
+        connection.execute("UPDATE migrator.migrations SET status = 'ready'")
+    await working
+    deployment.simulator.admin(latency_seconds=0.0)
+    assert deployment.mismatches("embedding__migrator", V4) == []
+    assert deployment.query("SELECT purpose FROM migrator.reservations WHERE purpose = 'catch-up'") == []
+    assert deployment.query("SELECT purpose FROM migrator.ledger WHERE unwritten_tokens > 0") == []
+
+
 async def test_a_row_that_is_edited_all_the_time_is_not_put_off_for_ever(
     deployment: Deployment, worker: Worker
 ) -> None:
