@@ -18,7 +18,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.backfill.classify import Work
 from migrator.generation import Side
-from migrator.measures import cosine
 from migrator.provider.embedder import Answer, TextRefused
 from migrator.state import batches, budget, canary, dirty, dispositions, leases, migrations
 from migrator.state.budget import price
@@ -33,8 +32,8 @@ from migrator.target.lanes import Lanes
 
 #: A writing transaction waits for its ROW EXCLUSIVE lock behind a swap, which holds its own for milliseconds.
 LOCK_TIMEOUT_SECONDS = 5.0
-#: Rows of an answer whose old vector is read beside it: look-ups by key of 4 kB each, against a request of half a
-#: second; with one row in ten edited, all four of them are in one answer of ten thousand.
+#: Rows of an answer that are compared with their old vector, of 4 kB each: with one row in ten edited since that was
+#: made, all four of them are in one answer of ten thousand.
 COMPARED_ROWS = 4
 
 
@@ -74,9 +73,10 @@ class Landing:
         Raises: LeaseLost, OldModelAnswered.
         """
         mine = [work[position] for answer in answers for position in answer.positions]
+        some = [number < COMPARED_ROWS for answer in answers for number in range(len(answer.positions))]
         lanes = await self._enter(connection)
-        await self._refuse_old_model(connection, lanes, work, answers)
-        landed = await self._write(connection, lanes, mine, np.concatenate([answer.vectors for answer in answers]))
+        vectors = np.concatenate([answer.vectors for answer in answers])
+        landed = await self._write(connection, lanes, mine, vectors, some)
         bills = {
             answer.request_id: price(answer.used_tokens, self.usd_per_mtok) for answer in answers if answer.has_bill
         }
@@ -91,11 +91,11 @@ class Landing:
         """Write, once more, vectors whose rows somebody else held; they are settled already.
 
         `finish` says that nothing else is left of the batch, `give_up` that this was the last try for these rows.
-        Raises: LeaseLost.
+        Raises: LeaseLost, OldModelAnswered.
         """
         lanes = await self._enter(connection)
         vectors = np.stack([each.vector for each in held])
-        landed = await self._write(connection, lanes, [each.work for each in held], vectors)
+        landed = await self._write(connection, lanes, [each.work for each in held], vectors, [True] * len(held))
         if give_up and self.lease.kind is Kind.BATCH and landed.held:
             # Catch-up asks who holds a row before it pays for it; the next pass, whose windows leave hints out, would
             # pay again and again.
@@ -105,34 +105,33 @@ class Landing:
         await self._checkpoint(connection, last=finish and (give_up or not landed.held))
         return landed
 
-    async def _refuse_old_model(
-        self, connection: AsyncConnection, lanes: Lanes, work: Sequence[Work], answers: Sequence[Answer]
-    ) -> None:
-        """Refuse answers of which one is what its rows hold already: the old model gave it, whatever name came along.
+    async def _refuse_old_model(self, connection: AsyncConnection, likeness: float | None) -> None:
+        """Refuse vectors of which one is what its row holds already: the old model gave it, whatever name came along.
 
-        One row is enough: vectors of unrelated models do not meet by chance, and some of the others may have been
-        edited since their old vector was made. One look for all answers: it costs a landing of ten of them a tenth.
+        One row is enough: vectors of unrelated models do not meet by chance. The transaction goes, and what it wrote.
         Raises: OldModelAnswered.
         """
-        asked, old = self.migration.to_generation, self.migration.from_generation
-        if self.side is not Side.TO or asked.is_same_model(old):
+        if likeness is None or likeness < SAME_COSINE:
             return
-        some = {
-            work[position].row.key: vector
-            for answer in answers
-            for position, vector in zip(answer.positions[:COMPARED_ROWS], answer.vectors, strict=False)
-        }
-        stored = await lanes.read_old(connection, list(some), asked.dims)
-        if not stored:
-            return
-        cosines = cosine.paired(np.stack(list(stored.values())), np.stack([some[key] for key in stored]))
-        if cosines.max() >= SAME_COSINE and await canary.compares_replies(connection, self.migration.id):
+        if await canary.compares_replies(connection, self.migration.id):
+            asked, old = self.migration.to_generation, self.migration.from_generation
             raise OldModelAnswered(self.migration.name, str(asked), str(old))
 
     async def _write(
-        self, connection: AsyncConnection, lanes: Lanes, work: Sequence[Work], vectors: NDArray[np.float32]
+        self,
+        connection: AsyncConnection,
+        lanes: Lanes,
+        work: Sequence[Work],
+        vectors: NDArray[np.float32],
+        compared: Sequence[bool],
     ) -> Landed:
-        written = set(await lanes.write(connection, self.migration.id, [each.row for each in work], vectors))
+        asked, old = self.migration.to_generation, self.migration.from_generation
+        if self.side is not Side.TO or asked.is_same_model(old):
+            compared = [False] * len(work)
+        rows = [each.row for each in work]
+        wrote = await lanes.write(connection, self.migration.id, rows, vectors, compared=compared)
+        await self._refuse_old_model(connection, wrote.likeness)
+        written = set(wrote.keys)
         await dirty.settle(connection, self.hints.ids(sorted(written)))
         if self.hints:
             await dispositions.withdraw(connection, self.migration.id, sorted(written))

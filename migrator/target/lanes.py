@@ -8,6 +8,7 @@ different transactions, so that pruning frees the room that the next update of t
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from psycopg import sql
-from psycopg.rows import dict_row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.generation import Side
@@ -55,6 +55,16 @@ class KnownRow:
     in_scope: bool
     #: Whether it waits outside of `where`, and nothing but its hint says so (`only_embedded`).
     parks: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What one landing wrote."""
+
+    #: Keys of the rows that took their vector.
+    keys: list[tuple[str, ...]]
+    #: The highest cosine of a vector that was compared and what its row holds of the old generation, where one was.
+    likeness: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +130,9 @@ class Lanes:
             "key_names": names,
             "key_equals": target.key_equals("t", "v"),
             "type": sql.Identifier(self.vector_schema, self.type_name),
+            "vector": sql.Identifier(self.vector_schema, "vector"),
+            "dims": sql.Identifier(self.vector_schema, "vector_dims"),
+            "vector_schema": sql.Identifier(self.vector_schema),
         }
 
     def _owed(self) -> sql.Composable:
@@ -200,26 +213,18 @@ class Lanes:
         rows = await fetch(connection, self._statement("free_keys"), self.target.key_values(list(keys)))
         return frozenset(tuple(row["key"]) for row in rows)
 
-    async def read_old(
-        self, connection: AsyncConnection, keys: Sequence[tuple[str, ...]], dims: int
-    ) -> dict[tuple[str, ...], NDArray[np.float32]]:
-        """Return the old generation's vectors of these rows, where they have one of so many dimensions."""
-        raw = await driver(connection)
-        async with raw.cursor(row_factory=dict_row, binary=True) as cursor:
-            await cursor.execute(self._statement("read_old"), self.target.key_values(list(keys)))
-            found = await cursor.fetchall()
-        return {
-            tuple(row["key"]): vectors.decode(row["vector"], kind)
-            for row in found
-            if (kind := vectors.kind_of(row["vector"], dims)) is not None
-        }
-
     async def write(
-        self, connection: AsyncConnection, migration_id: int, rows: Sequence[Row], embedded: NDArray[np.float32]
-    ) -> list[tuple[str, ...]]:
-        """Write vectors by compare-and-set; returns the keys of the rows that took theirs.
+        self,
+        connection: AsyncConnection,
+        migration_id: int,
+        rows: Sequence[Row],
+        embedded: NDArray[np.float32],
+        *,
+        compared: Sequence[bool] | None = None,
+    ) -> Written:
+        """Write vectors by compare-and-set, and compare some of them with what their rows hold of the old generation.
 
-        Shape: len(rows) x dims.   Locks: the rows, until commit.
+        Shape: len(rows) x dims, and len(rows); without `compared`, none is.   Locks: the rows, until commit.
         """
         await vectors.register(await driver(connection), self.vector_schema)
         values: dict[str, Any] = {
@@ -227,9 +232,15 @@ class Lanes:
             "migration_id": migration_id,
             "hashes": [row.text_hash for row in rows],
             "vectors": vectors.encode(embedded, self.type_name),
+            "compared": [False] * len(rows) if compared is None else compared,
         }
-        written = await fetch(connection, self._statement("write_rows"), values)
-        return [tuple(row["key"]) for row in written]
+        found = await fetch(connection, self._statement("write_rows"), values)
+        # Of a vector of no length there is no distance: not a number.
+        likeness = [1.0 - each["distance"] for each in found if each["distance"] is not None]
+        return Written(
+            [rows[each["number"] - 1].key for each in found],
+            max((each for each in likeness if not math.isnan(each)), default=None),
+        )
 
     async def prove(self, connection: AsyncConnection, migration_id: int, side: Side) -> Proof:
         """Look for a forgotten row in one statement, after pruning what no row stands behind."""

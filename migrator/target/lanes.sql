@@ -35,26 +35,24 @@ SELECT {key} AS key, {text} AS body, {all_null} AS all_null, t.{column} IS NULL 
 SELECT {key} AS key FROM {table} AS t JOIN unnest({key_arrays}) AS v ({key_names}) ON {key_equals}
    FOR NO KEY UPDATE OF t SKIP LOCKED
 
--- name: read_old
--- Vectors of the old generation of a few rows, to be compared with what the provider answered for them.
--- locks: none.   idempotent: yes.
-SELECT {key} AS key, t.{from_column} AS vector
-  FROM {table} AS t JOIN unnest({key_arrays}) AS v ({key_names}) ON {key_equals}
- WHERE t.{from_column} IS NOT NULL
-
 -- name: write_rows
--- Put vectors into rows that still have the text that was embedded and no vector.
+-- Put vectors into rows that still have the text that was embedded and no vector, and say how far some of them are from
+-- what their rows held of the old generation. Here, since the row is at hand: read by a statement of its own, the old
+-- vectors cost a landing twice what they cost here.
 -- locks: the rows, until commit; a row that somebody else holds is passed over (H17).   idempotent: yes.
 -- What does not match is in `dirty` already, or waits for the next pass. A ctid is unique in one partition only.
 WITH taken AS (
-  SELECT t.tableoid AS heap, t.ctid AS place, v.vector AS vector
+  SELECT t.tableoid AS heap, t.ctid AS place, v.vector, v.compared, v.number
     FROM {heap} AS t
-    JOIN unnest({key_arrays}, %(hashes)b::bytea[], %(vectors)b::{type}[]) AS v ({key_names}, text_hash, vector)
+    JOIN unnest({key_arrays}, %(hashes)b::bytea[], %(vectors)b::{type}[], %(compared)b::boolean[]) WITH ORDINALITY
+         AS v ({key_names}, text_hash, vector, compared, number)
       ON {key_equals}
    WHERE t.{column} IS NULL AND sha256(convert_to({text}, 'UTF8')) = v.text_hash AND {owed}
      FOR NO KEY UPDATE OF t SKIP LOCKED)
 UPDATE {heap} AS t SET {column} = taken.vector FROM taken WHERE t.ctid = taken.place AND t.tableoid = taken.heap
-RETURNING {key} AS key
+RETURNING taken.number::int AS number,
+  CASE WHEN taken.compared AND {dims}(t.{from_column}) = {dims}(taken.vector)
+       THEN t.{from_column}::{vector} OPERATOR({vector_schema}.<=>) taken.vector::{vector} END AS distance
 
 -- name: proof
 -- The proof (H19): is there a row in scope without a vector, that neither `dirty` nor `dispositions` knows of, or one
