@@ -21,6 +21,7 @@ from migrator.state import batches, hands, leases, migrations
 from migrator.state.budget import Purpose
 from migrator.state.connection import transaction
 from migrator.state.dirty import Hints
+from migrator.state.hands import Hand
 from migrator.state.leases import Lease
 from migrator.state.migrations import Migration
 from migrator.target import facts
@@ -73,13 +74,14 @@ async def run(worker: Worker, lease: Lease) -> Progress:
             first_item=row.first_item,
             last_item=row.last_item,
         )
-        await hands.take(connection, lease, [each.key for each in rows])
+        hand = Hand.of([each.key for each in rows])
+        await hands.take(connection, lease, hand)
     embedder = await make_embedder(worker, migration, Side.TO, lease, Purpose.BACKFILL)
     sorted_rows = classified(rows, embedder, migration)
     landing = make_landing(migration, Side.TO, lease, heap=heap)
     async with transaction(worker.engine) as connection:
         # Rows that were moved here out of a window that is being embedded: whoever has that pays for them.
-        theirs = await hands.others(connection, migration.id, lease, [each.key for each in rows])
+        theirs = await hands.others(connection, migration.id, lease, hand)
         sorted_rows = sorted_rows.without(theirs)
         await landing.dispose(connection, sorted_rows.dispositions, last=not sorted_rows.work)
     if not sorted_rows.work:
