@@ -23,6 +23,7 @@ from unittest import mock
 import numpy as np
 import psycopg
 from psycopg import sql
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from benchmarks.backfill_table import DIMS, Table, Vectors, connect
 from migrator import spec as specs
@@ -38,6 +39,7 @@ from migrator.spending.worker import Worker
 from migrator.state import batches, migrations, schema
 from migrator.state.connection import make_engine, transaction
 from migrator.target import readers, vectors
+from workers import tasks
 from workers.runtime import spare_the_collector
 
 #: Rows of the slow rivals: their rate does not depend on how long they run, and nobody wants to wait for them.
@@ -45,7 +47,7 @@ LOOP_ROWS, KEY_ORDER_ROWS = 1500, 4000
 KEY_ORDER_BATCH = 1000
 _NAME = "bench"
 #: Processes of a worker on this machine's two cores, and seconds that one with nothing to do waits.
-_PROCESSES, _SPARE_SECONDS = 2, 0.02
+_PROCESSES, _SPARE_SECONDS = 2, 0.01
 #: Requests that one process has at the provider at a time.
 IN_FLIGHT = 4
 _KEY_VARIABLE = "BENCH_PROVIDER_KEY"
@@ -123,40 +125,59 @@ def _at_hand(found: Vectors, wait: Wait | None = None) -> Iterator[None]:
         yield
 
 
-async def _work(url: str, name: str, broker: Any, begin: Callable[[], object]) -> None:
-    """Work off every batch, with whoever shares the queue `broker`; `begin` is called when everything is at hand."""
+async def _work(url: str, name: str, broker: Any, begin: Callable[[], object], *, first: bool, processes: int) -> float:
+    """Work off the tickets of the queue `broker`; returns when the last was done, on the clock of all processes.
+
+    `begin` is called when everything is at hand, to which the `first` process adds the first tickets. After each piece
+    of work a process ticks, as a worker's does.
+    """
     engine = make_engine(url, "benchmark", pool_size=6)
     worker = Worker(engine, name, 30.0, IN_FLIGHT, SharedPacer(engine, ""))
-    async with transaction(engine) as connection:
-        migration = await migrations.get(connection, _NAME)
+    if first:
+        await _hand_out(engine, name, broker)
     begin()
+    told = ended = time.perf_counter()
     while True:
         try:
-            ticket = broker.get(timeout=_SPARE_SECONDS)
+            ticket = broker.get_nowait()
         except queue.Empty:
-            # Beat's work, which elsewhere another process does every ten seconds.
-            handed = [each for each in (await tick(engine, actor=name)).tickets if each.queue == "backfill"]
-            for ticket in handed:
-                broker.put(ticket)
-            if handed:
-                continue
-            async with transaction(engine) as connection:
-                cut = await batches.heaps(connection, migration.id)
-                if cut and not await batches.any_open(connection, migration.id):
-                    break
-        else:
-            await perform(worker, ticket)
+            await asyncio.sleep(_SPARE_SECONDS)
+            continue
+        if ticket is None:
+            break
+        await perform(worker, ticket)
+        ended = time.perf_counter()
+        tells = ended - told >= tasks.TELL_SECONDS
+        told = ended if tells else told
+        if not await _hand_out(engine, name, broker, tells=tells):
+            for _ in range(processes):
+                broker.put(None)
     await worker.close()
+    return ended
 
 
-def ours(url: str, found: Vectors, wait: Wait | None = None) -> int:
-    """Fill the column by our engine, in one process, one batch at a time."""
+async def _hand_out(engine: AsyncEngine, name: str, broker: Any, *, tells: bool = True) -> bool:
+    """Give the queue what a tick hands out of the backfill; False when all of that was done before."""
+    handed = [each for each in (await tick(engine, actor=name, tells=tells)).tickets if each.queue == "backfill"]
+    for ticket in handed:
+        broker.put(ticket)
+    if handed:
+        return True
+    async with transaction(engine) as connection:
+        migration = await migrations.get(connection, _NAME)
+        return await batches.any_open(connection, migration.id)
+
+
+def ours(url: str, found: Vectors, wait: Wait | None = None) -> tuple[int, float]:
+    """Fill the column by our engine, in one process, one batch at a time; returns (rows, seconds) of its work."""
+    began: list[float] = []
     with _at_hand(found, wait):
-        asyncio.run(_work(url, "w", queue.SimpleQueue(), lambda: None))
-    return len(found)
+        broker: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        ended = asyncio.run(_work(url, "w", broker, lambda: began.append(time.perf_counter()), first=True, processes=1))
+    return len(found), ended - began[0]
 
 
-def ours_one_by_one(url: str, found: Vectors) -> int:
+def ours_one_by_one(url: str, found: Vectors) -> tuple[int, float]:
     """Fill the column by our engine, every answer in a landing of its own."""
     with mock.patch.object(embedding, "LANDING_ROWS", 1):
         return ours(url, found)
@@ -165,27 +186,32 @@ def ours_one_by_one(url: str, found: Vectors) -> int:
 def ours_by_two(url: str, found: Vectors) -> tuple[int, float]:
     """Fill the column by our engine as one worker with a process a core does; returns (rows, seconds) of their work."""
     spawning = multiprocessing.get_context("spawn")
-    barrier, broker = spawning.Barrier(_PROCESSES + 1), spawning.Queue()
+    barrier, broker, ends = spawning.Barrier(_PROCESSES + 1), spawning.Queue(), spawning.Queue()
     crew = [
-        spawning.Process(target=_one_of_crew, args=(url, found, f"w{number}", broker, barrier))
+        spawning.Process(target=_one_of_crew, args=(url, found, number, broker, barrier, ends))
         for number in range(_PROCESSES)
     ]
     for process in crew:
         process.start()
     barrier.wait()
     began = time.perf_counter()
+    ended = max(ends.get() for _ in crew)
     for process in crew:
         process.join()
-    seconds = time.perf_counter() - began
     if any(process.exitcode for process in crew):
         raise RuntimeError("a process of ours failed")
-    return len(found), seconds
+    return len(found), ended - began
 
 
-def _one_of_crew(url: str, found: Vectors, name: str, broker: Any, barrier: Any) -> None:
+def _one_of_crew(url: str, found: Vectors, number: int, broker: Any, barrier: Any, ends: Any) -> None:
     spare_the_collector()
-    with _at_hand(found):
-        asyncio.run(_work(url, name, broker, barrier.wait))
+    ended = 0.0
+    try:
+        with _at_hand(found):
+            work = _work(url, f"w{number}", broker, barrier.wait, first=number == 0, processes=_PROCESSES)
+            ended = asyncio.run(work)
+    finally:
+        ends.put(ended)
 
 
 def add_column(url: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 import uuid
 from collections.abc import Sequence
 
@@ -24,6 +25,15 @@ from workers import runtime
 from workers.app import INDEX_SECONDS, app
 
 logger = logging.getLogger(__name__)
+
+#: Seconds between two ticks of this process that tell how far it is; beat's all do.
+TELL_SECONDS = 1.0
+
+
+class _Told:
+    """When this process told last, on the monotonic clock."""
+
+    at: float = float("-inf")
 
 
 @app.task(name="migrator.tick")
@@ -55,12 +65,21 @@ def _perform(ticket: Ticket) -> str:
         # In this process, so that progress never waits behind a full queue; not where this process was told to end.
         with contextlib.suppress(MigratorError):
             if not ending:
-                _tick()
+                _tick(tells=_tells())
 
 
-def _tick() -> str:
+def _tells() -> bool:
+    """Say whether a tick after a piece of work tells how far it is: that is half of it, and changes by the second."""
+    now = time.monotonic()
+    if now - _Told.at < TELL_SECONDS:
+        return False
+    _Told.at = now
+    return True
+
+
+def _tick(*, tells: bool = True) -> str:
     async def step(worker: Worker) -> Tick:
-        return await tick(worker.engine, actor=worker.holder, ticket_seconds=worker.ticket_seconds)
+        return await tick(worker.engine, actor=worker.holder, ticket_seconds=worker.ticket_seconds, tells=tells)
 
     made = runtime.run(step)
     publish(made.tickets)

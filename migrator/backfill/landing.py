@@ -141,9 +141,11 @@ class Landing:
             if each.truncated and each.row.key in written
         ]
         await dispositions.record(connection, self.migration.id, shortened)
-        left = {each.row.key: Held(each, vector) for each, vector in zip(work, vectors, strict=True)}
-        for key in written:
-            del left[key]
+        left = {
+            each.row.key: Held(each, vector)
+            for each, vector in zip(work, vectors, strict=True)
+            if each.row.key not in written
+        }
         if not left:
             return Landed(len(written), [])
         # Not written: edited meanwhile (the next look at it embeds the new text), filled by somebody, or just held.
