@@ -48,6 +48,8 @@ KEY_ORDER_BATCH = 1000
 _NAME = "bench"
 #: Processes of a worker on this machine's two cores, and seconds that one with nothing to do waits.
 _PROCESSES, _SPARE_SECONDS = 2, 0.01
+#: Seconds after which a process ticks that nothing came to.
+_BEAT_SECONDS = 1.0
 #: Requests that one process has at the provider at a time.
 IN_FLIGHT = 4
 _KEY_VARIABLE = "BENCH_PROVIDER_KEY"
@@ -128,27 +130,30 @@ def _at_hand(found: Vectors, wait: Wait | None = None) -> Iterator[None]:
 async def _work(url: str, name: str, broker: Any, begin: Callable[[], object], *, first: bool, processes: int) -> float:
     """Work off the tickets of the queue `broker`; returns when the last was done, on the clock of all processes.
 
-    `begin` is called when everything is at hand, to which the `first` process adds the first tickets. After each piece
-    of work a process ticks, as a worker's does.
+    `begin` is called when everything is at hand; then the `first` process hands out the first tickets. After each piece
+    of work a process ticks, as a worker's does, and where nothing came for a second, as beat does.
     """
     engine = make_engine(url, "benchmark", pool_size=6)
     worker = Worker(engine, name, 30.0, IN_FLIGHT, SharedPacer(engine, ""))
+    begin()
     if first:
         await _hand_out(engine, name, broker)
-    begin()
-    told = ended = time.perf_counter()
+    told = ended = ticked = time.perf_counter()
     while True:
         try:
             ticket = broker.get_nowait()
         except queue.Empty:
-            await asyncio.sleep(_SPARE_SECONDS)
-            continue
-        if ticket is None:
-            break
-        await perform(worker, ticket)
-        ended = time.perf_counter()
-        tells = ended - told >= tasks.TELL_SECONDS
-        told = ended if tells else told
+            if time.perf_counter() - ticked < _BEAT_SECONDS:
+                await asyncio.sleep(_SPARE_SECONDS)
+                continue
+        else:
+            if ticket is None:
+                break
+            await perform(worker, ticket)
+            ended = time.perf_counter()
+        ticked = time.perf_counter()
+        tells = ticked - told >= tasks.TELL_SECONDS
+        told = ticked if tells else told
         if not await _hand_out(engine, name, broker, tells=tells):
             for _ in range(processes):
                 broker.put(None)
@@ -195,23 +200,25 @@ def ours_by_two(url: str, found: Vectors) -> tuple[int, float]:
         process.start()
     barrier.wait()
     began = time.perf_counter()
-    ended = max(ends.get() for _ in crew)
     for process in crew:
         process.join()
     if any(process.exitcode for process in crew):
         raise RuntimeError("a process of ours failed")
-    return len(found), ended - began
+    return len(found), max(ends.get() for _ in crew) - began
 
 
 def _one_of_crew(url: str, found: Vectors, number: int, broker: Any, barrier: Any, ends: Any) -> None:
     spare_the_collector()
-    ended = 0.0
     try:
         with _at_hand(found):
             work = _work(url, f"w{number}", broker, barrier.wait, first=number == 0, processes=_PROCESSES)
-            ended = asyncio.run(work)
-    finally:
-        ends.put(ended)
+            ends.put(asyncio.run(work))
+    except BaseException:
+        # Nobody waits for one that is gone.
+        barrier.abort()
+        for _ in range(_PROCESSES):
+            broker.put(None)
+        raise
 
 
 def add_column(url: str) -> None:

@@ -182,6 +182,8 @@ async def shift(
         if debt and not owes(migration):
             return total
         for side in [Side.FROM] if debt else dict.fromkeys(sides(migration, deferred=deferred)):
+            if worker.leaving.is_set():
+                break
             quiet = 0.0 if side is migration.live_side else QUIET_SECONDS
             purpose = Purpose.KEEP_FRESH if debt else Purpose.CATCH_UP
             progress = await once(worker, migration, lease, side, purpose, quiet_seconds=quiet)

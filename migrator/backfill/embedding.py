@@ -180,8 +180,7 @@ class _Crew:
         """
         finish = self.unresolved == 0 and self.progress.failure is None and not self.held
         self.held += fresh
-        again = partial(self.landing.land_held, held=fresh, finish=finish, give_up=False)
-        landed = await self._insist(again, rows=len(fresh))
+        landed = await self._land_again(fresh, finish=finish, give_up=False)
         tried = {id(each) for each in fresh}
         self.held = [each for each in self.held if id(each) not in tried] + landed.held
         self.progress.written += landed.written
@@ -211,11 +210,22 @@ class _Crew:
                 return
             await asyncio.sleep(0.1 * 2**attempt)
             give_up = attempt == _HELD_TRIES - 1
-            again = partial(self.landing.land_held, held=self.held, finish=finish, give_up=give_up)
             async with self.door:
-                landed = await self._insist(again, rows=len(self.held))
+                landed = await self._land_again(self.held, finish=finish, give_up=give_up)
             self.held = landed.held
             self.progress.written += landed.written
+
+    async def _land_again(self, held: list[Held], *, finish: bool, give_up: bool) -> Landed:
+        """Try rows that were held once more; where one of them is not to be believed, each for itself."""
+        try:
+            again = partial(self.landing.land_held, held=held, finish=finish, give_up=give_up)
+            return await self._insist(again, rows=len(held))
+        except OldModelAnswered as error:
+            if len(held) == 1:
+                self.progress.failure = self.progress.failure or error
+                return Landed(0, [])
+        landed = [await self._land_again([each], finish=False, give_up=give_up) for each in held]
+        return Landed(sum(each.written for each in landed), [left for each in landed for left in each.held])
 
     async def _insist(self, landing: Callable[[AsyncConnection], Awaitable[Landed]], *, rows: int) -> Landed:
         """Run a landing's transaction again while the database is busy: its vectors are paid for.
@@ -280,5 +290,10 @@ async def embed_and_land(worker: Worker, embedder: Embedder, landing: Landing, w
     if lost is not None:
         # Not raised up there: what an `except*` raises is wrapped into a group again, which nobody expects.
         raise lost
-    await crew.land_held()
+    try:
+        await crew.land_held()
+    except LeaseLost:
+        raise
+    except MigratorError as error:
+        crew.progress.failure = crew.progress.failure or error
     return crew.progress

@@ -32,8 +32,8 @@ from migrator.target.lanes import Lanes
 
 #: A writing transaction waits for its ROW EXCLUSIVE lock behind a swap, which holds its own for milliseconds.
 LOCK_TIMEOUT_SECONDS = 5.0
-#: Rows of an answer that are compared with their old vector, of 4 kB each: with one row in ten edited since that was
-#: made, all four of them are in one answer of ten thousand.
+#: Written rows of an answer that are compared with their old vector, of 4 kB each: with one row in ten whose text was
+#: another when that was made, all four of them are such in one answer of ten thousand.
 COMPARED_ROWS = 4
 
 
@@ -73,10 +73,10 @@ class Landing:
         Raises: LeaseLost, OldModelAnswered.
         """
         mine = [work[position] for answer in answers for position in answer.positions]
-        some = [number < COMPARED_ROWS for answer in answers for number in range(len(answer.positions))]
+        came_with = [number for number, answer in enumerate(answers) for _ in answer.positions]
         lanes = await self._enter(connection)
         vectors = np.concatenate([answer.vectors for answer in answers])
-        landed = await self._write(connection, lanes, mine, vectors, some)
+        landed = await self._write(connection, lanes, mine, vectors, came_with)
         bills = {
             answer.request_id: price(answer.used_tokens, self.usd_per_mtok) for answer in answers if answer.has_bill
         }
@@ -95,7 +95,7 @@ class Landing:
         """
         lanes = await self._enter(connection)
         vectors = np.stack([each.vector for each in held])
-        landed = await self._write(connection, lanes, [each.work for each in held], vectors, [True] * len(held))
+        landed = await self._write(connection, lanes, [each.work for each in held], vectors, range(len(held)))
         if give_up and self.lease.kind is Kind.BATCH and landed.held:
             # Catch-up asks who holds a row before it pays for it; the next pass, whose windows leave hints out, would
             # pay again and again.
@@ -123,13 +123,18 @@ class Landing:
         lanes: Lanes,
         work: Sequence[Work],
         vectors: NDArray[np.float32],
-        compared: Sequence[bool],
+        answers: Sequence[int],
     ) -> Landed:
         asked, old = self.migration.to_generation, self.migration.from_generation
-        if self.side is not Side.TO or asked.is_same_model(old):
-            compared = [False] * len(work)
-        rows = [each.row for each in work]
-        wrote = await lanes.write(connection, self.migration.id, rows, vectors, compared=compared)
+        compared = 0 if self.side is not Side.TO or asked.is_same_model(old) else COMPARED_ROWS
+        wrote = await lanes.write(
+            connection,
+            self.migration.id,
+            [each.row for each in work],
+            vectors,
+            answers=list(answers),
+            compared=compared,
+        )
         await self._refuse_old_model(connection, wrote.likeness)
         written = set(wrote.keys)
         await dirty.settle(connection, self.hints.ids(sorted(written)))

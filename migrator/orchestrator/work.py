@@ -18,9 +18,8 @@ from migrator.orchestrator.perform import perform
 from migrator.orchestrator.tick import tick
 from migrator.spending.worker import Worker
 from migrator.state import migrations
-from migrator.state.batches import QUEUE_LIVE
 from migrator.state.connection import transaction
-from migrator.state.leases import Ticket
+from migrator.state.leases import Duty, Ticket
 from migrator.state.migrations import Migration
 
 S = MigrationStatus
@@ -104,8 +103,11 @@ async def _work(
         while True:
             found = await _look(worker, name)
             if found.status in WAY and until in WAY and WAY.index(found.status) >= WAY.index(until):
-                await _land(worker, running)
-                return found.status
+                await _land(worker, name, running, on_line)
+                now = await _look(worker, name)
+                if now.status is found.status:
+                    return now.status
+                continue
             try:
                 _refuse_rest(found)
             except (CameToRest, GateFailed):
@@ -128,12 +130,17 @@ async def _work(
         await asyncio.gather(*running, return_exceptions=True)
 
 
-async def _land(worker: Worker, running: dict[asyncio.Task[str], Ticket]) -> None:
+async def _land(
+    worker: Worker, name: str, running: dict[asyncio.Task[str], Ticket], on_line: Callable[[str], None]
+) -> None:
     """Let catch-up land what it has asked for: the status does not wait for it, and the answers are paid for."""
     worker.leaving.set()
     try:
-        if landing := [task for task, ticket in running.items() if ticket.queue == QUEUE_LIVE]:
+        landing = [task for task, ticket in running.items() if f"{name}.{Duty.CATCH_UP}." in ticket.label]
+        if landing:
             await asyncio.wait(landing)
+        for task in landing:
+            on_line(f"{running.pop(task).label}: {task.result()}")
     finally:
         worker.leaving.clear()
 

@@ -20,6 +20,7 @@ from sqlalchemy import any_, bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import UserDefinedType
 
+from migrator.state.connection import driver
 from migrator.state.leases import Lease
 from migrator.state.tables import batches
 
@@ -60,9 +61,6 @@ class _HandDumper(Dumper):
         return obj.data
 
 
-psycopg.adapters.register_dumper(Hand, _HandDumper)
-
-
 class _AsItIs(UserDefinedType[Hand]):
     """What SQLAlchemy hands to the driver untouched."""
 
@@ -72,8 +70,14 @@ class _AsItIs(UserDefinedType[Hand]):
         return "bigint[]"
 
 
+async def _register(connection: AsyncConnection) -> None:
+    """Teach this one connection: the engine copied what all of them know when it was made, maybe before this module."""
+    (await driver(connection)).adapters.register_dumper(Hand, _HandDumper)
+
+
 async def take(connection: AsyncConnection, lease: Lease, hand: Hand) -> None:
     """Write down what the holder of a batch is about to embed, in the transaction that read it."""
+    await _register(connection)
     await connection.execute(
         update(batches)
         .where(batches.c.id == lease.row_id, batches.c.fence == lease.fence)
@@ -86,6 +90,7 @@ async def others(connection: AsyncConnection, migration_id: int, lease: Lease, h
 
     To be asked after `take` was committed: of two who read one row at once, one at least then sees the other.
     """
+    await _register(connection)
     theirs = (
         select(func.unnest(batches.c.in_hand).label("hash"))
         .where(

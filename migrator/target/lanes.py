@@ -220,11 +220,13 @@ class Lanes:
         rows: Sequence[Row],
         embedded: NDArray[np.float32],
         *,
-        compared: Sequence[bool] | None = None,
+        answers: Sequence[int],
+        compared: int,
     ) -> Written:
         """Write vectors by compare-and-set, and compare some of them with what their rows hold of the old generation.
 
-        Shape: len(rows) x dims, and len(rows); without `compared`, none is.   Locks: the rows, until commit.
+        `answers` says which answer each came with; of those of an answer that are written so many are `compared`.
+        Shape: len(rows) x dims, and len(rows).   Locks: the rows, until commit.
         """
         await vectors.register(await driver(connection), self.vector_schema)
         values: dict[str, Any] = {
@@ -232,7 +234,8 @@ class Lanes:
             "migration_id": migration_id,
             "hashes": [row.text_hash for row in rows],
             "vectors": vectors.encode(embedded, self.type_name),
-            "compared": [False] * len(rows) if compared is None else compared,
+            "answers": answers,
+            "compared": compared,
         }
         found = await fetch(connection, self._statement("write_rows"), values)
         # Of a vector of no length there is no distance: not a number.

@@ -63,7 +63,7 @@ async def test_p2_work_that_has_got_there_lands_what_catch_up_asked_for(deployme
         connection.execute("DELETE FROM migrator.verdicts")
         connection.execute("UPDATE docs SET body = 'edited late' WHERE id = 7")
         connection.execute("UPDATE migrator.dirty SET at = at - interval '2 s'")
-    deployment.simulator.admin(latency_seconds=1.0)
+    deployment.simulator.admin(latency_seconds=4.0)
     working = asyncio.create_task(to(worker, S.READY))
 
     async def asked() -> bool:

@@ -40,9 +40,10 @@ def test_ticks_after_work_tell_how_far_it_is_once_a_second(monkeypatch: pytest.M
     monkeypatch.setattr(runtime, "run", lambda step: asyncio.run(step(here)))
     monkeypatch.setattr(tasks, "tick", tick)
     monkeypatch.setattr(tasks, "perform", perform)
+    monkeypatch.setattr(tasks._Told, "at", float("-inf"))
     ticket = Ticket(1, Kind.BATCH, 7, 3, "docs.b000007.a2", "docs pages 0..31", "backfill")
     for second in (100.0, 100.1, 100.9, 101.0, 101.5):
-        monkeypatch.setattr(tasks.time, "monotonic", lambda now=second: now)
+        monkeypatch.setattr(tasks, "time", SimpleNamespace(monotonic=lambda now=second: now))
         tasks._perform(ticket)
     assert told == [True, False, False, True, False]
     tasks._tick()
