@@ -7,9 +7,11 @@ it says, whatever was interrupted. They use the same catch-up as the workers, so
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from migrator.backfill import catch_up
 from migrator.canary import watch
 from migrator.cutover import cleaning, not_null, readiness, swapping
 from migrator.cutover.cleaning import NOTHING_LEFT, Left, Leftover
@@ -136,10 +138,15 @@ async def cut_over(
 async def rehearse(worker: Worker, name: str, *, max_dirty_rows: int, actor: str) -> tuple[Timing, str]:
     """Do the whole cutover and roll it back; returns how long each step held the lock, and the SQL.
 
+    Where too many rows lack their vector at that moment it waits for catch-up, and is tried again as a cutover is.
     Raises: StatusConflict, NotSwappable, LockBusy, TooDirty.
     """
     migration = await swappable(worker, name, CUTOVER)
     bounds = Bounds(max_dirty_rows, MAX_DIRTY_SECONDS if max_dirty_rows else 0.0)
+    for _ in range(_DIRTY_TRIES - 1):
+        with contextlib.suppress(TooDirty):
+            return await swapping.rehearse(worker.engine, migration, CUTOVER, bounds=bounds, actor=actor)
+        await asyncio.sleep(catch_up.QUIET_SECONDS)
     return await swapping.rehearse(worker.engine, migration, CUTOVER, bounds=bounds, actor=actor)
 
 

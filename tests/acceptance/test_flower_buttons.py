@@ -13,9 +13,9 @@ from tests.chaos import invariants
 from tests.chaos.writer import Writer
 from tests.deployment import Deployment
 
-#: Five batches for two processes, each of them some eight seconds of answers: whatever is pushed meets some at work
-#: and some that are still to come.
-ROWS, LATENCY_SECONDS = 3000, 0.4
+#: At four rows a page: five batches for two processes, each of them some eight seconds of answers. Whatever is pushed
+#: meets some at work, and some that are still to come.
+ROWS, FILLFACTOR, LATENCY_SECONDS = 600, 20, 2.0
 
 
 @pytest.fixture
@@ -23,6 +23,9 @@ def url(deployed: Deployment) -> Iterator[str]:
     """Flower beside a worker whose batches take long enough to be met by a button."""
     _, address = begin(deployed)
     deployed.make_table(ROWS)
+    with deployed.connect() as connection:
+        connection.execute(f"ALTER TABLE docs SET (fillfactor = {FILLFACTOR})".encode())
+        connection.execute("VACUUM FULL docs")
     Writer(deployed, 0).make_twin()
     deployed.must("start", deployed.spec_file, "--yes")
     deployed.simulator.admin(latency_seconds=LATENCY_SECONDS)

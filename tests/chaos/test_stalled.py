@@ -38,11 +38,19 @@ def test_r7_a_worker_that_wakes_after_its_lease_overwrites_nothing(world: World)
         "SELECT sum(spent_tokens) FROM migrator.ledger WHERE purpose NOT IN ('backfill', 'catch-up')"
     )
     woken = deployment.simulator.ledger()["tokens"] - deployment.needed_tokens() - int(others)
-    # Each token is in one of two places: its answer was read and could not be written, or never read any more.
-    unread = {name for (name,) in deployment.query("SELECT id FROM migrator.reservations WHERE possibly_billed")}
-    unread_tokens = sum(entry["tokens"] for entry in deployment.entries() if entry["request_id"] in unread)
-    unwritten = deployment.value("SELECT sum(unwritten_tokens) FROM migrator.ledger")
-    assert unwritten + unread_tokens == woken > 0
+    assert woken > 0
+
+    def booked() -> int:
+        """Each token is in one of two places: its answer was read and could not be written, or never read any more."""
+        ((unwritten, unread),) = deployment.query(
+            "SELECT (SELECT sum(unwritten_tokens) FROM migrator.ledger)::bigint,"
+            " ARRAY(SELECT id FROM migrator.reservations WHERE possibly_billed)"
+        )
+        entries = deployment.entries()
+        return int(unwritten) + sum(entry["tokens"] for entry in entries if entry["request_id"] in unread)
+
+    # Who woke may still be at its books.
+    deployment.wait(lambda: booked() == woken, log=f"{woken} tokens in the books")
     invariants.check(deployment, unwritten_tokens=woken)
 
 

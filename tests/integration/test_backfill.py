@@ -231,11 +231,13 @@ async def test_p2_a_row_that_moves_while_it_is_in_hand_is_paid_for_once(deployme
     first, *_, second = await first_tickets(worker)
     # The last row of its page is the last of its window to be embedded.
     key = deployment.value("SELECT id FROM docs WHERE ctid >= '(5,1)' AND ctid < '(6,0)' ORDER BY ctid DESC LIMIT 1")
-    deployment.simulator.admin(latency_seconds=0.1)
+    # Nothing lands before it is moved, or its page has room for it.
+    deployment.simulator.admin(latency_seconds=2.0)
     one = asyncio.create_task(perform(worker, first))
     await until(lambda: asyncio.to_thread(lambda: deployment.simulator.ledger()["in_flight"] > 0))
     page = deployment.value(f"UPDATE docs SET n = n + 1 WHERE id = {key} RETURNING (ctid::text::point)[0]::int")
     assert page >= deployment.value("SELECT max(first_page) FROM migrator.batches"), "it stayed where it was"
+    deployment.simulator.admin(latency_seconds=0.1)
     assert not one.done()
     await asyncio.gather(one, perform(worker, second))
     deployment.simulator.admin(latency_seconds=0)

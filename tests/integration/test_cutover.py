@@ -13,7 +13,7 @@ from migrator.cutover import readiness
 from migrator.cutover.swapping import ROLLBACK
 from migrator.generation import Side
 from migrator.lifecycle import MigrationStatus
-from migrator.orchestrator import verbs
+from migrator.orchestrator import attended, verbs
 from migrator.spending.worker import Worker
 from migrator.state.connection import LockBusy
 from migrator.target import message
@@ -201,3 +201,17 @@ async def test_listen_migrator_live_tells_of_the_change(deployment: Deployment, 
         await cut_over(worker)
         heard = next(listener.notifies(timeout=5, stop_after=1))
         assert heard.payload == f"public.docs.embedding qwen/{V4}@64"
+
+
+async def test_a_rehearsal_waits_for_rows_that_were_just_written(deployment: Deployment, worker: Worker) -> None:
+    """As the cutover does; but it leaves them to the workers."""
+    await ready(deployment, worker)
+    with deployment.connect() as connection:
+        connection.execute("UPDATE docs SET body = 'just now' WHERE id = 7")
+    rehearsing = asyncio.create_task(attended.rehearse(worker, "docs", max_dirty_rows=0, actor="test"))
+    await asyncio.sleep(0.5)
+    assert not rehearsing.done(), "a row lacks its vector"
+    await drain(worker)
+    _, statements = await rehearsing
+    assert "RENAME" in statements
+    assert deployment.status == "ready"
