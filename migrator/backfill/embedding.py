@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -88,16 +88,22 @@ class _Crew:
         texts = [each.text for each in self.work]
         while self.runs and self.progress.failure is None:
             run = self.runs.popleft()
-            try:
+            with self.noting_failure():
                 async for outcome in self.embedder.embed(texts, run):
                     if isinstance(outcome, Answer):
                         await self._land(outcome)
                     else:
                         await self._quarantine(refused(self.work, outcome))
-            except LeaseLost:
-                raise
-            except MigratorError as error:
-                self.progress.failure = self.progress.failure or error
+
+    @contextlib.contextmanager
+    def noting_failure(self) -> Iterator[None]:
+        """Note the first failure of this call; a lost lease is none of them, and ends it at once."""
+        try:
+            yield
+        except LeaseLost:
+            raise
+        except MigratorError as error:
+            self.progress.failure = self.progress.failure or error
 
     async def _land(self, answer: Answer) -> None:
         self.arrived.append(answer)
@@ -195,20 +201,16 @@ class _Crew:
     async def land_rest(self) -> None:
         """Land answers that somebody left to a landing that failed, each of them landed or booked."""
         while self.arrived:
-            try:
+            with self.noting_failure():
                 await self.land_arrived()
-            except LeaseLost:
-                raise
-            except MigratorError as error:
-                self.progress.failure = self.progress.failure or error
 
     async def land_held(self) -> None:
         """Try the rows that the application held until they are free, or the next pass must find them."""
-        finish = self.unresolved == 0 and self.progress.failure is None
         for attempt in range(_HELD_TRIES):
             if not self.held:
                 return
             await asyncio.sleep(0.1 * 2**attempt)
+            finish = self.unresolved == 0 and self.progress.failure is None
             give_up = attempt == _HELD_TRIES - 1
             async with self.door:
                 landed = await self._land_again(self.held, finish=finish, give_up=give_up)
@@ -222,6 +224,7 @@ class _Crew:
             return await self._insist(again, rows=len(held))
         except OldModelAnswered as error:
             if len(held) == 1:
+                # It is not tried again; what was paid for it stands in the books as spent.
                 self.progress.failure = self.progress.failure or error
                 return Landed(0, [])
         landed = [await self._land_again([each], finish=False, give_up=give_up) for each in held]
@@ -290,10 +293,6 @@ async def embed_and_land(worker: Worker, embedder: Embedder, landing: Landing, w
     if lost is not None:
         # Not raised up there: what an `except*` raises is wrapped into a group again, which nobody expects.
         raise lost
-    try:
+    with crew.noting_failure():
         await crew.land_held()
-    except LeaseLost:
-        raise
-    except MigratorError as error:
-        crew.progress.failure = crew.progress.failure or error
     return crew.progress

@@ -136,7 +136,7 @@ async def _land(
     """Let catch-up land what it has asked for: the status does not wait for it, and the answers are paid for."""
     worker.leaving.set()
     try:
-        landing = [task for task, ticket in running.items() if f"{name}.{Duty.CATCH_UP}." in ticket.label]
+        landing = [task for task, ticket in running.items() if ticket.label.startswith(f"{name}.{Duty.CATCH_UP}.")]
         if landing:
             await asyncio.wait(landing)
         for task in landing:

@@ -38,7 +38,7 @@ class Hand:
     """Keys and their hashes, made once for both questions below."""
 
     keys: Sequence[Key]
-    #: A bigint[] on the wire: numbers made one by one, twice for each row, cost a batch a tenth of its time.
+    #: A bigint[] on the wire: numbers made one by one, twice for each row, were a tenth of what a batch costs Python.
     data: bytes
 
     @classmethod

@@ -121,6 +121,27 @@ async def test_r4_a_gateway_that_answers_v3_from_the_middle_writes_none_of_it(
     assert deployment.mismatches("embedding__migrator", V4) == []
 
 
+async def test_r4_a_held_row_that_is_not_to_be_believed_keeps_no_other_from_its_vector(
+    deployment: Deployment, worker: Worker
+) -> None:
+    """Rows that the application held land later, together; what is wrong with one of them still stops the work."""
+    deployment.make_table(6)
+    deployment.half_moved([5])
+    await start(deployment, worker)
+    (ticket,) = await first_tickets(worker)
+    with deployment.connect() as longer, longer.transaction():
+        longer.execute("SELECT FROM docs WHERE id = 4 FOR UPDATE")
+        with deployment.connect() as holder, holder.transaction():
+            holder.execute("SELECT FROM docs WHERE id > 4 FOR UPDATE")
+            running = asyncio.create_task(perform(worker, ticket))
+            await asyncio.to_thread(lambda: deployment.wait(lambda: vectors(deployment) == 3))
+        await asyncio.to_thread(lambda: deployment.wait(lambda: vectors(deployment) == 4))
+    assert (await running).startswith("OldModelAnswered: ")
+    assert deployment.query("SELECT id FROM docs WHERE embedding__migrator IS NULL") == [(5,)]
+    assert deployment.status == "paused"
+    assert deployment.value("SELECT status FROM migrator.batches") == "pending", "a row of it is left"
+
+
 @pytest.mark.timeout(180)
 @pytest.mark.usefixtures("every_batch")
 async def test_r4_a_drift_in_the_middle_stops_it_and_what_is_suspect_is_embedded_again(

@@ -55,8 +55,11 @@ async def test_many_edits_of_a_row_within_the_window_are_one_embedding(deploymen
     assert len(deployment.entries()) - before == 1, "one request, for the last of them"
 
 
-async def test_p2_work_that_has_got_there_lands_what_catch_up_asked_for(deployment: Deployment, worker: Worker) -> None:
-    """The status does not wait for a late edit; its answer is paid for, and whoever leaves waits for that."""
+@pytest.mark.parametrize("paused", [False, True])
+async def test_p2_work_that_has_got_there_lands_what_catch_up_asked_for(
+    deployment: Deployment, worker: Worker, *, paused: bool
+) -> None:
+    """The status does not wait for a late edit; its answer is paid for, and whoever leaves waits, and looks again."""
     await ready(deployment, worker, rows=20)
     with deployment.connect() as connection:
         connection.execute("UPDATE migrator.migrations SET status = 'validating'")
@@ -72,7 +75,17 @@ async def test_p2_work_that_has_got_there_lands_what_catch_up_asked_for(deployme
     await until(asked)
     with deployment.connect() as connection:
         connection.execute("UPDATE migrator.migrations SET status = 'ready'")
-    await working
+    if paused:
+        # While it waits for catch-up: a look at the status is at most a second old.
+        await asyncio.sleep(1.5)
+        with deployment.connect() as connection:
+            connection.execute(
+                "UPDATE migrator.migrations SET status = 'paused', paused_from = 'ready', reason = 'meanwhile'"
+            )
+        with pytest.raises(CameToRest, match="meanwhile"):
+            await working
+    else:
+        await working
     deployment.simulator.admin(latency_seconds=0.0)
     assert deployment.mismatches("embedding__migrator", V4) == []
     assert deployment.query("SELECT purpose FROM migrator.reservations WHERE purpose = 'catch-up'") == []
