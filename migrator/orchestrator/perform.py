@@ -99,6 +99,8 @@ async def perform_leased(worker: Worker, migration: Migration, lease: Lease, dut
         async with renewed(worker, lease):
             return await _work(worker, migration, lease, duty)
     except LeaseLost as error:
+        # Whoever has it now is counted as the next attempt: without this line the log would begin with that.
+        logger.warning("%s: %s", lease, error)
         return str(error)
     except asyncio.CancelledError:
         await asyncio.shield(_give_back(worker, lease, failure="shut down", counts=False))

@@ -12,6 +12,9 @@ def refused_by_the_provider(deployed: Deployment, **env: str) -> str:
     """Let workers begin, refuse their key, and return what they wrote."""
     deployed.make_table(60)
     deployed.must("start", deployed.spec_file, "--yes")
+    # The first attempt is to be the one that is refused: with two seconds it loses its lease where a process that
+    # starts among others gets no turn for so long.
+    deployed.lease_seconds = 10
     deployed.simulator.admin(keys=["another"])
     try:
         deployed.worker(env=env)
