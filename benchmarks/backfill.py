@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import Figure
+from benchmarks import backfill_floor as floor
 from benchmarks import backfill_ways as ways
 from benchmarks.backfill_table import SETTINGS, Table, Vectors, clone, counters, draw, make
 from migrator.cli import console
@@ -25,6 +26,9 @@ from migrator.demo.servers import Postgres
 
 _BENCH = "backfill"
 _OURS = "ours, a worker of two processes"
+_COPY = "COPY into an empty table"
+#: The same updates without a client, and those without the index on the live column.
+_FLOOR, _BARE_FLOOR = "PostgreSQL alone", "PostgreSQL alone, without the old index"
 ROWS = 20_000
 #: Characters of a row's text -> what the table is called.
 _BODIES = {1080: "7 rows a page", 400: "17 rows a page"}
@@ -90,7 +94,15 @@ def _figures(name: str, table: Table, measured: dict[str, Measured]) -> list[Fig
         *rates,
         times("loop, a row a transaction", _LOOP_TIMES),
         times("key order, 1,000 a transaction", _KEY_ORDER_TIMES),
-        times("COPY into an empty table", _COPY_SHARE),
+        times(_COPY, _COPY_SHARE),
+        Figure(_BENCH, f"{name}: share of {_FLOOR}", mine.rows_per_second / measured[_FLOOR].rows_per_second, "ratio"),
+        Figure(
+            _BENCH,
+            f"{name}: {_FLOOR}, which ours can't pass",
+            measured[_FLOOR].rows_per_second / measured[_COPY].rows_per_second,
+            "ratio",
+            versus=_COPY,
+        ),
         Figure.at_least(
             _BENCH, f"{name}: HOT share", mine.hot, "share", _HOT_SHARE * ceiling, f"its ceiling {ceiling:.3f}"
         ),
@@ -118,19 +130,21 @@ def _table(server: Postgres, body: int, name: str, found: Vectors) -> list[Figur
         _OURS: (ways.ours_by_two, True),
         "loop, a row a transaction": (ways.loop, False),
         "key order, 1,000 a transaction": (ways.key_order, False),
-        "COPY into an empty table": (ways.copy, False),
+        _COPY: (ways.copy, False),
+        _FLOOR: (floor.floor, False),
     }
     turns: dict[str, list[Measured]] = {}
     for turn in range(1, _TURNS + 1):
         for way, (write, expanded) in compared.items():
             console.aside(f"  {name}: {way}, {turn} of {_TURNS} ...")
             turns.setdefault(way, []).append(measure(server, base, write, found, expanded=expanded))
-    for way, once in (
-        ("ours, one process", ways.ours),
-        ("ours, one process, an answer a landing", ways.ours_one_by_one),
+    for way, once, expanded in (
+        ("ours, one process", ways.ours, True),
+        ("ours, one process, an answer a landing", ways.ours_one_by_one, True),
+        (_BARE_FLOOR, floor.floor_without_index, False),
     ):
         console.aside(f"  {name}: {way} ...")
-        turns[way] = [measure(server, base, once, found, expanded=True)]
+        turns[way] = [measure(server, base, once, found, expanded=expanded)]
     return _figures(name, table, {way: _median(each) for way, each in turns.items()})
 
 
