@@ -37,12 +37,13 @@ from migrator.state.leases import LeaseLost
 
 #: Tries of a landing whose transaction could not be had; its vectors are paid for, so it is worth insisting.
 _LANDING_TRIES = 4
-#: Rows of one landing at the most: 10 ms under their locks, and 50 where none of them finds room on its page, well
-#: inside what a bystander may wait (P8); and a quarter of a lane (`pages.LANE_PAGES`), so that a page rests for three
-#: landings before its next row is written: a second process's open landing keeps what ours left from being pruned. At 7
-#: rows a page two processes write 5,300 rows/s by landings of 64, with a HOT share of 0.845 to 0.851; 6,300 by 96, with
-#: 0.835 to 0.847; 6,400 by 128, with 0.800 to 0.853: where a table's lanes are shorter than four of these, it falls.
-LANDING_ROWS = 96
+#: Rows of one landing at the most, if `landing_seconds` allows as many: 25 ms under their locks, and 150 where none of
+#: them finds room on its page. What a landing costs besides its rows is ten statements, 5 ms of our own time.
+LANDING_ROWS = 256
+#: Landings that the pages of a batch are enough for, so that a page rests for two of them before its next row is
+#: written: a second process's open landing keeps what ours left from being pruned. With rests of less than one, a HOT
+#: share of 0.857 fell to 0.80. Where the pages are few, a lane's share is no less than three requests of ten.
+_LANDINGS_A_LANE, _FEWEST_ROWS = 3, 30
 #: Tries of rows that the application holds, 0.1 + 0.2 + ... + 1.6 seconds apart; then the next pass finds them.
 _HELD_TRIES = 5
 
@@ -83,6 +84,12 @@ class _Crew:
     #: Whether a signal of the database binds, and when that was looked at, on the loop's clock.
     throttled: bool = False
     heeded_at: float = -HEED_SECONDS
+    #: Rows of one landing at the most, by how many pages all the rows lie on.
+    most: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        lane = len({each.row.place or each.row.key for each in self.work})
+        self.most = min(LANDING_ROWS, max(_FEWEST_ROWS, lane // _LANDINGS_A_LANE))
 
     async def send(self) -> None:
         texts = [each.text for each in self.work]
@@ -127,7 +134,7 @@ class _Crew:
     @property
     def _rows_together(self) -> int:
         """How many rows a landing of several answers takes now; one answer is never cut."""
-        return min(LANDING_ROWS, self.size.rows)
+        return min(self.most, self.size.rows)
 
     def _tell_waiting(self) -> None:
         self.taken.set()

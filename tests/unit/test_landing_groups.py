@@ -91,12 +91,23 @@ async def run(crew: _Crew, senders: int = 4) -> None:
 
 async def test_p12_answers_land_together_but_never_two_rows_of_a_page(crew: Callable[..., _Crew]) -> None:
     landing = Landings()
-    made = crew(900, 90, landing)
+    made = crew(2700, 270, landing)
     await run(made)
-    assert sorted(position for group in landing.groups for position in group) == list(range(900))
-    assert all(len({position % 90 for position in group}) == len(group) <= LANDING_ROWS for group in landing.groups)
-    assert len(landing.groups) < 30, "90 answers in far fewer transactions"
+    assert sorted(position for group in landing.groups for position in group) == list(range(2700))
+    assert all(len({position % 270 for position in group}) == len(group) <= LANDING_ROWS for group in landing.groups)
+    assert len(landing.groups) < 90, "270 answers in far fewer transactions"
     assert landing.last == [False] * (len(landing.groups) - 1) + [True], "the checkpoint goes with the last of all"
+
+
+@pytest.mark.parametrize("pages", [100, 363, 2000])
+async def test_p12_a_page_rests_for_two_landings(pages: int, crew: Callable[..., _Crew]) -> None:
+    """What one row left is pruned only when another process's landing that began before is over."""
+    landing = Landings()
+    await run(crew(4 * pages, pages, landing, together=LANDING_ROWS))
+    landed_in = {position: number for number, group in enumerate(landing.groups) for position in group}
+    rests = [landed_in[position + pages] - landed_in[position] - 1 for position in range(3 * pages)]
+    assert min(rests) >= 2
+    assert max(len(group) for group in landing.groups) <= max(pages // 3, 30)
 
 
 async def test_p12_no_more_land_together_than_the_size_allows_and_no_answer_is_cut(

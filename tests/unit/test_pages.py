@@ -14,9 +14,10 @@ from migrator.target import pages
     [
         (0, 0, 500),  # an empty table
         (15, 300, 32),  # one batch
-        (3_000, 3_000, 500),  # one row a page: many pages make a batch
-        (3_000, 21_000, 375),  # a small table: eight batches
-        (1_000_000, 7_000_000, 384),  # a whole lane
+        (300, 300, 500),  # one row a page: no batch of less than 500 rows
+        (1_000_000, 1_000_000, 768),
+        (3_000, 21_000, 750),  # a small table: four batches
+        (1_000_000, 7_000_000, 768),  # a whole lane
         (1_000_000, 24_000_000, 375),  # and no longer than three minutes
         (1_000_000, 200_000_000, 256),
         (100, 20_000, 32),  # 200 rows a page
