@@ -115,7 +115,7 @@ async def read(
     counts: Counts | None = None,
     dirty_keys: Mapping[Side, int] | None = None,
 ) -> Position:
-    """Read where a migration is; what was counted in this transaction is not counted again.
+    """Read where a migration is; what was counted just now is not counted again.
 
     Cost: some eight small statements.
     """

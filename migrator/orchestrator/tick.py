@@ -31,7 +31,6 @@ from migrator.state import (
     batches,
     budget,
     dirty,
-    dispositions,
     leases,
     migrations,
     outbox,
@@ -223,14 +222,7 @@ async def _how_far(engine: AsyncEngine, turn: _Turn) -> str | None:
     """Look how far it is, for the line, the history and hooks; its tickets are given out, whatever fails here."""
     line, migration = None, turn.migration
     try:
-        async with transaction(engine) as connection:
-            if turn.agenda.finished:
-                await tallies.fold(connection, migration.id)
-            if turn.agenda.disposed:
-                await dispositions.fold(connection, migration.id)
-            if turn.agenda.diverted:
-                await strays.fold(connection, migration.id)
-            seen = await history.see(connection, await migrations.get_by_id(connection, migration.id))
+        seen = await history.see(engine, migration.id, turn.agenda)
         line = position.line(seen)
         if migration.spec.hooks is not None:
             async with transaction(engine) as connection:

@@ -6,11 +6,12 @@ import asyncio
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.lifecycle import MigrationStatus
+from migrator.orchestrator import position, verbs
 from migrator.orchestrator import tick as ticking
-from migrator.orchestrator import verbs
 from migrator.orchestrator.perform import perform
 from migrator.orchestrator.tick import tick
 from migrator.spending.renewal import renewed
@@ -174,3 +175,28 @@ async def test_p3_a_migration_that_fails_keeps_no_ticket_from_another(
     assert "docs: ValueError" in str(made)
     with pytest.raises(ValueError, match="write it as"):
         await tick(worker.engine, actor="test", only="docs")
+
+
+async def test_p12_a_tick_that_looks_how_far_it_is_holds_no_transaction_id(
+    deployment: Deployment, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it adds up and samples is committed before the long look: an id in use holds back what HOT updates need."""
+    await begin(deployment, worker, 60)
+    (ticket, *_) = await first_tickets(worker)
+    await perform(worker, ticket)
+    samples = "SELECT count(*) FROM migrator.flows"
+    deployment.query("DELETE FROM migrator.flows RETURNING 1")
+    assert deployment.value("SELECT count(*) FROM migrator.batches WHERE status = 'done' AND NOT folded") == 1
+    held: list[Any] = []
+    read = position.read
+
+    async def looked(connection: AsyncConnection, *args: Any, **options: Any) -> position.Position:
+        found = await read(connection, *args, **options)
+        held.append((await connection.execute(text("SELECT pg_current_xact_id_if_assigned()::text"))).scalar_one())
+        return found
+
+    monkeypatch.setattr(position, "read", looked)
+    await tick(worker.engine, actor="test")
+    assert held == [None]
+    assert deployment.value(samples) == 1
+    assert deployment.value("SELECT count(*) FROM migrator.batches WHERE folded") == 1
