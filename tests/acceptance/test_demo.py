@@ -47,11 +47,15 @@ def gone(processes: list[psutil.Process]) -> bool:
     return not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
 
 
-@pytest.mark.timeout(240)
+#: Seconds that the story may take: 60 on a quiet machine, more than 220 beside other tests on one that is throttled.
+STORY_SECONDS = 500
+
+
+@pytest.mark.timeout(STORY_SECONDS + 20)
 def test_the_whole_story_is_true_and_leaves_nothing_behind(stage: Path, tmp_path: Path) -> None:
     summary, page = tmp_path / "summary.json", tmp_path / "report.html"
     with demo(stage, "--rows", "800", "--summary", str(summary), "--report", str(page)) as process:
-        said, _ = process.communicate(timeout=220)
+        said, _ = process.communicate(timeout=STORY_SECONDS)
     assert process.returncode == 0, said
     found = json.loads(summary.read_text())
     assert found["ok"] is True

@@ -23,6 +23,8 @@ READY_SECONDS = 120.0
 @pytest.fixture
 def url(deployed: Deployment) -> Iterator[str]:
     """Flower beside a worker whose batches take long enough to be met by a button."""
+    # Two seconds run out where a machine is busy, and what a lost lease costs is no button's doing.
+    deployed.lease_seconds = 6
     _, address = begin(deployed)
     deployed.make_table(ROWS)
     with deployed.connect() as connection:
@@ -65,7 +67,7 @@ def test_r25_terminated_batches_are_done_again_at_once(url: str, deployed: Deplo
                 met.add(task["uuid"])
         return len(met) >= 3 and "REVOKED" in {task["state"] for task in tasks_of(url, taskname="migrator.batch")}
 
-    deployed.wait(terminated, log="a terminated batch in Flower")
+    deployed.wait(terminated, log="a terminated batch in Flower", seconds=READY_SECONDS)
     ends_well(deployed)
     labels = {uuid.rpartition("-")[0] for uuid in met}
     again = {uuid for (uuid,) in ((task["uuid"],) for task in tasks_of(url, taskname="migrator.batch"))}
