@@ -11,12 +11,16 @@ from tests.chaos.writer import Writer
 
 
 def _pid_at_work(world: World) -> int:
-    """The process that holds a batch, while its requests are at the provider."""
+    """The process that holds a batch, while its requests are at the provider: not one that has yet to ask."""
     deployment = world.deployment
+    asking = (
+        "SELECT b.holder FROM migrator.batches b JOIN migrator.reservations r"
+        " ON r.lease = 'batch:' || b.id || '#' || b.fence WHERE b.status = 'leased' ORDER BY b.id"
+    )
     deployment.wait(lambda: deployment.simulator.ledger()["in_flight"] > 0)
-    deployment.wait(lambda: deployment.query("SELECT 1 FROM migrator.batches WHERE status = 'leased'"))
-    holder: str = deployment.value("SELECT holder FROM migrator.batches WHERE status = 'leased' ORDER BY id")
-    return int(holder.rsplit(":", 1)[1])
+    found: list[tuple[str]] = []
+    deployment.wait(lambda: found.extend(deployment.query(asking)) or found)
+    return int(found[0][0].rsplit(":", 1)[1])
 
 
 def _logged(world: World) -> list[str]:
