@@ -98,7 +98,7 @@ def _figures(name: str, table: Table, measured: dict[str, Measured]) -> list[Fig
         Figure(_BENCH, f"{name}: share of {_FLOOR}", mine.rows_per_second / measured[_FLOOR].rows_per_second, "ratio"),
         Figure(
             _BENCH,
-            f"{name}: {_FLOOR}, which ours can't pass",
+            f"{name}: share that {_FLOOR} has",
             measured[_FLOOR].rows_per_second / measured[_COPY].rows_per_second,
             "ratio",
             versus=_COPY,
@@ -145,7 +145,12 @@ def _table(server: Postgres, body: int, name: str, found: Vectors) -> list[Figur
     ):
         console.aside(f"  {name}: {way} ...")
         turns[way] = [measure(server, base, once, found, expanded=expanded)]
-    return _figures(name, table, {way: _median(each) for way, each in turns.items()})
+    return _figures(name, table, {way: (_best if way == _FLOOR else _median)(each) for way, each in turns.items()})
+
+
+def _best(turns: list[Measured]) -> Measured:
+    """Return the turn of the highest rate: a limit is what was reached once, with nothing in the way of pruning."""
+    return max(turns, key=lambda each: each.rows_per_second)
 
 
 def _median(turns: list[Measured]) -> Measured:

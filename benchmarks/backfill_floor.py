@@ -1,4 +1,4 @@
-"""What PostgreSQL alone takes for the same updates: the floor that no client gets below, and so COPY's share either.
+"""What PostgreSQL alone takes for the same updates, and so how near to COPY a client could come that cost nothing.
 
 Two sessions on the same two cores write the vectors from a table beside it, in our lanes and landings, by a block that
 runs in the server: nothing is sent, no text is compared, nothing is leased, counted or paid. What is left is what an
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import psycopg
 
 from benchmarks.backfill_table import Vectors, connect
-from migrator.backfill.embedding import LANDING_ROWS
+from migrator.backfill.embedding import most_rows
 from migrator.target import pages, vectors
 
 #: One for each core, as our own processes.
@@ -83,10 +83,11 @@ def _landings(connection: psycopg.Connection) -> Sequence[tuple[int, list[int]]]
     windows: dict[int, list[int]] = {}
     for page, _, key in rows:
         windows.setdefault(page // wide, []).append(key)
+    together = most_rows(wide)
     return [
-        (number % _SESSIONS, ids[start : start + LANDING_ROWS])
+        (number % _SESSIONS, ids[start : start + together])
         for number, ids in windows.items()
-        for start in range(0, len(ids), LANDING_ROWS)
+        for start in range(0, len(ids), together)
     ]
 
 

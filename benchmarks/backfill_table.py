@@ -137,8 +137,10 @@ def clone(server: Postgres, base: str) -> Iterator[str]:
     with psycopg.connect(server.url, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE DATABASE {name} TEMPLATE {base} STRATEGY FILE_COPY").format(**names))
         admin.execute("CHECKPOINT")
-        yield server.database_url(f"{base}_clone")
-        admin.execute(sql.SQL("DROP DATABASE {name} WITH (FORCE)").format(**names))
+        try:
+            yield server.database_url(f"{base}_clone")
+        finally:
+            admin.execute(sql.SQL("DROP DATABASE {name} WITH (FORCE)").format(**names))
 
 
 def counters(url: str, *, updates: int = 0) -> Counters:

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from benchmarks import backfill_floor
 from benchmarks import backfill_ways as ways
 from benchmarks.backfill_table import clone, draw, make
 from migrator.demo.servers import Postgres
@@ -45,3 +46,19 @@ def test_every_shape_fills_every_row(postgres: Postgres, base: str, shape: str) 
         ways.add_column(url)
         assert ways.shape(url, draw(ROWS, 7), shape, rows=ROWS, step=50) == ROWS
         assert _filled(url, "shadow") == ROWS
+
+
+@pytest.mark.parametrize("way", ["floor", "floor_without_index"])
+def test_postgresql_alone_writes_every_row(postgres: Postgres, base: str, way: str) -> None:
+    """By the old index, or with it gone, and each row its own vector."""
+    found = draw(ROWS, 7)
+    with clone(postgres, base) as url:
+        ways.add_column(url)
+        assert getattr(backfill_floor, way)(url, found)[0] == ROWS
+        with psycopg.connect(url) as connection:
+            right = connection.execute(
+                "SELECT count(*) FROM docs JOIN beside USING (id) WHERE shadow = beside.embedding"
+            )
+            assert right.fetchone() == (ROWS,)
+            indexes = connection.execute("SELECT count(*) FROM pg_index WHERE indrelid = 'docs'::regclass").fetchone()
+            assert indexes == (2 if way == "floor" else 1,)
