@@ -11,11 +11,15 @@ from tests.chaos.writer import Writer
 
 
 def _pid_at_work(world: World) -> int:
-    """The process that holds a batch, while its requests are at the provider: not one that has yet to ask."""
+    """The process that holds a batch, while its requests are at the provider: not one that has yet to ask.
+
+    A reservation is booked just before its request is sent.
+    """
     deployment = world.deployment
     asking = (
         "SELECT b.holder FROM migrator.batches b JOIN migrator.reservations r"
-        " ON r.lease = 'batch:' || b.id || '#' || b.fence WHERE b.status = 'leased' ORDER BY b.id"
+        " ON r.lease = 'batch:' || b.id || '#' || b.fence"
+        " WHERE b.status = 'leased' AND r.at < clock_timestamp() - interval '0.15 s' ORDER BY r.at"
     )
     deployment.wait(lambda: deployment.simulator.ledger()["in_flight"] > 0)
     found: list[tuple[str]] = []
