@@ -42,8 +42,8 @@ _LANDING_TRIES = 4
 LANDING_ROWS = 256
 #: Landings that the pages of a batch are enough for, so that a page rests for two of them before its next row is
 #: written: a second process's open landing keeps what ours left from being pruned. Landings of 128 on 363 pages, which
-#: rest for less, had HOT shares of 0.800 to 0.853 where 0.857 can be had. Where the pages are few, a landing takes three
-#: requests of ten all the same.
+#: rest for less, had HOT shares of 0.800 to 0.853 where 0.857 can be had. Where the pages are few, a landing takes
+#: three requests of ten all the same.
 _LANDINGS_A_LANE, _FEWEST_ROWS = 3, 30
 #: Tries of rows that the application holds, 0.1 + 0.2 + ... + 1.6 seconds apart; then the next pass finds them.
 _HELD_TRIES = 5
