@@ -40,7 +40,7 @@ from migrator.state import batches, migrations, schema
 from migrator.state.connection import make_engine, transaction
 from migrator.target import readers, vectors
 from workers import tasks
-from workers.runtime import spare_the_collector
+from workers.runtime import read_before_fork, spare_the_collector
 
 #: Rows of the slow rivals: their rate does not depend on how long they run, and nobody wants to wait for them.
 LOOP_ROWS, KEY_ORDER_ROWS = 1500, 4000
@@ -208,6 +208,7 @@ def ours_by_two(url: str, found: Vectors) -> tuple[int, float]:
 
 
 def _one_of_crew(url: str, found: Vectors, number: int, broker: Any, barrier: Any, ends: Any) -> None:
+    read_before_fork()
     spare_the_collector()
     try:
         with _at_hand(found):
