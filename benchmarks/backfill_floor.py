@@ -83,12 +83,14 @@ def _landings(connection: psycopg.Connection) -> Sequence[tuple[int, list[int]]]
     windows: dict[int, list[int]] = {}
     for page, _, key in rows:
         windows.setdefault(page // wide, []).append(key)
-    together = most_rows(wide)
-    return [
-        (number % _SESSIONS, ids[start : start + together])
-        for number, ids in windows.items()
-        for start in range(0, len(ids), together)
-    ]
+    landings = []
+    for number, ids in windows.items():
+        start = 0
+        while start < len(ids):
+            beyond = start + most_rows(wide, start)
+            landings.append((number % _SESSIONS, ids[start:beyond]))
+            start = beyond
+    return landings
 
 
 def _session(url: str, number: int, failed: list[psycopg.Error]) -> None:

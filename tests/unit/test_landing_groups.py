@@ -14,7 +14,7 @@ import pytest
 
 from migrator.backfill import embedding
 from migrator.backfill.classify import Work
-from migrator.backfill.embedding import LANDING_ROWS, _Crew
+from migrator.backfill.embedding import LANDING_ROWS, LEAVING_ROWS, _Crew
 from migrator.backfill.landing import Held, Landed
 from migrator.errors import Defect
 from migrator.measures.landing_size import LandingSize
@@ -108,6 +108,14 @@ async def test_p12_a_page_rests_for_two_landings(pages: int, crew: Callable[...,
     rests = [landed_in[position + pages] - landed_in[position] - 1 for position in range(3 * pages)]
     assert min(rests) >= 2
     assert max(len(group) for group in landing.groups) <= max(pages // 3, 30)
+
+
+async def test_p12_a_landing_of_rows_that_leave_their_pages_is_short(crew: Callable[..., _Crew]) -> None:
+    """Each of them is told to every index, and others' pruning waits for as long as that takes."""
+    landing = Landings()
+    await run(crew(4 * 715, 715, landing, together=LANDING_ROWS))
+    assert max(len(group) for group in landing.groups if min(group) < 715) <= LEAVING_ROWS
+    assert max(len(group) for group in landing.groups if min(group) >= 715) > 2 * LEAVING_ROWS
 
 
 async def test_p12_no_more_land_together_than_the_size_allows_and_no_answer_is_cut(
