@@ -26,7 +26,7 @@ from migrator.state.dirty import Hints
 from migrator.state.dispositions import Disposition
 from migrator.state.leases import Kind, Lease
 from migrator.state.migrations import Migration
-from migrator.target.declaration import declare
+from migrator.target.declaration import declaring
 from migrator.target.facts import Heap
 from migrator.target.lanes import Lanes
 
@@ -185,11 +185,10 @@ class Landing:
 
     async def _enter(self, connection: AsyncConnection) -> Lanes:
         """Keep swaps out, prove the lease, and only then ask which column is ours (H4): a swap raises the epoch."""
-        await lanes_of(self.migration, self.side).lock_table(connection)
-        epoch = await leases.hold(connection, self.lease)
+        before = [lanes_of(self.migration, self.side).locking, declaring(self.migration, self.side)]
+        epoch = await leases.hold_after(connection, self.lease, before)
         if epoch != self.migration.epoch:
             self.migration = await migrations.get_by_id(connection, self.migration.id)
-        await declare(connection, self.migration, self.side)
         return lanes_of(self.migration, self.side, self.heap)
 
 

@@ -8,7 +8,7 @@ open one, do one thing, and leave.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import dict_row
+from psycopg.rows import dict_row, tuple_row
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -155,6 +155,10 @@ async def transaction(
             yield connection
 
 
+#: A statement and its values; with None a percent sign is one.
+Statement = tuple[sql.SQL | sql.Composed, Mapping[str, Any] | None]
+
+
 async def driver(connection: AsyncConnection) -> psycopg.AsyncConnection[Any]:
     """Return the psycopg connection under a SQLAlchemy one: the same transaction, for the operator's own table."""
     raw = (await connection.get_raw_connection()).driver_connection
@@ -180,6 +184,21 @@ async def run(
     async with raw.cursor() as cursor:
         await cursor.execute(statement, values)
         return cursor.rowcount
+
+
+async def run_together(connection: AsyncConnection, statements: Sequence[Statement]) -> list[tuple[Any, ...]]:
+    """Run several statements, each with its own snapshot, in one round trip; returns the rows of the last.
+
+    The simple protocol, which takes several, knows no parameters: the driver writes `values` into the text, so they are
+    numbers and names of our own and never a row's.
+    """
+    raw = await driver(connection)
+    async with psycopg.AsyncClientCursor(raw, row_factory=tuple_row) as cursor:
+        text: Any = ";\n".join(cursor.mogrify(each, values) for each, values in statements)
+        await cursor.execute(text)
+        while cursor.nextset():
+            pass
+        return await cursor.fetchall() if cursor.description else []
 
 
 #: Our own SQLSTATEs: a guarded move found another status (state/moving.sql); under the swap's lock the catalog was not

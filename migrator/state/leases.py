@@ -11,20 +11,23 @@ lease columns, so there is one way to claim, renew, give back and rescue.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from functools import cache
 from typing import Any
 
+from psycopg import sql
 from sqlalchemy import Integer, Interval, Table, bindparam, func, literal, or_, select, true, update
 from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql import ColumnElement
 
 from migrator.errors import TransientError
 from migrator.state import tables, timeline
+from migrator.state.connection import Statement, run_together
 
 #: For how many leases a ticket handed to the broker is trusted to be under way; then `tick` gives it again. Long enough
 #: for a queue of two batches per slot, short enough that a flushed broker is made good in two minutes.
@@ -160,17 +163,33 @@ def _holding(kind: Kind) -> Any:
     return _held(table).values(lease_until=until).returning(epoch)
 
 
+@cache
+def _holding_text(kind: Kind) -> tuple[sql.SQL, Mapping[str, Any]]:
+    compiled = _holding(kind).compile(dialect=PGDialect_psycopg())  # type: ignore[no-untyped-call]
+    text: Any = str(compiled)
+    return sql.SQL(text), compiled.params
+
+
 async def hold(connection: AsyncConnection, lease: Lease) -> int:
     """Renew a lease; the first thing that every writing transaction does, and what fences it.
 
     Returns the epoch that its migration is in, as this statement sees it: each swap raises it.
     Raises: LeaseLost.
     """
-    values = {**_of(lease), "longer": timedelta(seconds=lease.seconds)}
-    found = (await connection.execute(_holding(lease.kind), values)).scalar_one_or_none()
-    if found is None:
+    return await hold_after(connection, lease, [])
+
+
+async def hold_after(connection: AsyncConnection, lease: Lease, before: Sequence[Statement]) -> int:
+    """Do as `hold` does in one round trip with statements that go before it, and see what those waited for.
+
+    Raises: LeaseLost.
+    """
+    holding, fixed = _holding_text(lease.kind)
+    values = {**fixed, **_of(lease), "longer": timedelta(seconds=lease.seconds)}
+    found = await run_together(connection, [*before, (holding, values)])
+    if not found:
         raise LeaseLost(str(lease))
-    return int(found)
+    return int(found[0][0])
 
 
 async def finish(connection: AsyncConnection, lease: Lease, **values: Any) -> None:

@@ -20,7 +20,7 @@ from psycopg import sql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from migrator.generation import Side
-from migrator.state.connection import driver, fetch, run
+from migrator.state.connection import Statement, driver, fetch, run
 from migrator.state.migrations import Migration
 from migrator.statements import compose
 from migrator.target import column_types, vectors
@@ -161,7 +161,12 @@ class Lanes:
 
     async def lock_table(self, connection: AsyncConnection) -> None:
         """Take the lock that keeps every swap out until this transaction ends (H4)."""
-        await run(connection, self._statement("lock_table"))
+        await run(connection, *self.locking)
+
+    @property
+    def locking(self) -> Statement:
+        """The statement that takes that lock, for whoever does more in one round trip."""
+        return self._statement("lock_table"), None
 
     async def read_window(
         self,
