@@ -132,7 +132,10 @@ async def dead_share(connection: AsyncConnection, oid: int, memory: Memory) -> L
     del memory
     row = await _writes(connection, oid)
     few = row["dead_rows"] < FEWEST_DEAD_ROWS
-    return Look(row["dead_rows"] / max(row["live_rows"], 1), f"{row['dead_rows']:,} rows", excused=few)
+    if not row["live_rows"]:
+        # A table that was emptied, or counters that were and nobody ever analysed it: waiting would mend neither.
+        return Look(None, "how many rows there are is not known")
+    return Look(row["dead_rows"] / row["live_rows"], f"{row['dead_rows']:,} rows", excused=few)
 
 
 async def database_size(connection: AsyncConnection, oid: int, memory: Memory) -> Look:
