@@ -9,7 +9,7 @@ from migrator.lifecycle import MigrationStatus
 from migrator.orchestrator import verbs
 from migrator.spending.worker import Worker
 from tests.deployment import V4, Deployment
-from tests.integration.steps import start, to
+from tests.integration.steps import drain, start, to
 
 S = MigrationStatus
 TRIGGERS = """
@@ -38,6 +38,26 @@ async def test_triggers_are_silent_on_our_writes_and_fire_on_the_applications(
     with deployment.connect() as connection:
         connection.execute("UPDATE docs SET n = 1 WHERE id = 3")
     assert deployment.query("SELECT * FROM fired") == [(3,)]
+
+
+async def test_p6_dispositions_are_counted_where_triggers_are_silent(deployment: Deployment, worker: Worker) -> None:
+    """Ours count them: a row that was quarantined and then embedded is no longer one."""
+    made(deployment)
+    with deployment.connect() as connection:
+        connection.execute("UPDATE docs SET body = 'POISON-CONTENT' WHERE id = 4")
+    deployment.spec_data["gates"]["max_quarantined_share"] = 1.0
+    await start(deployment, worker)
+    await to(worker, S.READY)
+    counted = (
+        "SELECT kind, reason, sum(rows)::int FROM {} WHERE kind = 'quarantined' GROUP BY 1, 2 HAVING sum(rows) <> 0"
+    )
+    both = counted.format("(TABLE migrator.disposition_sums UNION ALL TABLE migrator.disposition_changes) AS c")
+    assert deployment.query(both) == [("quarantined", "content", 1)]
+    with deployment.connect() as connection:
+        connection.execute("UPDATE docs SET body = 'words' WHERE id = 4")
+    await drain(worker)
+    assert deployment.query("SELECT * FROM migrator.dispositions") == []
+    assert deployment.query(both) == []
 
 
 async def test_they_fire_where_the_spec_says_that_they_may(deployment: Deployment, worker: Worker) -> None:
