@@ -7,7 +7,7 @@ SELECT current_setting('search_path') AS path
 -- name: begin
 -- A rehearsal outside of expand: it waits for nobody longer than its deadline, and is one message, so a client that dies
 -- leaves nothing open.
-BEGIN;
+BEGIN ISOLATION LEVEL READ COMMITTED;
 SET LOCAL idle_in_transaction_session_timeout = '300ms';
 SET LOCAL lock_timeout = {lock_timeout};
 SET LOCAL statement_timeout = {statement_timeout}

@@ -108,6 +108,8 @@ def make_engine(url: str, application_name: str, *, pool_size: int = 4) -> Async
     return create_async_engine(
         f"postgresql+psycopg://{rest}",
         **(pool if pool_size else {"poolclass": NullPool}),
+        # Said in each BEGIN: whoever waited for a lock must see what it waited for, whatever the database's default is.
+        isolation_level="READ COMMITTED",
         use_native_hstore=False,  # we have none, and looking for it costs each engine a round trip
         hide_parameters=True,  # parameters are row texts and keys (P11)
         connect_args={

@@ -4,7 +4,7 @@
 -- name: begin
 -- synchronous_commit = local: a slow standby must not hold the lock through our COMMIT (H14); what is committed is
 -- durable here, and replicas are waited for after the locks are gone.
-BEGIN;
+BEGIN ISOLATION LEVEL READ COMMITTED;
 SET LOCAL search_path = pg_catalog;
 SET LOCAL row_security = off;
 SET LOCAL synchronous_commit = local;

@@ -193,13 +193,13 @@ async def test_rehearsal_changes_nothing_and_tells_the_times(deployment: Deploym
     timing, text = await attended.rehearse(worker, "docs", max_dirty_rows=0, actor="test")
     assert catalog.picture(deployment.url) == before
     assert [step for step, _ in timing.steps] == ["check", "names", "views", "rules", "state", "done"]
-    assert text.startswith("BEGIN;")
+    assert text.startswith("BEGIN ISOLATION LEVEL READ COMMITTED;")
     assert text.endswith("ROLLBACK")
     told = json.loads(deployment.must("cutover", "docs", "--rehearse", "--json", "--sql", "whole.sql"))
     assert set(told["steps_ms"]) == {step for step, _ in timing.steps}
     written = (deployment.home / "whole.sql").read_text()
     assert "RENAME COLUMN" in written
-    assert written.startswith("BEGIN;")
+    assert written.startswith("BEGIN ISOLATION LEVEL READ COMMITTED;")
     assert written.endswith("ROLLBACK")
     for mixed in (["--rehearse", "--dry-run"], ["--strict", "--max-dirty-rows", "5"], ["--sql", "whole.sql"]):
         assert deployment.run("cutover", "docs", *mixed).returncode == 2
