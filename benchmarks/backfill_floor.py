@@ -87,7 +87,7 @@ def _landings(connection: psycopg.Connection) -> Sequence[tuple[int, list[int]]]
     for number, ids in windows.items():
         start = 0
         while start < len(ids):
-            beyond = start + most_rows(wide, start)
+            beyond = start + most_rows(wide, leaving=start < wide)
             landings.append((number % _SESSIONS, ids[start:beyond]))
             start = beyond
     return landings

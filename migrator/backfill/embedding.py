@@ -33,7 +33,7 @@ from migrator.state import signals
 from migrator.state.canary import OldModelAnswered
 from migrator.state.connection import DatabaseGone, DatabaseUnreachable, LockBusy, transaction
 from migrator.state.dispositions import Disposition
-from migrator.state.leases import LeaseLost
+from migrator.state.leases import Kind, LeaseLost
 
 #: Tries of a landing whose transaction could not be had; its vectors are paid for, so it is worth insisting.
 _LANDING_TRIES = 4
@@ -45,19 +45,19 @@ LANDING_ROWS = 256
 #: rest for less, had HOT shares of 0.800 to 0.853 where 0.857 can be had. Where the pages are few, a landing takes
 #: three requests of ten all the same.
 _LANDINGS_A_LANE, _FEWEST_ROWS = 3, 30
-#: Rows of a landing that begins in the first lane: who is first on a page mostly has to leave it, and be told to every
-#: index, which takes a millisecond where others take a fifth. It must be over before the rest of another process's
-#: pages is, whose pruning waits for it too: with 230 rows together every third run of the benchmark lost 2 to 7 % of
-#: its HOT updates.
+#: Rows of a landing of a batch that begins with a page's first row: that one mostly has to leave its page, and be told
+#: to every index, which takes a millisecond where others take a fifth. It must be over before the rest of another
+#: process's pages is, whose pruning waits for it too: with 230 rows together every third run of the benchmark lost 2 to
+#: 7 % of its HOT updates.
 LEAVING_ROWS = 60
 #: Tries of rows that the application holds, 0.1 + 0.2 + ... + 1.6 seconds apart; then the next pass finds them.
 _HELD_TRIES = 5
 
 
-def most_rows(pages: int, position: int) -> int:
-    """Return how many rows land together at the most, from `position` on of a batch in lane order on so many pages."""
+def most_rows(pages: int, *, leaving: bool) -> int:
+    """Return how many rows land together at the most; `leaving` says that they are the first of their pages."""
     most = min(LANDING_ROWS, max(_FEWEST_ROWS, pages // _LANDINGS_A_LANE))
-    return min(most, LEAVING_ROWS) if position < pages else most
+    return min(most, LEAVING_ROWS) if leaving else most
 
 
 @dataclass(slots=True)
@@ -96,11 +96,17 @@ class _Crew:
     #: Whether a signal of the database binds, and when that was looked at, on the loop's clock.
     throttled: bool = False
     heeded_at: float = -HEED_SECONDS
-    #: On how many pages all the rows lie: so many of them come first, one of each page.
+    #: On how many pages all the rows lie, and which of a batch's are the first to be written on theirs.
     pages: int = field(init=False)
+    leaving: frozenset[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.pages = len({each.row.place or each.row.key for each in self.work})
+        first: dict[object, int] = {}
+        for at, each in enumerate(self.work):
+            first.setdefault(each.row.place or each.row.key, at)
+        self.pages = len(first)
+        # Catch-up's rows lie where they lie: most are the only ones of their page, and many find room there.
+        self.leaving = frozenset(first.values() if self.landing.lease.kind is Kind.BATCH else ())
 
     async def send(self) -> None:
         texts = [each.text for each in self.work]
@@ -145,8 +151,8 @@ class _Crew:
     @property
     def _rows_together(self) -> int:
         """How many rows a landing of several answers takes now; one answer is never cut."""
-        position = self.arrived[0].positions[0] if self.arrived else 0
-        return min(most_rows(self.pages, position), self.size.rows)
+        leaving = any(not self.leaving.isdisjoint(answer.positions) for answer in self.arrived[:1])
+        return min(most_rows(self.pages, leaving=leaving), self.size.rows)
 
     def _tell_waiting(self) -> None:
         self.taken.set()

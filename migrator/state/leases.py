@@ -189,7 +189,8 @@ async def hold_after(connection: AsyncConnection, lease: Lease, before: Sequence
     found = await run_together(connection, [*before, (holding, values)])
     if not found:
         raise LeaseLost(str(lease))
-    return int(found[0][0])
+    (epoch,) = found[0]
+    return int(epoch)
 
 
 async def finish(connection: AsyncConnection, lease: Lease, **values: Any) -> None:

@@ -19,7 +19,7 @@ from migrator.backfill.landing import Held, Landed
 from migrator.errors import Defect
 from migrator.measures.landing_size import LandingSize
 from migrator.provider.embedder import Answer
-from migrator.state.leases import LeaseLost
+from migrator.state.leases import Kind, LeaseLost
 from migrator.state.signals import Reading
 from migrator.target.lanes import Row
 
@@ -27,8 +27,13 @@ from migrator.target.lanes import Row
 class Landings:
     """A landing that takes a while and remembers what it was given."""
 
-    def __init__(self, fail_at: int | None = None, error: Callable[[], Exception] = lambda: Defect("test")) -> None:
-        self.migration = SimpleNamespace(id=1)
+    def __init__(
+        self,
+        fail_at: int | None = None,
+        error: Callable[[], Exception] = lambda: Defect("test"),
+        kind: Kind = Kind.BATCH,
+    ) -> None:
+        self.migration, self.lease = SimpleNamespace(id=1), SimpleNamespace(kind=kind)
         self.groups: list[list[int]] = []
         self.last: list[bool] = []
         self._fail_at, self._error = fail_at, error
@@ -112,10 +117,12 @@ async def test_p12_a_page_rests_for_two_landings(pages: int, crew: Callable[...,
 
 async def test_p12_a_landing_of_rows_that_leave_their_pages_is_short(crew: Callable[..., _Crew]) -> None:
     """Each of them is told to every index, and others' pruning waits for as long as that takes."""
-    landing = Landings()
+    landing, caught_up = Landings(), Landings(kind=Kind.DUTY)
     await run(crew(4 * 715, 715, landing, together=LANDING_ROWS))
     assert max(len(group) for group in landing.groups if min(group) < 715) <= LEAVING_ROWS
     assert max(len(group) for group in landing.groups if min(group) >= 715) > 2 * LEAVING_ROWS
+    await run(crew(715, 715, caught_up, together=LANDING_ROWS))
+    assert max(len(group) for group in caught_up.groups) > 2 * LEAVING_ROWS, "whose rows may find room where they lie"
 
 
 async def test_p12_no_more_land_together_than_the_size_allows_and_no_answer_is_cut(
