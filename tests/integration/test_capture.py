@@ -82,7 +82,7 @@ async def test_a_text_changed_by_another_before_trigger_is_seen(engine: AsyncEng
     assert hints(sql) == [("to", ["1"])]
 
 
-async def test_a_case_edit_that_citext_hides_is_seen(engine: AsyncEngine, sql: psycopg.Connection) -> None:
+async def test_h21_a_case_edit_that_citext_hides_is_seen(engine: AsyncEngine, sql: psycopg.Connection) -> None:
     """H21: WHEN compares bytes; a nondeterministic collation stands in for citext, which the wheel does not carry."""
     table = fence.PLAIN.replace("title text", "title text COLLATE fold")
     try:

@@ -207,36 +207,6 @@ async def test_h18_hot_updates_are_not_missed_while_our_own_index_is_built(watch
         building.join()
 
 
-async def test_p12_dead_rows_bind(watch: Watch, monkeypatch: Any) -> None:
-    monkeypatch.setattr("migrator.target.signals.FEWEST_DEAD_ROWS", 500)
-    with psycopg.connect(watch.url, autocommit=True) as connection:
-        connection.execute("DELETE FROM docs WHERE id > 300")
-        connection.execute("SELECT pg_stat_force_next_flush()")
-        found = await watch.until(Signal.DEAD, lambda each: each.binds)
-        assert found.detail == "700 rows"
-        connection.execute("VACUUM docs")
-        await watch.until(Signal.DEAD, lambda each: not each.binds)
-
-
-@pytest.mark.parametrize("analysed", [True, False])
-async def test_p12_counters_that_a_crash_emptied_do_not_bind(watch: Watch, monkeypatch: Any, *, analysed: bool) -> None:
-    """The dead rows since then are few, and autovacuum, which asks the same counters, will not come for them."""
-    monkeypatch.setattr("migrator.target.signals.FEWEST_DEAD_ROWS", 50)
-    with psycopg.connect(watch.url, autocommit=True) as connection:
-        if not analysed:
-            connection.execute("CREATE TABLE anew (LIKE docs INCLUDING ALL) WITH (autovacuum_enabled = off)")
-            connection.execute("INSERT INTO anew (title) SELECT title FROM docs")
-            connection.execute("DROP TABLE docs")
-            connection.execute("ALTER TABLE anew RENAME TO docs")
-            connection.execute("SELECT pg_stat_force_next_flush()")
-        connection.execute("SELECT pg_stat_reset_single_table_counters('docs'::regclass)")
-        connection.execute("UPDATE docs SET n = n + 1 WHERE id <= 100")
-        connection.execute("SELECT pg_stat_force_next_flush()")
-        found = await watch.until(Signal.DEAD, lambda each: each.value is None if not analysed else bool(each.value))
-        assert not found.binds
-        assert found.detail == ("100 rows" if analysed else "how many rows there are is not known")
-
-
 PARTED = """
 DROP TABLE docs;
 CREATE TABLE docs (id bigint, title text, n int DEFAULT 0, kind int, PRIMARY KEY (id, kind)) PARTITION BY LIST (kind);

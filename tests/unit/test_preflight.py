@@ -346,6 +346,9 @@ def test_subscribers_that_are_not_searched_and_have_the_column_are_no_obstacle()
 
 def test_h21_and_h25_are_refused_before_anything_is_paid() -> None:
     found = survey()
+    found.columns["title"] = column("title", "text", generated=True)
+    assert [(each.code, each.severity) for each in preflight.check(found)] == [("text_column_generated", R)]
+    found = survey()
     found.spec = spec(where="lower(title) = 'x' AND now_is_later(title)")
     found.immutable_functions = frozenset({"lower"})
     assert [each.object for each in preflight.check(found)] == ["now_is_later()"]
