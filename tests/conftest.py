@@ -42,7 +42,7 @@ _OTHER: dict[str, Any] = {"programs": Path(_PROGRAMS)} if _PROGRAMS else {}
 _PLAIN = {"shared_preload_libraries": ""} if _PROGRAMS else {}
 #: Marks of tests that run only where an option of that name is given.
 _ASKED_FOR = ("long", "soak", "system")
-_TIERS = {"unit": 10, "integration": 60, "acceptance": 180, "chaos": 240, "revisions": 60, "docs": 120}
+_TIERS = {"unit": 10, "integration": 60, "acceptance": 180, "chaos": 360, "revisions": 60, "docs": 120}
 
 
 def find_program(name: str) -> str | None:

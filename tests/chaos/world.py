@@ -133,7 +133,7 @@ class World:
         """Wait for a status."""
         self.deployment.wait_for(status, seconds)
 
-    def wait_until_ready_and_clean(self, seconds: float = 90) -> None:
+    def wait_until_ready_and_clean(self, seconds: float = 180) -> None:
         """Wait until it is ready and catch-up has nothing left."""
         self.deployment.wait(self._is_clean, log="ready and clean", seconds=seconds)
 
