@@ -134,7 +134,7 @@ class _Crew:
         if not self.landing_now:
             await self.land_arrived()
         # Whoever is landing takes it along; the next request waits while a whole landing waits.
-        while self.landing_now and sum(len(each.positions) for each in self.arrived) >= self._rows_together:
+        while self.landing_now and sum(len(each.positions) for each in self.arrived) >= self._rows_together():
             await self.taken.wait()
 
     async def land_arrived(self) -> None:
@@ -148,10 +148,8 @@ class _Crew:
             self.landing_now = False
             self._tell_waiting()
 
-    @property
-    def _rows_together(self) -> int:
-        """How many rows a landing of several answers takes now; one answer is never cut."""
-        leaving = any(not self.leaving.isdisjoint(answer.positions) for answer in self.arrived[:1])
+    def _rows_together(self, *, leaving: bool = False) -> int:
+        """How many rows a landing of several answers takes now, and how many may wait; one answer is never cut."""
         return min(most_rows(self.pages, leaving=leaving), self.size.rows)
 
     def _tell_waiting(self) -> None:
@@ -164,9 +162,10 @@ class _Crew:
         left: list[Answer] = []
         places: set[tuple[int, int]] = set()
         rows = 0
+        most = self._rows_together(leaving=not self.leaving.isdisjoint(self.arrived[0].positions))
         for answer in self.arrived:
             own = {place for at in answer.positions if (place := self.work[at].row.place) is not None}
-            if taken and (self.one_by_one or rows + len(answer.positions) > self._rows_together or places & own):
+            if taken and (self.one_by_one or rows + len(answer.positions) > most or places & own):
                 left.append(answer)
                 continue
             taken.append(answer)
