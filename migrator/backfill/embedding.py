@@ -38,7 +38,7 @@ from migrator.state.leases import Kind, LeaseLost
 #: Tries of a landing whose transaction could not be had; its vectors are paid for, so it is worth insisting.
 _LANDING_TRIES = 4
 #: Rows of one landing at the most, if `landing_seconds` allows as many: by what 96 took, 27 ms under their locks, and
-#: 130 where none of them finds room on its page. Besides its rows a landing costs ten statements, some 5 ms of ours.
+#: 130 where none of them finds room on its page. Besides its rows a landing costs some eight round trips, 3 to 5 ms.
 LANDING_ROWS = 256
 #: Landings that the pages of a batch are enough for, so that a page rests for two of them before its next row is
 #: written: a second process's open landing keeps what ours left from being pruned. Landings of 128 on 363 pages, which

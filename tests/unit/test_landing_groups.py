@@ -150,6 +150,7 @@ async def test_p2_no_more_than_one_landing_waits_while_the_provider_is_asked_on(
     monkeypatch.setattr(_Crew, "_land", land)
     await run(made)
     assert max(waiting) <= LANDING_ROWS + 4 * 10, "each sender may hold one answer more"
+    assert max(waiting) > LEAVING_ROWS + 4 * 10, "short landings do not make the senders lose what the pace grants"
 
 
 async def test_answers_left_by_a_landing_that_failed_are_landed(crew: Callable[..., _Crew]) -> None:
