@@ -98,15 +98,18 @@ SELECT p.relid IS NULL AS hidden, p.pid, p.phase,
 -- The counters of the table and its partitions, what their pages allow, and whether our own index build is under way. By
 -- the functions under pg_stat_all_tables, which joins what nobody asks for here. A crash, a restore or a reset empties the
 -- counters and leaves reltuples, which knew the dead as living ones: else 20,000 dead rows of ten million looked like
--- 20,000 to one, too few for autovacuum to mend that, and a migration waited for ever.
+-- 20,000 to one, too few for autovacuum to mend that, and a migration waited for ever. An analysed partitioned table's
+-- own reltuples are its partitions' once more.
 WITH RECURSIVE tree AS (
   SELECT %(oid)s::oid AS oid UNION SELECT i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.oid)
 SELECT sum(pg_stat_get_tuples_updated(c.oid))::bigint AS updates,
        sum(pg_stat_get_tuples_hot_updated(c.oid))::bigint AS hot_updates,
        sum(pg_stat_get_dead_tuples(c.oid))::bigint AS dead_rows,
-       sum(greatest(pg_stat_get_live_tuples(c.oid), c.reltuples - pg_stat_get_dead_tuples(c.oid), 0))::bigint AS live_rows,
-       coalesce(greatest(1 - sum(c.relpages) FILTER (WHERE c.reltuples > 0)
-                             / nullif(sum(c.reltuples) FILTER (WHERE c.reltuples > 0), 0), 0), 0)::float8 AS ceiling,
+       sum(greatest(pg_stat_get_live_tuples(c.oid), c.reltuples - pg_stat_get_dead_tuples(c.oid), 0))
+         FILTER (WHERE c.relkind <> 'p')::bigint AS live_rows,
+       coalesce(greatest(1 - sum(c.relpages) FILTER (WHERE c.reltuples > 0 AND c.relkind <> 'p')
+                             / nullif(sum(c.reltuples) FILTER (WHERE c.reltuples > 0 AND c.relkind <> 'p'), 0), 0), 0
+       )::float8 AS ceiling,
        EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.relid IN (SELECT t.oid FROM tree t)) AS building
   FROM tree t JOIN pg_class c ON c.oid = t.oid
 HAVING count(*) > 0

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from migrator.signals import Signal
-from tests.integration.test_signals import Watch
+from tests.integration.test_signals import PARTED, Watch
 
 
 @pytest.fixture
@@ -42,3 +42,16 @@ async def test_p12_counters_that_a_crash_emptied_do_not_bind(watch: Watch, monke
         connection.execute("UPDATE pg_class SET reltuples = -1 WHERE relname = 'docs'")
         found = await watch.until(Signal.DEAD, lambda each: each.value is None)
         assert (found.binds, found.detail) == (False, "how many rows there are is not known")
+
+
+async def test_p12_dead_rows_of_partitions_are_held_against_their_rows_once(watch: Watch, monkeypatch: Any) -> None:
+    monkeypatch.setattr("migrator.target.signals.FEWEST_DEAD_ROWS", 500)
+    with psycopg.connect(watch.url, autocommit=True) as connection:
+        # Twice: what the session inserted may be told to the statistics after the first has counted it.
+        for statement in [*PARTED.split(";"), "SELECT pg_stat_force_next_flush()", "VACUUM ANALYZE docs"]:
+            connection.execute(statement.encode())
+        assert connection.execute("SELECT reltuples FROM pg_class WHERE relname = 'docs'").fetchall() == [(1500,)]
+        connection.execute("DELETE FROM docs WHERE id > 600")
+        connection.execute("SELECT pg_stat_force_next_flush()")
+        found = await watch.until(Signal.DEAD, lambda each: each.binds, seconds=5)
+        assert found.value == 1.5
